@@ -1,0 +1,59 @@
+/* exp, sigmoid and tanh of a vector: no branch, no table, the same lanes for body and tail. */
+#ifndef FR_ACTIVATIONS_H
+#define FR_ACTIVATIONS_H
+
+#include "vec.h"
+
+/* e^v = 2^n (1 + p): n the integer nearest v / ln 2, p = e^r - 1 for r = v - n ln 2, |r| <= ln 2 / 2.
+ * v lies in EXP_MIN..EXP_MAX, so that 2^n and 2^n (1 + p) are normal numbers. */
+typedef struct {
+    vec scale; /* 2^n */
+    vec p;
+} exp_parts;
+
+#define EXP_MIN PICK(-87.3f, -708.3)
+#define EXP_MAX PICK(88.3f, 709.4) /* 1 / (1 + e^EXP_MAX) is denormal, so zero: the limit of sigmoid */
+
+INLINE exp_parts vexp_parts(vec v) {
+    /* Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits. */
+    const vec magic = vset1(PICK(0x1.8p23f, 0x1.8p52));
+    vec shifted = vfma(v, vset1(PICK(0x1.715476p+0f, 0x1.71547652b82fep+0)), magic);
+    vec n = shifted - magic;
+    /* ln 2 in two parts, the first so short that n times it is exact even without a fused operation. */
+    vec r = vfma(n, vset1(-PICK(0x1.62e4p-1f, 0x1.62e42fefa3p-1)), v);
+    r = vfma(n, vset1(-PICK(0x1.7f7d1cp-20f, 0x1.3de6af278ece6p-42)), r);
+    /* Minimax fit of (e^r - 1 - r) / r^2, weighted for the relative error of p: 1.5e-8 and 2.1e-17. */
+#ifdef FR_DOUBLE
+    static const real q[] = {2.5114196091747652258e-8, 2.7625806913606643209e-7, 2.7557229006184433315e-6,
+                             2.4801506071604903147e-5, 1.9841269901622863628e-4, 1.3888888930648757031e-3,
+                             8.3333333333153644932e-3, 4.1666666666580748996e-2, 0.16666666666666684572,
+                             0.50000000000000046676};
+#else
+    static const real q[] = {1.39462230486e-3f, 8.36647368084e-3f, 4.16662874864e-2f, 0.166665445188f, 0.500000005901f};
+#endif
+    vec sum = vset1(q[0]);
+#pragma GCC unroll 16
+    for (size_t i = 1; i < sizeof q / sizeof *q; i++)
+        sum = vfma(sum, r, vset1(q[i]));
+    exp_parts e;
+    e.p = vfma(r * r, sum, r);
+    e.scale = (vec)(((ivec)shifted << PICK(23, 52)) + (ivec)vset1(1));
+    return e;
+}
+
+INLINE vec vsigmoid(vec v) {
+    exp_parts e = vexp_parts(vmax(vset1(EXP_MIN), vmin(vset1(EXP_MAX), -v)));
+    return 1 / (1 + vfma(e.scale, e.p, e.scale));
+}
+
+/* tanh v = -m / (m + 2) with m = e^(-2|v|) - 1, which keeps its accuracy near zero. */
+INLINE vec vtanh(vec v) {
+    const ivec sign = (ivec)vset1(PICK(-0.0f, -0.0));
+    vec magnitude = (vec)((ivec)v & ~sign);
+    exp_parts e = vexp_parts(vmax(vset1(EXP_MIN), -2 * magnitude));
+    vec m = vfma(e.scale, e.p, e.scale - 1);
+    vec t = -m / (m + 2);
+    return (vec)((ivec)t | ((ivec)v & sign));
+}
+
+#endif

@@ -1,0 +1,228 @@
+/* The entry points: what is the same at every instruction-set level and for every dtype. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels.h"
+#include "schedule.h"
+#include "workspace.h"
+
+static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
+
+static double step_flop(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
+    return 2.0 * gates_of(cell) * (double)H * (double)(I + H);
+}
+
+fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
+                  fr_packed **packed) {
+    const fr_kernels *kernels = fr_level_kernels(dtype);
+    fr_packed *p = malloc(sizeof *p);
+    void *data = fr_aligned_alloc(kernels->packed_bytes(cell, input_size, hidden_size));
+    if (!p || !data) {
+        free(p);
+        free(data);
+        return FR_NO_MEMORY;
+    }
+    *p = (fr_packed){.kernels = kernels, .cell = cell, .I = input_size, .H = hidden_size, .data = data};
+    kernels->pack(p, weights);
+    *packed = p;
+    return FR_OK;
+}
+
+void fr_packed_free(fr_packed *packed) {
+    if (packed)
+        free(packed->data);
+    free(packed);
+}
+
+/* Ranks the rows, longest first, ties by row, in O(T + B): `starts` has T + 1 elements of scratch. */
+static void rank_rows(ptrdiff_t *order, ptrdiff_t *starts, const int64_t *lengths, ptrdiff_t T, ptrdiff_t B) {
+    memset(starts, 0, (size_t)(T + 1) * sizeof *starts);
+    for (ptrdiff_t row = 0; row < B; row++)
+        starts[T - lengths[row] + 1]++; /* lengths are at least 1: the index is at most T */
+    for (ptrdiff_t i = 1; i <= T; i++)
+        starts[i] += starts[i - 1];
+    for (ptrdiff_t row = 0; row < B; row++)
+        order[starts[T - lengths[row]]++] = row;
+}
+
+/* What a call allocates: the ranks of the rows, and the kernels' scratch behind them. */
+typedef struct {
+    fr_workspace ranks, scratch;
+    fr_batch batch;
+} call;
+
+static fr_status begin_call(call *c, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths) {
+    *c = (call){.batch = {.T = T, .B = B, .lengths = lengths}};
+    if (!lengths)
+        return FR_OK;
+    if (!fr_workspace_take(&c->ranks, (size_t)(B + T + 1) * sizeof(ptrdiff_t)))
+        return FR_NO_MEMORY;
+    ptrdiff_t *order = c->ranks.data;
+    rank_rows(order, order + B, lengths, T, B);
+    c->batch.order = order;
+    return FR_OK;
+}
+
+static void end_call(call *c) {
+    fr_workspace_give(&c->scratch);
+    fr_workspace_give(&c->ranks);
+}
+
+/* --- Forward: the threads form one team per direction, or, alone, visit the directions in turn. */
+
+enum { MAX_RUNS = 2 };
+
+typedef struct {
+    const fr_forward_run *run;
+    const fr_batch *batch;
+    fr_schedule schedule;
+    fr_barrier barrier;
+    char *scratch;
+    size_t scratch_stride; /* per thread */
+} forward_team;
+
+typedef struct {
+    forward_team teams[MAX_RUNS];
+    int n_teams;
+    int side_by_side; /* thread i serves team i % n_teams; else thread i serves every team */
+} forward_job;
+
+static void forward_body(void *context, int thread) {
+    forward_job *job = context;
+    for (int i = 0; i < job->n_teams; i++) {
+        forward_team *team = &job->teams[i];
+        int index = job->side_by_side ? thread / job->n_teams : thread;
+        if ((job->side_by_side && thread % job->n_teams != i) || index >= team->schedule.threads)
+            continue;
+        fr_share share = {index, team->schedule.threads, team->schedule.by_units, &team->barrier};
+        team->run->packed->kernels->forward(team->run, team->batch, &share,
+                                            team->scratch + (size_t)index * team->scratch_stride);
+    }
+}
+
+static size_t plan_team(forward_team *team, const fr_forward_run *run, const fr_batch *batch, int threads) {
+    const fr_packed *packed = run->packed;
+    team->run = run;
+    team->batch = batch;
+    team->schedule = fr_choose_schedule(threads, batch->T, batch->B, packed->panels,
+                                        step_flop(packed->cell, packed->I, packed->H));
+    team->scratch_stride = 0;
+    for (int i = 0; i < team->schedule.threads; i++) {
+        fr_share share = {i, team->schedule.threads, team->schedule.by_units, NULL};
+        size_t bytes = fr_aligned(packed->kernels->forward_bytes(packed, batch, &share));
+        if (bytes > team->scratch_stride)
+            team->scratch_stride = bytes;
+    }
+    return team->scratch_stride * (size_t)team->schedule.threads;
+}
+
+fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
+                     int threads) {
+    call c;
+    if (begin_call(&c, T, B, lengths) != FR_OK)
+        return FR_NO_MEMORY;
+    int reserved = fr_pool_reserve(threads);
+    forward_job job = {.n_teams = n_runs, .side_by_side = reserved >= n_runs && n_runs > 1};
+    size_t scratch[MAX_RUNS], total = 0;
+    int used = 1;
+    for (int i = 0; i < n_runs; i++) {
+        int members = job.side_by_side ? (reserved - i + n_runs - 1) / n_runs : reserved;
+        scratch[i] = plan_team(&job.teams[i], &runs[i], &c.batch, members);
+        total += scratch[i];
+        int last = job.side_by_side ? (job.teams[i].schedule.threads - 1) * n_runs + i + 1
+                                    : job.teams[i].schedule.threads;
+        used = last > used ? last : used;
+    }
+    fr_status status = fr_workspace_take(&c.scratch, total) ? FR_OK : FR_NO_MEMORY;
+    if (status == FR_OK) {
+        char *next = c.scratch.data;
+        for (int i = 0; i < n_runs; i++, next += scratch[i - 1]) {
+            job.teams[i].scratch = next;
+            fr_barrier_init(&job.teams[i].barrier, job.teams[i].schedule.threads);
+        }
+        fr_pool_run(used, forward_body, &job);
+        for (int i = 0; i < n_runs; i++)
+            fr_barrier_destroy(&job.teams[i].barrier);
+    }
+    fr_pool_release(reserved);
+    end_call(&c);
+    return status;
+}
+
+/* --- Backward: one direction, all threads. */
+
+typedef struct {
+    const fr_backward_run *run;
+    const fr_kernels *kernels;
+    const fr_batch *batch;
+    fr_schedule schedule;
+    fr_barrier barrier;
+    void *scratch;
+} backward_job;
+
+static void backward_body(void *context, int thread) {
+    backward_job *job = context;
+    fr_share share = {thread, job->schedule.threads, job->schedule.by_units, &job->barrier};
+    job->kernels->backward(job->run, job->batch, &share, job->scratch);
+}
+
+fr_status fr_backward(const fr_backward_run *run, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads) {
+    call c;
+    if (begin_call(&c, T, B, lengths) != FR_OK)
+        return FR_NO_MEMORY;
+    backward_job job = {.run = run, .kernels = fr_level_kernels(run->dtype), .batch = &c.batch};
+    int reserved = fr_pool_reserve(threads);
+    ptrdiff_t slice = 4 * job.kernels->lanes, slices = (run->hidden_size + slice - 1) / slice;
+    job.schedule = fr_choose_schedule(reserved, T, B, slices,
+                                      2 * step_flop(run->cell, run->input_size, run->hidden_size));
+    size_t bytes = job.kernels->backward_bytes(run, &c.batch, job.schedule.threads);
+    fr_status status = fr_workspace_take(&c.scratch, bytes) ? FR_OK : FR_NO_MEMORY;
+    if (status == FR_OK) {
+        job.scratch = c.scratch.data;
+        fr_barrier_init(&job.barrier, job.schedule.threads);
+        fr_pool_run(job.schedule.threads, backward_body, &job);
+        fr_barrier_destroy(&job.barrier);
+    }
+    fr_pool_release(reserved);
+    end_call(&c);
+    return status;
+}
+
+/* --- The yardstick. */
+
+typedef struct {
+    const fr_kernels *kernels;
+    double seconds;
+    double flop[64];
+} peak_job;
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* The best of many short stretches: the peak, not the average of a shared machine. */
+static void peak_body(void *context, int thread) {
+    peak_job *job = context;
+    double begin = seconds_now(), now = begin, best = 0;
+    while (now < begin + job->seconds) {
+        double start = now, flop = job->kernels->fma_block(20000);
+        now = seconds_now();
+        double rate = flop / (now - start);
+        best = rate > best ? rate : best;
+    }
+    job->flop[thread] = best;
+}
+
+double fr_fma_peak(fr_dtype dtype, int threads, double seconds) {
+    peak_job job = {.kernels = fr_level_kernels(dtype), .seconds = seconds};
+    int reserved = fr_pool_reserve(threads < 64 ? threads : 64);
+    fr_pool_run(reserved, peak_body, &job);
+    fr_pool_release(reserved);
+    double sum = 0;
+    for (int i = 0; i < reserved; i++)
+        sum += job.flop[i];
+    return sum;
+}

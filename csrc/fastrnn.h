@@ -1,0 +1,99 @@
+/* fastrnn: the contract of the kernels.
+ *
+ *   T  time steps        I  input_size       G  gates of the cell (RNN 1, LSTM 4, GRU 3), rows of a weight per unit
+ *   B  rows              H  hidden_size      S  values saved per unit, row and step (RNN 0, LSTM 5, GRU 4)
+ *
+ * `void *` stands for float or double, as the dtype says. Strides count elements and may be zero or negative; the
+ * features of a row are contiguous. All sizes are at least 1. Nothing an argument calls const is written, and nothing
+ * is kept after a call returns except what fr_pack copied.
+ *
+ * Every function may be called from any thread at any time. A call that needs more threads than its own takes the
+ * process's pool, and runs on its own thread alone where another call holds it.
+ */
+#ifndef FASTRNN_H
+#define FASTRNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU } fr_cell;
+typedef enum { FR_F32, FR_F64 } fr_dtype;
+typedef enum { FR_OK = 0, FR_NO_MEMORY = -1 } fr_status;
+
+/* The parameters of one direction, row-major. Gate order: LSTM i f g o, GRU r z n. */
+typedef struct {
+    const void *w_ih; /* (G*H, I) */
+    const void *w_hh; /* (G*H, H) */
+    const void *b_ih; /* (G*H) or NULL */
+    const void *b_hh; /* (G*H) or NULL */
+} fr_weights;
+
+/* Their gradients; the kernels add into them. */
+typedef struct {
+    void *w_ih, *w_hh;
+    void *b_ih, *b_hh; /* NULL: not wanted */
+} fr_gradients;
+
+/* Element (t, b, j) of a sequence is data[t * time + b * row + j]. */
+typedef struct {
+    void *data; /* NULL: absent, where an argument allows it */
+    ptrdiff_t time, row;
+} fr_sequence;
+
+/* One direction's weights, rearranged for the forward kernels of one instruction-set level; immutable. */
+typedef struct fr_packed fr_packed;
+
+fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
+                  fr_packed **packed);
+void fr_packed_free(fr_packed *packed); /* NULL is allowed */
+
+/* One direction of one layer. */
+typedef struct {
+    const fr_packed *packed;
+    int reverse;      /* visit the steps from a row's last valid one to step 0 */
+    fr_sequence x;    /* (T, B, I); read only, and only at valid steps */
+    fr_sequence y;    /* (T, B, H): h of each step, zero past a row's end; must not overlap x */
+    const void *h0;   /* (B, H) */
+    const void *c0;   /* (B, H); LSTM only */
+    void *h;          /* (B, H): final state; may be h0 itself */
+    void *c;          /* (B, H); LSTM only; may be c0 itself */
+    void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
+} fr_forward_run;
+
+/* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 1..T, or
+ * NULL for T. The result does not depend on `threads`, nor a row's on the other rows. */
+fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
+                     int threads);
+
+typedef struct {
+    fr_cell cell;
+    fr_dtype dtype;
+    ptrdiff_t input_size, hidden_size;
+    fr_weights weights;
+    int reverse;
+    fr_sequence x, y;      /* as in the forward call, y as it left it; read only */
+    const void *h0, *c0;   /* as in the forward call */
+    const void *saved;     /* as the forward call left it; NULL where S is 0 */
+    fr_sequence dy;        /* (T, B, H), or data NULL for zero; read only at valid steps */
+    const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc LSTM only */
+    fr_sequence dx;        /* (T, B, I): written; zero past a row's end */
+    int dx_add;            /* instead add into dx, which another direction has written */
+    void *dh0, *dc0;       /* (B, H): written; dc0 LSTM only; distinct from dh, dc, h0, c0 */
+    fr_gradients gradients;
+} fr_backward_run;
+
+fr_status fr_backward(const fr_backward_run *run, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads);
+
+/* The instruction-set levels this machine can run, best first; NULL past the last. */
+const char *fr_level_name(int index);
+/* The level in force for later fr_pack and fr_backward calls: 0 is the best. Not for use beside running calls. */
+int fr_level(void);
+void fr_set_level(int index);
+
+/* The compiler that built the kernels. */
+const char *fr_compiler(void);
+
+/* Measured peak of fused multiply-adds at the level in force, in flop/s, over about `seconds`. */
+double fr_fma_peak(fr_dtype dtype, int threads, double seconds);
+
+#endif

@@ -1,0 +1,74 @@
+/* Inside the library: what the level-independent code (api.c) and the code compiled once per instruction-set level and
+ * dtype (pack.c, forward.c, backward.c, peak.c) know of each other. */
+#ifndef FR_KERNELS_H
+#define FR_KERNELS_H
+
+#include "fastrnn.h"
+#include "pool.h"
+
+/* The rows of a call in the order in which the kernels take them: longest first, so that the rows which have a step t
+ * are always the first `live` of them. */
+typedef struct {
+    ptrdiff_t T, B;
+    const int64_t *lengths; /* NULL: all are T */
+    const ptrdiff_t *order; /* rank -> row; NULL: the same */
+} fr_batch;
+
+/* What one thread of a team does of a run. By rows: the ranks index, index + size, ... through all units, and meets
+ * nobody while going forward. By units: all rows for a slice of the panels, of which
+ * there are at least as many as threads, and meets the team once a step. */
+typedef struct {
+    int index, size;
+    int by_units;
+    fr_barrier *barrier; /* of the team */
+} fr_share;
+
+typedef struct fr_kernels {
+    int lanes;
+    size_t (*packed_bytes)(fr_cell cell, ptrdiff_t I, ptrdiff_t H);
+    void (*pack)(fr_packed *packed, const fr_weights *weights);
+    /* Scratch, in bytes: one thread's of a forward pass; the whole team's of a backward pass. */
+    size_t (*forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
+    void (*forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
+    size_t (*backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
+    void (*backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
+    double (*fma_block)(int64_t iterations); /* returns the flop it did */
+} fr_kernels;
+
+/* The kernels of the level in force. */
+const fr_kernels *fr_level_kernels(fr_dtype dtype);
+
+struct fr_packed {
+    const fr_kernels *kernels;
+    fr_cell cell;
+    ptrdiff_t I, H;
+    ptrdiff_t panels, panel_size; /* panel_size in elements */
+    void *data;                   /* (panels, panel_size), aligned */
+};
+
+enum { FR_ALIGNMENT = 64 };
+
+static inline size_t fr_aligned(size_t bytes) { return (bytes + FR_ALIGNMENT - 1) / FR_ALIGNMENT * FR_ALIGNMENT; }
+
+static inline ptrdiff_t fr_row(const fr_batch *batch, ptrdiff_t rank) {
+    return batch->order ? batch->order[rank] : rank;
+}
+static inline ptrdiff_t fr_length(const fr_batch *batch, ptrdiff_t row) {
+    return batch->lengths ? (ptrdiff_t)batch->lengths[row] : batch->T;
+}
+/* How many rows have a step t, given how many have a neighbouring one. */
+static inline ptrdiff_t fr_live(const fr_batch *batch, ptrdiff_t t, ptrdiff_t live) {
+    while (live > 0 && fr_length(batch, fr_row(batch, live - 1)) <= t)
+        live--;
+    while (live < batch->B && fr_length(batch, fr_row(batch, live)) > t)
+        live++;
+    return live;
+}
+/* How many of the ranks first, first + stride, ... lie below `live`. */
+static inline ptrdiff_t fr_owned(ptrdiff_t live, ptrdiff_t first, ptrdiff_t stride) {
+    return live > first ? (live - first - 1) / stride + 1 : 0;
+}
+/* The bounds of share `index` of `size` when `total` things are dealt in runs: begin = fr_cut(index). */
+static inline ptrdiff_t fr_cut(ptrdiff_t total, int index, int size) { return total * index / size; }
+
+#endif

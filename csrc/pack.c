@@ -1,0 +1,63 @@
+/* Weights into panels. */
+#include "panels.h"
+
+size_t LEVEL(fr_packed_bytes)(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
+    size_t vectors = COLUMNS + (size_t)(I + H) * (size_t)fed_columns(cell, COLUMNS);
+    return (size_t)count_panels(cell, H) * vectors * VEC_BYTES;
+}
+
+/* out[k][lane] = w[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
+static void transpose(real *out, ptrdiff_t step, const real *w, ptrdiff_t K, int lanes) {
+    for (ptrdiff_t k = 0; k < K; k++) {
+        real *row = out + k * step;
+        for (int lane = 0; lane < lanes; lane++)
+            row[lane] = w[lane * K + k];
+        for (int lane = lanes; lane < LANES; lane++)
+            row[lane] = 0;
+    }
+}
+
+/* The unit and the gate of a fed column: an RNN's columns are blocks of units, other cells' are gates. */
+static ptrdiff_t column_row(const fr_packed *packed, ptrdiff_t p, int column, int from_x) {
+    if (cell_columns(packed->cell) == 1)
+        return p * panel_units(packed->cell) + column * LANES;
+    int gate = from_x ? cell_gate_x(packed->cell, column) : column;
+    return gate * packed->H + p * LANES;
+}
+
+static int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
+    ptrdiff_t unit = p * panel_units(packed->cell) + (cell_columns(packed->cell) == 1 ? column * LANES : 0);
+    return min_lanes(packed->H - unit);
+}
+
+/* Adds b's rows for the columns that x, or h, feeds into the panel's bias. */
+static void add_bias(const fr_packed *packed, ptrdiff_t p, int fed, real *bias, const real *b, int from_x) {
+    int first = from_x ? 0 : cell_first_h(packed->cell);
+    for (int column = 0; b && column < fed; column++) {
+        const real *rows = b + column_row(packed, p, column, from_x);
+        for (int lane = 0; lane < column_lanes(packed, p, column); lane++)
+            bias[(first + column) * LANES + lane] += rows[lane];
+    }
+}
+
+static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out, const real *w, ptrdiff_t K,
+                       int from_x) {
+    for (int column = 0; column < fed; column++)
+        transpose(out + column * LANES, fed * LANES, w + column_row(packed, p, column, from_x) * K, K,
+                  column_lanes(packed, p, column));
+    return out + K * fed * LANES;
+}
+
+void LEVEL(fr_pack)(fr_packed *packed, const fr_weights *weights) {
+    packed->panels = count_panels(packed->cell, packed->H);
+    packed->panel_size = (COLUMNS + (packed->I + packed->H) * fed_columns(packed->cell, COLUMNS)) * LANES;
+    for (ptrdiff_t p = 0; p < packed->panels; p++) {
+        real *panel = (real *)packed->data + p * packed->panel_size;
+        int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
+        memset(panel, 0, (size_t)columns * VEC_BYTES);
+        add_bias(packed, p, fed, panel, weights->b_ih, 1);
+        add_bias(packed, p, fed, panel, weights->b_hh, 0);
+        real *h_part = pack_part(packed, p, fed, panel + columns * LANES, weights->w_ih, packed->I, 1);
+        pack_part(packed, p, fed, h_part, weights->w_hh, packed->H, 0);
+    }
+}

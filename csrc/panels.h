@@ -1,0 +1,45 @@
+/* How units and gates lie in panels.
+ *
+ * A panel is a run of hidden units whose pre-activations fill the COLUMNS vectors of a tile: LANES units x 4 gates, or,
+ * in an RNN, 4 blocks of LANES units. Packed for the forward pass, panel p holds, one after the other,
+ *
+ *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
+ *     x part   (I, x columns)        W_ih transposed
+ *     h part   (H, h columns)        W_hh transposed
+ *
+ * Units past H are padded with zeros here and nowhere else.
+ */
+#ifndef FR_PANELS_H
+#define FR_PANELS_H
+
+#include "cells.h"
+#include "kernels.h"
+
+/* FR_LEVEL and FR_TYPE come from the build: the names of one compilation of the level's sources. */
+#define FR_JOIN_(name, level, type) name##_##level##_##type
+#define FR_JOIN(name, level, type) FR_JOIN_(name, level, type)
+#define LEVEL(name) FR_JOIN(name, FR_LEVEL, FR_TYPE)
+
+INLINE int panel_blocks(int cell) { return COLUMNS / cell_columns(cell); }
+INLINE ptrdiff_t panel_units(int cell) { return (ptrdiff_t)panel_blocks(cell) * LANES; }
+INLINE ptrdiff_t count_panels(int cell, ptrdiff_t H) { return (H + panel_units(cell) - 1) / panel_units(cell); }
+/* Columns of panel p, and those that x, or h, feeds. Only an RNN's last panel may have fewer than COLUMNS. */
+INLINE int panel_columns(int cell, ptrdiff_t H, ptrdiff_t p) {
+    if (cell_columns(cell) > 1)
+        return COLUMNS;
+    ptrdiff_t blocks = (H - p * panel_units(cell) + LANES - 1) / LANES;
+    return blocks < COLUMNS ? (int)blocks : COLUMNS;
+}
+INLINE int fed_columns(int cell, int columns) { return cell == FR_GRU ? 3 : columns; }
+
+INLINE int min_lanes(ptrdiff_t n) { return n < LANES ? (int)n : LANES; }
+
+void LEVEL(fr_pack)(fr_packed *packed, const fr_weights *weights);
+size_t LEVEL(fr_packed_bytes)(fr_cell cell, ptrdiff_t I, ptrdiff_t H);
+size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
+void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
+size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
+void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
+double LEVEL(fr_fma_block)(int64_t iterations);
+
+#endif

@@ -1,0 +1,192 @@
+#include "pool.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#if defined(__x86_64__)
+#define SPIN_HINT() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define SPIN_HINT() __asm__ volatile("yield")
+#endif
+
+/* Longer than any wait between the steps of one call on an idle machine, short against a scheduler's time slice. */
+enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 32 };
+
+static long long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Spins until *word differs from `old`, for SPIN_NANOSECONDS at most; returns whether it does. */
+static int spin_while(atomic_uint *word, unsigned old) {
+    long long deadline = 0;
+    for (;;) {
+        for (int i = 0; i < SPINS_PER_LOOK; i++) {
+            if (atomic_load_explicit(word, memory_order_acquire) != old)
+                return 1;
+            SPIN_HINT();
+        }
+        long long now = nanoseconds();
+        if (!deadline)
+            deadline = now + SPIN_NANOSECONDS;
+        else if (now > deadline)
+            return 0;
+    }
+}
+
+void fr_barrier_init(fr_barrier *barrier, int size) {
+    barrier->size = size;
+    atomic_init(&barrier->arrived, 0);
+    atomic_init(&barrier->sleepers, 0);
+    atomic_init(&barrier->phase, 0);
+    pthread_mutex_init(&barrier->mutex, NULL);
+    pthread_cond_init(&barrier->condition, NULL);
+}
+
+void fr_barrier_destroy(fr_barrier *barrier) {
+    pthread_mutex_destroy(&barrier->mutex);
+    pthread_cond_destroy(&barrier->condition);
+}
+
+/* A sleeper counts itself and then looks at the phase; the last arrival moves the phase and then looks for sleepers:
+ * in the total order of these four accesses one of the two sees the other, so no wake-up is lost. */
+void fr_barrier_wait(fr_barrier *barrier) {
+    if (barrier->size == 1)
+        return;
+    unsigned phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
+    if (atomic_fetch_add(&barrier->arrived, 1) + 1 == barrier->size) {
+        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        atomic_store(&barrier->phase, phase + 1);
+        if (atomic_load(&barrier->sleepers)) {
+            pthread_mutex_lock(&barrier->mutex);
+            pthread_cond_broadcast(&barrier->condition);
+            pthread_mutex_unlock(&barrier->mutex);
+        }
+    } else if (!spin_while(&barrier->phase, phase)) {
+        pthread_mutex_lock(&barrier->mutex);
+        atomic_fetch_add(&barrier->sleepers, 1);
+        while (atomic_load(&barrier->phase) == phase)
+            pthread_cond_wait(&barrier->condition, &barrier->mutex);
+        atomic_fetch_sub(&barrier->sleepers, 1);
+        pthread_mutex_unlock(&barrier->mutex);
+    }
+}
+
+/* A worker waits for `ticket` to change, runs the job that came with it, and meets the caller at `done`. */
+typedef struct worker {
+    struct worker *next;
+    int index;
+    atomic_uint ticket;
+    atomic_int asleep;
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+    void (*body)(void *context, int index);
+    void *context;
+} worker;
+
+/* Only the thread that holds `reserved` touches the list. `done` outlives every run, because the last thread to reach
+ * it looks at it once more after it has let the others go. */
+static struct {
+    atomic_flag reserved;
+    int initialised;
+    worker *workers; /* by falling index, size .. 1 */
+    int size;
+    fr_barrier done;
+} pool = {.reserved = ATOMIC_FLAG_INIT};
+
+static void *work(void *argument) {
+    worker *w = argument;
+    unsigned seen = 0;
+    for (;;) {
+        if (!spin_while(&w->ticket, seen)) {
+            pthread_mutex_lock(&w->mutex);
+            atomic_store(&w->asleep, 1);
+            while (atomic_load(&w->ticket) == seen)
+                pthread_cond_wait(&w->condition, &w->mutex);
+            atomic_store(&w->asleep, 0);
+            pthread_mutex_unlock(&w->mutex);
+        }
+        seen++;
+        w->body(w->context, w->index);
+        fr_barrier_wait(&pool.done);
+    }
+    return NULL;
+}
+
+/* The threads of the parent do not exist in the child, and their locks may be held for ever: forget them all. */
+static void forget_after_fork(void) {
+    pool.workers = NULL;
+    pool.size = 0;
+    fr_barrier_init(&pool.done, 1);
+    atomic_flag_clear(&pool.reserved);
+}
+
+static int add_worker(void) {
+    worker *w = calloc(1, sizeof *w);
+    if (!w)
+        return 0;
+    w->index = pool.size + 1;
+    w->next = pool.workers;
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->condition, NULL);
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    pthread_t thread;
+    int failed = pthread_create(&thread, &detached, work, w);
+    pthread_attr_destroy(&detached);
+    if (failed) {
+        pthread_cond_destroy(&w->condition);
+        pthread_mutex_destroy(&w->mutex);
+        free(w);
+        return 0;
+    }
+    pool.workers = w;
+    pool.size++;
+    return 1;
+}
+
+int fr_pool_reserve(int wanted) {
+    if (wanted <= 1 || atomic_flag_test_and_set(&pool.reserved))
+        return 1;
+    if (!pool.initialised) {
+        pool.initialised = 1;
+        fr_barrier_init(&pool.done, 1);
+        pthread_atfork(NULL, NULL, forget_after_fork);
+    }
+    while (pool.size < wanted - 1 && add_worker())
+        ;
+    if (pool.size == 0) {
+        atomic_flag_clear(&pool.reserved);
+        return 1;
+    }
+    return pool.size < wanted - 1 ? pool.size + 1 : wanted;
+}
+
+void fr_pool_run(int n, void (*body)(void *context, int index), void *context) {
+    if (n == 1) {
+        body(context, 0);
+        return;
+    }
+    pool.done.size = n;
+    for (worker *w = pool.workers; w; w = w->next) {
+        if (w->index >= n)
+            continue;
+        w->body = body;
+        w->context = context;
+        atomic_fetch_add(&w->ticket, 1);
+        if (atomic_load(&w->asleep)) {
+            pthread_mutex_lock(&w->mutex);
+            pthread_cond_signal(&w->condition);
+            pthread_mutex_unlock(&w->mutex);
+        }
+    }
+    body(context, 0);
+    fr_barrier_wait(&pool.done);
+}
+
+void fr_pool_release(int reserved) {
+    if (reserved > 1)
+        atomic_flag_clear(&pool.reserved);
+}

@@ -1,0 +1,29 @@
+/* Threads: one pool for the process, and barriers for the teams that work in it. */
+#ifndef FR_POOL_H
+#define FR_POOL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* A meeting point for `size` threads, to be used again and again. Waiting spins first, then sleeps. */
+typedef struct {
+    int size;
+    atomic_int arrived, sleepers;
+    atomic_uint phase;
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+} fr_barrier;
+
+void fr_barrier_init(fr_barrier *barrier, int size);
+void fr_barrier_wait(fr_barrier *barrier);
+void fr_barrier_destroy(fr_barrier *barrier);
+
+/* Reserves the pool for up to `wanted` threads, the caller among them, and returns how many it got: 1, with nothing
+ * reserved, where another call holds the pool or no thread can be made. After fork the child finds an empty pool. */
+int fr_pool_reserve(int wanted);
+/* Runs body(context, 0 .. n-1) at the same time, 0 on the calling thread, and returns when all are done; n is what
+ * fr_pool_reserve returned, or less. */
+void fr_pool_run(int n, void (*body)(void *context, int index), void *context);
+void fr_pool_release(int reserved);
+
+#endif

@@ -1,0 +1,126 @@
+/* Vectors of one instruction-set level and one dtype. This file is compiled once per pair: FR_DOUBLE says which
+ * dtype, the compiler's target flags say which level. Everything above it is written in `vec` alone. */
+#ifndef FR_VEC_H
+#define FR_VEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* A vector as wide as the level's registers, and a tile of TILE_ROWS rows by 4 vectors that fits them:
+ * 6 x 4 sums, 4 weights and a broadcast in 32 registers; 3 x 4 sums, 3 broadcasts and a weight in 16. */
+#if defined(__AVX512F__)
+#define VEC_BYTES 64
+#define TILE_ROWS 6
+#elif defined(__AVX2__)
+#define VEC_BYTES 32
+#define TILE_ROWS 3
+#elif defined(__aarch64__)
+#define VEC_BYTES 16
+#define TILE_ROWS 6
+#else
+#define VEC_BYTES 16
+#define TILE_ROWS 3
+#endif
+
+#ifdef FR_DOUBLE
+typedef double real;
+typedef int64_t bits;
+#define PICK(f32, f64) f64
+#else
+typedef float real;
+typedef int32_t bits;
+#define PICK(f32, f64) f32
+#endif
+
+typedef real vec __attribute__((vector_size(VEC_BYTES)));
+typedef bits ivec __attribute__((vector_size(VEC_BYTES)));
+typedef real vec_unaligned __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
+
+enum { LANES = VEC_BYTES / sizeof(real) };
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec vload(const real *p) { return *(const vec_unaligned *)p; }
+INLINE void vstore(real *p, vec v) { *(vec_unaligned *)p = v; }
+/* Subtracting zero keeps every value, -0 included, so compilers turn this into the bare broadcast. */
+INLINE vec vset1(real x) { return x - (vec){0}; }
+
+/* vfma(a, b, c) = a * b + c with one rounding; x86-64-v2 has no such instruction and rounds twice.
+ * vmin and vmax return b where either argument is NaN. */
+#if defined(__AVX512F__)
+#define X86(op) PICK(_mm512_##op##_ps, _mm512_##op##_pd)
+INLINE vec vfma(vec a, vec b, vec c) { return X86(fmadd)(a, b, c); }
+#elif defined(__AVX2__)
+#define X86(op) PICK(_mm256_##op##_ps, _mm256_##op##_pd)
+INLINE vec vfma(vec a, vec b, vec c) { return X86(fmadd)(a, b, c); }
+#elif defined(__x86_64__)
+#define X86(op) PICK(_mm_##op##_ps, _mm_##op##_pd)
+INLINE vec vfma(vec a, vec b, vec c) { return a * b + c; }
+#endif
+
+#if defined(__x86_64__)
+INLINE vec vmin(vec a, vec b) { return X86(min)(a, b); }
+INLINE vec vmax(vec a, vec b) { return X86(max)(a, b); }
+#elif defined(__aarch64__)
+INLINE vec vfma(vec a, vec b, vec c) { return PICK(vfmaq_f32, vfmaq_f64)(c, a, b); }
+INLINE vec vselect(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec vmin(vec a, vec b) { return vselect(a < b, a, b); }
+INLINE vec vmax(vec a, vec b) { return vselect(a > b, a, b); }
+#endif
+
+/* The first n of LANES lanes; the others load as zero and are not stored. Nothing past p[n - 1] is touched. */
+#if defined(__AVX512F__)
+#define LANE_MASK(n) ((PICK(__mmask16, __mmask8))((1u << (n)) - 1))
+INLINE vec vload_n(const real *p, int n) {
+    return n == LANES ? vload(p) : (vec)X86(maskz_loadu)(LANE_MASK(n), p);
+}
+INLINE void vstore_n(real *p, vec v, int n) {
+    if (n == LANES)
+        vstore(p, v);
+    else
+        X86(mask_storeu)(p, LANE_MASK(n), v);
+}
+#else
+INLINE vec vload_n(const real *p, int n) {
+    if (n == LANES)
+        return vload(p);
+    vec v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(real));
+    return v;
+}
+INLINE void vstore_n(real *p, vec v, int n) {
+    if (n == LANES)
+        vstore(p, v);
+    else
+        memcpy(p, &v, (size_t)n * sizeof(real));
+}
+#endif
+
+/* Denormals count as zero inside the kernels: they cost 100 cycles an operation where a decaying state meets them. */
+#if defined(__x86_64__)
+typedef unsigned fp_mode;
+INLINE fp_mode denormals_off(void) {
+    fp_mode old = _mm_getcsr();
+    _mm_setcsr(old | 0x8040); /* flush results to zero, read operands as zero */
+    return old;
+}
+INLINE void denormals_restore(fp_mode old) { _mm_setcsr(old); }
+#elif defined(__aarch64__)
+typedef uint64_t fp_mode;
+INLINE fp_mode denormals_off(void) {
+    fp_mode old;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(old | (1u << 24)));
+    return old;
+}
+INLINE void denormals_restore(fp_mode old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
+#endif
+
+#endif

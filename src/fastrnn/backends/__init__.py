@@ -1,0 +1,61 @@
+"""The registry of backends: names in order of preference, each a module that is imported when first asked for."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from .base import Backend
+
+
+class BackendUnavailable(ImportError, ValueError):
+    """The backend is unknown, or cannot run here; the message says why."""
+
+
+class Entry(NamedTuple):
+    module: str  # in this package
+    needs: str  # the module without which the backend is not installed
+
+
+ENTRIES = {
+    "native": Entry("native", needs=f"{__name__}._native"),
+    "numba": Entry("numba_loops", needs="numba"),
+    "numpy": Entry("reference", needs="numpy"),
+}
+_loaded: dict[str, Backend] = {}
+
+
+def installed(name: str) -> bool:
+    """Whether the files of a known backend are there; it may still fail to import."""
+    return name in _loaded or find_spec(ENTRIES[name].needs) is not None
+
+
+def load(name: str, argument: str = "backend") -> Backend:
+    """The module of a backend; `argument` is what the message of a BackendUnavailable names."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: expected a name, got {type(name).__name__}")
+    if name not in ENTRIES:
+        raise BackendUnavailable(f"{argument}: expected one of {', '.join(map(repr, ENTRIES))}, got {name!r}")
+    if name not in _loaded:
+        if not installed(name):
+            raise BackendUnavailable(f"{argument}: {name!r} is not installed (no module {ENTRIES[name].needs})")
+        try:
+            _loaded[name] = import_module(f".{ENTRIES[name].module}", __name__)  # type: ignore[assignment]
+        except (ImportError, OSError) as error:
+            raise BackendUnavailable(f"{argument}: {name!r} cannot be loaded: {error}") from error
+    return _loaded[name]
+
+
+def available() -> tuple[str, ...]:
+    """The names of the backends that can be used here, best first.
+
+    The native module is imported to know; Numba, which takes long to import, only has to be installed.
+    """
+    return tuple(name for name in ENTRIES if installed(name) and (name != "native" or _loads(name)))
+
+
+def _loads(name: str) -> bool:
+    try:
+        load(name)
+    except BackendUnavailable:
+        return False
+    return True

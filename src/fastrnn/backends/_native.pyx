@@ -1,0 +1,281 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The bridge from the backend contract (base.py) to the C kernels (csrc/fastrnn.h): pointers, strides and the GIL.
+
+Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI. A pointer outlives its buffer view
+because the caller holds the array for the whole call.
+"""
+
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+
+cdef extern from "fastrnn.h" nogil:
+    ctypedef enum fr_cell:
+        FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU
+    ctypedef enum fr_dtype:
+        FR_F32, FR_F64
+    ctypedef enum fr_status:
+        FR_OK, FR_NO_MEMORY
+    ctypedef struct fr_weights:
+        const void *w_ih
+        const void *w_hh
+        const void *b_ih
+        const void *b_hh
+    ctypedef struct fr_gradients:
+        void *w_ih
+        void *w_hh
+        void *b_ih
+        void *b_hh
+    ctypedef struct fr_sequence:
+        void *data
+        ptrdiff_t time
+        ptrdiff_t row
+    ctypedef struct fr_packed:
+        pass
+    ctypedef struct fr_forward_run:
+        const fr_packed *packed
+        int reverse
+        fr_sequence x
+        fr_sequence y
+        const void *h0
+        const void *c0
+        void *h
+        void *c
+        void *saved
+    ctypedef struct fr_backward_run:
+        fr_cell cell
+        fr_dtype dtype
+        ptrdiff_t input_size
+        ptrdiff_t hidden_size
+        fr_weights weights
+        int reverse
+        fr_sequence x
+        fr_sequence y
+        const void *h0
+        const void *c0
+        const void *saved
+        fr_sequence dy
+        const void *dh
+        const void *dc
+        fr_sequence dx
+        int dx_add
+        void *dh0
+        void *dc0
+        fr_gradients gradients
+    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
+    void fr_packed_free(fr_packed *)
+    fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
+    fr_status fr_backward(const fr_backward_run *, ptrdiff_t, ptrdiff_t, const int64_t *, int)
+    const char *fr_level_name(int)
+    int fr_level()
+    void fr_set_level(int)
+    const char *fr_compiler()
+    double fr_fma_peak(fr_dtype, int, double)
+
+
+cdef dict CELLS = {"rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "lstm": FR_LSTM, "gru": FR_GRU}
+cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
+
+# Below about 20 µs of work, taking the GIL back costs more than letting it go gives.
+cdef double LEAST_FLOP_WITHOUT_GIL = 2e6
+
+
+cdef struct Shape:  # of a call
+    ptrdiff_t T, B, I, H
+    Py_ssize_t item  # bytes of an element
+    fr_dtype dtype
+
+
+cdef int view(object array, Py_buffer *buffer, int flags) except -1:
+    """The array's pointer, shape and strides; the view itself is released at once."""
+    PyObject_GetBuffer(array, buffer, PyBUF_STRIDES | flags)
+    PyBuffer_Release(buffer)
+    return 0
+
+
+cdef void *pointer(object array, int flags=0) except? NULL:
+    """Where a contiguous array begins; NULL for None."""
+    cdef Py_buffer buffer
+    if array is None:
+        return NULL
+    view(array, &buffer, flags)
+    return buffer.buf
+
+
+cdef char *part(object array, ptrdiff_t d, Shape *s, int flags=0) except? NULL:
+    """The d-th direction of a (D, B, H) array; NULL for None."""
+    cdef char *data = <char *>pointer(array, flags)
+    return NULL if data == NULL else data + d * s.B * s.H * s.item
+
+
+cdef fr_sequence sequence(object array, Py_ssize_t first, Py_ssize_t item, int flags=0) except *:
+    """A (T, B, n) array from feature `first` on; absent for None."""
+    cdef Py_buffer buffer
+    cdef fr_sequence result
+    memset(&result, 0, sizeof(result))
+    if array is None:
+        return result
+    PyObject_GetBuffer(array, &buffer, PyBUF_STRIDES | flags)
+    result.data = <char *>buffer.buf + first * item
+    result.time = buffer.strides[0] // item
+    result.row = buffer.strides[1] // item
+    PyBuffer_Release(&buffer)
+    return result
+
+
+cdef Shape shape_of(object x, object h) except *:
+    cdef Shape s
+    cdef Py_buffer buffer
+    PyObject_GetBuffer(x, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
+    s.T, s.B, s.I, s.item = buffer.shape[0], buffer.shape[1], buffer.shape[2], buffer.itemsize
+    s.dtype = DTYPES[buffer.format.decode()]
+    PyBuffer_Release(&buffer)
+    s.H = h.shape[2]
+    return s
+
+
+cdef double flop(fr_cell cell, Shape *s, ptrdiff_t directions):
+    cdef double gates = 4 if cell == FR_LSTM else 3 if cell == FR_GRU else 1
+    return 2 * gates * directions * s.T * s.B * s.H * (s.I + s.H)
+
+
+cdef fr_weights weights_of(object w) except *:
+    cdef fr_weights result
+    result.w_ih, result.w_hh = pointer(w.w_ih), pointer(w.w_hh)
+    result.b_ih, result.b_hh = pointer(w.b_ih), pointer(w.b_hh)
+    return result
+
+
+cdef class Packed:
+    """Packed weights of one layer, for one or two directions."""
+
+    cdef fr_packed *directions[2]
+    cdef int count
+    cdef fr_cell cell
+
+    def __cinit__(self, cell, weights):
+        cdef fr_weights w
+        cdef fr_dtype dtype
+        self.cell = CELLS[cell.name]
+        for direction in weights:
+            w = weights_of(direction)
+            dtype = DTYPES[direction.w_ih.dtype.char]
+            if fr_pack(self.cell, dtype, direction.w_ih.shape[1], direction.w_hh.shape[1], &w,
+                       &self.directions[self.count]) != FR_OK:
+                raise MemoryError("no memory for the packed weights")
+            self.count += 1
+
+    def __dealloc__(self):
+        for d in range(2):
+            fr_packed_free(self.directions[d])
+
+
+def pack(cell, weights):
+    return Packed(cell, weights)
+
+
+def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int threads):
+    cdef Shape s = shape_of(x, state[0])
+    cdef fr_forward_run runs[2]
+    cdef fr_forward_run *run
+    cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
+    cdef bint lstm = packed.cell == FR_LSTM
+    cdef ptrdiff_t saved_size = s.T * s.B * s.H * (5 if lstm else 4 if packed.cell == FR_GRU else 0) * s.item
+    cdef char *saved_data = <char *>pointer(saved if saved_size else None, PyBUF_WRITABLE)
+    cdef fr_status status
+    cdef int d
+    for d in range(packed.count):
+        run = &runs[d]
+        run.packed = packed.directions[d]
+        run.reverse = d
+        run.x = sequence(x, 0, s.item)
+        run.y = sequence(y, d * s.H, s.item, PyBUF_WRITABLE)
+        run.h0 = part(state[0], d, &s)
+        run.h = part(out_state[0], d, &s, PyBUF_WRITABLE)
+        run.c0 = part(state[1], d, &s) if lstm else NULL
+        run.c = part(out_state[1], d, &s, PyBUF_WRITABLE) if lstm else NULL
+        run.saved = NULL if saved_data == NULL else saved_data + d * saved_size
+    if flop(packed.cell, &s, packed.count) < LEAST_FLOP_WITHOUT_GIL:
+        status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads)
+    else:
+        with nogil:
+            status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads)
+    if status != FR_OK:
+        raise MemoryError("no memory for the forward pass")
+
+
+def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, int threads):
+    cdef Shape s = shape_of(x, state[0])
+    cdef fr_backward_run run
+    cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
+    cdef bint lstm = cell.states == 2
+    cdef ptrdiff_t saved_size = s.T * s.B * s.H * <ptrdiff_t>cell.saved * s.item
+    cdef char *saved_data = <char *>pointer(saved if saved_size else None)
+    cdef fr_status status
+    cdef int d
+    memset(&run, 0, sizeof(run))
+    run.cell, run.dtype, run.input_size, run.hidden_size = CELLS[cell.name], s.dtype, s.I, s.H
+    for d in range(len(weights)):
+        run.weights = weights_of(weights[d])
+        run.reverse = d
+        run.x = sequence(x, 0, s.item)
+        run.y = sequence(y, d * s.H, s.item)
+        run.dy = sequence(dy, d * s.H, s.item)
+        run.dx = sequence(dx, 0, s.item, PyBUF_WRITABLE)
+        run.dx_add = d
+        run.h0 = part(state[0], d, &s)
+        run.dh = part(dstate[0], d, &s)
+        run.dh0 = part(dstate0[0], d, &s, PyBUF_WRITABLE)
+        if lstm:
+            run.c0 = part(state[1], d, &s)
+            run.dc = part(dstate[1], d, &s)
+            run.dc0 = part(dstate0[1], d, &s, PyBUF_WRITABLE)
+        run.saved = NULL if saved_data == NULL else saved_data + d * saved_size
+        run.gradients.w_ih = pointer(dweights[d].w_ih, PyBUF_WRITABLE)
+        run.gradients.w_hh = pointer(dweights[d].w_hh, PyBUF_WRITABLE)
+        run.gradients.b_ih = pointer(dweights[d].b_ih, PyBUF_WRITABLE)
+        run.gradients.b_hh = pointer(dweights[d].b_hh, PyBUF_WRITABLE)
+        with nogil:
+            status = fr_backward(&run, s.T, s.B, row_lengths, threads)
+        if status != FR_OK:
+            raise MemoryError("no memory for the backward pass")
+
+
+def levels():
+    """The instruction-set levels this machine can run, best first."""
+    names = []
+    while fr_level_name(len(names)) != NULL:
+        names.append(fr_level_name(len(names)).decode())
+    return names
+
+
+def level():
+    """The level in force."""
+    return levels()[fr_level()]
+
+
+def set_level(name):
+    """Make `name`, one of levels(), the level of what is packed, and run backward, from now on."""
+    names = levels()
+    if name not in names:
+        raise ValueError(f"name: expected one of {names}, got {name!r}")
+    fr_set_level(names.index(name))
+
+
+def compiler():
+    """The compiler that built the kernels."""
+    return fr_compiler().decode()
+
+
+def fma_peak(dtype, int threads, double seconds):
+    """The peak rate of fused multiply-adds of `threads` threads at the level in force, in flop/s, measured now.
+
+    dtype is a NumPy dtype, float32 or float64.
+    """
+    cdef fr_dtype kind = DTYPES[dtype.char]
+    cdef double rate
+    with nogil:
+        rate = fr_fma_peak(kind, threads, seconds)
+    return rate

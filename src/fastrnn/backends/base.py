@@ -1,0 +1,77 @@
+"""The contract between the layers and a backend.
+
+A backend is a module with the four names of `Backend`. It computes one layer in one or two directions over a whole
+sequence, on bare arrays that its caller has checked; stacking, dropout, `batch_first` and every error message are
+written once, above it. A single step is a sequence of length one.
+
+    T  time steps            I  input_size      D  directions, 1 or 2; the second runs backward in time
+    B  rows of the batch     H  hidden_size     S  `cell.saved`
+
+Whatever is an input is never written; `dtype` is float32 or float64 and the same in all arrays of a call.
+
+    x          (T, B, I)        features contiguous; time and row strides arbitrary (zero and negative included)
+    y          (T, B, D·H)      output h; features contiguous, time and row strides arbitrary
+    state      (h,) or (h, c)   initial state, each (D, B, H), C-contiguous
+    out_state  as state         final state, of each row's last valid step; may be the very arrays of `state`
+    lengths    (B,) int64       valid steps of each row, 1..T, or None for T in all rows
+    saved      (D, T, B, S, H)  C-contiguous, written by forward for backward; steps past a row's end stay unwritten
+
+Steps at or past a row's length: y is zero there, dx is zero there, and x and dy are not read there.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Optional, Protocol
+
+import numpy as np
+
+from ..spec import Cell, Weights
+
+State = tuple[np.ndarray, ...]
+
+
+class Backend(Protocol):
+    """T, B, I and H are at least 1 in every call."""
+
+    name: str
+
+    def pack(self, cell: Cell, weights: Sequence[Weights]) -> Any:
+        """Arrange the weights of D directions, each C-contiguous, for `forward`.
+
+        The result may refer to the arrays of `weights`: they stay unchanged while it is in use.
+        """
+
+    def forward(
+        self,
+        packed: Any,
+        x: np.ndarray,
+        state: State,
+        lengths: Optional[np.ndarray],
+        y: np.ndarray,
+        out_state: State,
+        saved: Optional[np.ndarray],
+        threads: int,
+    ) -> None:
+        """Fill y and out_state; fill `saved` unless it is None."""
+
+    def backward(
+        self,
+        cell: Cell,
+        weights: Sequence[Weights],
+        x: np.ndarray,
+        y: np.ndarray,
+        state: State,
+        lengths: Optional[np.ndarray],
+        saved: Optional[np.ndarray],
+        dy: Optional[np.ndarray],
+        dstate: tuple[Optional[np.ndarray], ...],
+        dx: np.ndarray,
+        dstate0: State,
+        dweights: Sequence[Weights],
+        threads: int,
+    ) -> None:
+        """Fill dx and dstate0 (the gradient of `state`); *add* the parameters' gradients into `dweights`.
+
+        x, y, state, lengths and saved are those of the forward call. dy is laid out as y, dx as x (contiguous
+        features), dstate as state; dy and each part of dstate may be None for zero. The arrays of `dweights` are
+        C-contiguous; its biases are None where those of `weights` are.
+        """

@@ -1,0 +1,28 @@
+"""The native backend: fused C kernels, compiled once per instruction-set level, behind a thin Cython module."""
+
+import os
+
+from ._native import backward, compiler, fma_peak, forward, level, levels, pack, set_level
+
+name = "native"
+
+__all__ = ["backward", "compiler", "fma_peak", "forward", "level", "levels", "name", "pack", "set_level"]
+
+# Every level there is, per machine family, from the least to the best.
+FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))
+
+
+def cap_level(word: str) -> None:
+    """Use the best level of this machine that is not above `word`."""
+    available = levels()
+    family = next(family for family in FAMILIES if available[0] in family)
+    if word.lower() not in family:
+        raise ValueError(f"FASTRNN_ISA: expected one of {', '.join(family)}, got {word!r}")
+    allowed = family[: family.index(word.lower()) + 1]
+    set_level(next(candidate for candidate in available if candidate in allowed))
+
+
+if not levels():
+    raise ImportError("fastrnn's native kernels need SSE4.2 and POPCNT (x86-64-v2), which this CPU lacks")
+if os.environ.get("FASTRNN_ISA"):
+    cap_level(os.environ["FASTRNN_ISA"])
