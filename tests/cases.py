@@ -1,0 +1,91 @@
+"""Random layers and their inputs, for the tests that compare numbers."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+import fastrnn
+
+
+class Case(NamedTuple):
+    """A layer, what goes into it and the gradients that come back to it; state and dstate are tuples of their parts."""
+
+    layer: object
+    x: np.ndarray
+    state: tuple
+    lengths: object
+    dy: np.ndarray
+    dstate: tuple
+
+
+KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+
+
+def make_layer(kind, *args, **options):
+    if kind.startswith("rnn"):
+        return fastrnn.RNN(*args, nonlinearity=kind[4:], **options)
+    return {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU}[kind](*args, **options)
+
+
+def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, **options):
+    """Steps past a row's length hold NaN in x and dy: they must not be read."""
+    rng = np.random.default_rng(seed)
+    layer = make_layer(kind, I, H, rng=rng, **options)
+    rows, width = layer.num_layers * (1 + layer.bidirectional), (1 + layer.bidirectional) * H
+    parts = 2 if kind == "lstm" else 1
+    x, dy = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, width))
+    lengths = rng.integers(1, T + 1, B) if with_lengths else None
+    if with_lengths:
+        past = np.arange(T)[:, None] >= lengths
+        x[past], dy[past] = np.nan, np.nan
+    if layer.batch_first:
+        x, dy = x.swapaxes(0, 1), dy.swapaxes(0, 1)
+    state, dstate = ([rng.standard_normal((rows, B, H)).astype(layer.dtype) for _ in range(parts)] for _ in range(2))
+    return Case(layer, x.astype(layer.dtype), tuple(state), lengths, dy.astype(layer.dtype), tuple(dstate))
+
+
+def bare(parts):
+    """A state as the layers take it: a bare array, or a pair."""
+    return parts if len(parts) == 2 else parts[0]
+
+
+def parts_of(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+def run(case):
+    """Outputs, final state and every gradient, by name."""
+    y, state, tape = case.layer.forward(case.x, bare(case.state), lengths=case.lengths)
+    grads = case.layer.backward(tape, case.dy, bare(case.dstate))
+    return {
+        "y": y,
+        **{f"state[{i}]": part for i, part in enumerate(parts_of(state))},
+        "grads.x": grads.x,
+        **{f"grads.state[{i}]": part for i, part in enumerate(parts_of(grads.state))},
+        **grads.params,
+    }
+
+
+def tolerance(name, case):
+    """DESIGN.md's bound, in eps of the array's largest magnitude; a layer of a stack adds its own."""
+    T = case.x.shape[1 if case.layer.batch_first else 0]
+    forward = 0
+    for k in range(case.layer.num_layers):
+        I = case.layer.input_size if k == 0 else (1 + case.layer.bidirectional) * case.layer.hidden_size
+        forward += 4 * math.ceil(math.log2((I + case.layer.hidden_size) * T))
+    return forward if name == "y" or name.startswith("state") else 2 * forward
+
+
+def assert_close(actual, expected, eps_allowed, name):
+    """Within so many eps of the largest magnitude that is expected."""
+    assert actual.shape == expected.shape and actual.dtype == expected.dtype, name
+    scale = np.abs(expected).max(initial=0)
+    error = np.abs(actual - expected).max(initial=0)
+    eps = np.finfo(expected.dtype).eps
+    assert error <= eps_allowed * eps * scale, f"{name}: {error / (eps * (scale or 1)):.1f} eps, allowed {eps_allowed}"
+
+
+def assert_same_bits(actual, expected, name):
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape, name
+    assert actual.tobytes() == expected.tobytes(), f"{name}: {np.sum(actual != expected)} elements differ"

@@ -1,0 +1,106 @@
+"""What is particular to the native backend: levels, threads, fork, and the floating-point mode."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from cases import assert_same_bits, make_case, run
+
+import fastrnn
+
+if "native" not in fastrnn.available_backends():
+    pytest.skip("the native backend is not built", allow_module_level=True)
+
+from fastrnn.backends import native
+
+
+def level_under(word):
+    """The result of asking a fresh interpreter for its level, with FASTRNN_ISA set."""
+    code = "from fastrnn.backends import native; print(native.level())"
+    environment = {**os.environ, "FASTRNN_ISA": word, "FASTRNN_BACKEND": "native"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("level", native.levels())
+def test_isa_variable_caps_the_level(level):
+    assert level_under(level).stdout.strip() == level
+    assert level_under(level.upper()).stdout.strip() == level
+
+
+def test_unknown_isa_is_an_error():
+    result = level_under("avx1024")
+    assert result.returncode != 0
+    assert "FASTRNN_ISA" in result.stderr and "avx1024" in result.stderr and native.levels()[0] in result.stderr
+
+
+def test_unknown_level_is_refused():
+    with pytest.raises(ValueError, match="name: expected one of .*got 'mmx'"):
+        native.set_level("mmx")
+
+
+@pytest.fixture
+def case():
+    """A case whose work the pool divides."""
+    before = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(2)
+    with fastrnn.use_backend("native"):
+        yield make_case("lstm", 30, 16, 64, 64, bidirectional=True, with_lengths=True, seed=11)
+    fastrnn.set_num_threads(before)
+
+
+def test_many_python_threads_at_once(case):
+    expected = run(case)
+
+    def again(_):
+        with fastrnn.use_backend("native"):  # a context variable: each thread has its own
+            return run(case)
+
+    with ThreadPoolExecutor(8) as pool:
+        for result in pool.map(again, range(32)):
+            for name, array in result.items():
+                assert_same_bits(array, expected[name], name)
+
+
+def send_run(case, connection):
+    with fastrnn.use_backend("native"):
+        connection.send(run(case))
+
+
+def test_fork_before_and_after_use(case):
+    expected = run(case)  # the parent's pool exists
+    context = multiprocessing.get_context("fork")
+    for _ in range(2):
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=send_run, args=(case, sender))
+        child.start()
+        assert receiver.poll(30), "the child hangs"
+        for name, array in receiver.recv().items():
+            assert_same_bits(array, expected[name], name)
+        child.join(30)
+        assert child.exitcode == 0
+        for name, array in run(case).items():
+            assert_same_bits(array, expected[name], name)
+
+
+def test_floating_point_mode_is_restored(case):
+    run(case)
+    tiny = np.full(64, 1e-40, np.float32)
+    assert np.all(tiny * np.float32(0.5) > 0), "denormals are flushed after the call"
+
+
+def test_denormal_states_count_as_zero(case):
+    layer = fastrnn.LSTM(4, 5, bias=False, rng=0)
+    layer.params["weight_ih_l0"][...] = 0
+    c = np.full((1, 1, 5), 1e-39, np.float32)
+    _, (h, c_after) = layer(np.ones((1, 1, 4)), (np.zeros_like(c), c))
+    np.testing.assert_array_equal(c_after, 0)
+    np.testing.assert_array_equal(h, 0)
+
+
+def test_fma_peak_counts_all_threads():
+    assert native.fma_peak(np.dtype(np.float32), 1, 0.01) > 1e8
+    assert native.fma_peak(np.dtype(np.float64), 2, 0.01) > 1e8

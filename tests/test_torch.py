@@ -1,0 +1,139 @@
+"""Against torch: outputs, states and every gradient, with the same parameters moved over by name."""
+
+import numpy as np
+import pytest
+from cases import KINDS, assert_close, bare, make_case, parts_of, run, tolerance
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastrnn
+
+torch = pytest.importorskip("torch")
+
+CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+FUNCTIONS = {
+    "rnn_tanh": (torch.rnn_tanh_cell, fastrnn.rnn_tanh_cell_forward, fastrnn.rnn_tanh_cell_backward),
+    "rnn_relu": (torch.rnn_relu_cell, fastrnn.rnn_relu_cell_forward, fastrnn.rnn_relu_cell_backward),
+    "lstm": (torch.lstm_cell, fastrnn.lstm_cell_forward, fastrnn.lstm_cell_backward),
+    "gru": (torch.gru_cell, fastrnn.gru_cell_forward, fastrnn.gru_cell_backward),
+}
+
+
+def leaf(array):
+    """A tensor of its own, NaN replaced: torch multiplies padding with zero."""
+    return torch.from_numpy(np.nan_to_num(array)).clone().requires_grad_()
+
+
+def torch_layer(layer, kind):
+    module = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(kind, torch.nn.RNN)
+    extra = {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}
+    peer = module(
+        layer.input_size,
+        layer.hidden_size,
+        layer.num_layers,
+        bias=layer.bias,
+        batch_first=layer.batch_first,
+        bidirectional=layer.bidirectional,
+        dtype={"float32": torch.float32, "float64": torch.float64}[layer.dtype.name],
+        **extra,
+    )
+    peer.load_state_dict({name: torch.from_numpy(array) for name, array in layer.state_dict().items()})
+    return peer
+
+
+def torch_run(case, kind):
+    """What cases.run returns, computed by torch."""
+    peer, x, state = torch_layer(case.layer, kind), leaf(case.x), [leaf(part) for part in case.state]
+    if case.lengths is None:
+        y, after = peer(x, bare(tuple(state)))
+    else:
+        first = case.layer.batch_first
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, torch.from_numpy(case.lengths), first, enforce_sorted=False)
+        y, after = peer(packed, bare(tuple(state)))
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, first, total_length=case.x.shape[1 if first else 0])
+    after = parts_of(after)
+    torch.autograd.backward([y, *after], [leaf(g).detach() for g in (case.dy, *case.dstate)])
+    return {
+        "y": y.detach().numpy(),
+        **{f"state[{i}]": part.detach().numpy() for i, part in enumerate(after)},
+        "grads.x": x.grad.numpy(),
+        **{f"grads.state[{i}]": part.grad.numpy() for i, part in enumerate(state)},
+        **{name: parameter.grad.numpy() for name, parameter in peer.named_parameters()},
+    }
+
+
+options = st.fixed_dictionaries(
+    {
+        "bias": st.booleans(),
+        "batch_first": st.booleans(),
+        "bidirectional": st.booleans(),
+        "num_layers": st.integers(1, 2),
+        "dtype": st.sampled_from([np.float32, np.float64]),
+    }
+)
+sizes = st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(KINDS), sizes, options, st.booleans(), st.integers(0, 2**32 - 1))
+def test_layers(backend, kind, sizes, options, with_lengths, seed):
+    case = make_case(kind, *sizes, seed=seed, with_lengths=with_lengths, **options)
+    actual, expected = run(case), torch_run(case, kind)
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        # Both sides are off by up to the tolerance.
+        assert_close(actual[name], expected[name], 2 * tolerance(name, case), name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unbatched(backend, kind):
+    case = make_case(kind, 6, 1, 5, 8, num_layers=2, bidirectional=True, seed=7)
+    peer = torch_layer(case.layer, kind)
+    y, state = case.layer(case.x[:, 0], bare(tuple(part[:, 0] for part in case.state)))
+    y_peer, state_peer = peer(torch.from_numpy(case.x[:, 0]), bare(tuple(torch.from_numpy(p[:, 0]) for p in case.state)))
+    assert_close(y, y_peer.detach().numpy(), 2 * tolerance("y", case), "y")
+    for part, expected in zip(parts_of(state), parts_of(state_peer)):
+        assert_close(part, expected.detach().numpy(), 2 * tolerance("state", case), "state")
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", CELLS)
+def test_functional_cells(backend, kind, dtype, with_bias):
+    case = make_case(kind, 1, 6, 11, 19, dtype=dtype, bias=with_bias, seed=8)
+    x, state, dstate = case.x[0], tuple(p[0] for p in case.state), tuple(p[0] for p in case.dstate)
+    weights = list(case.layer.params.values())
+    peer, forward, backward = FUNCTIONS[kind]
+
+    after, tape = forward(x, bare(state), *weights)
+    grads = backward(tape, *dstate)
+
+    x_t, state_t, weights_t = leaf(x), [leaf(p) for p in state], [leaf(w) for w in weights]
+    after_t = parts_of(peer(x_t, bare(tuple(state_t)), *weights_t))
+    torch.autograd.backward(after_t, [torch.from_numpy(d) for d in dstate])
+    pairs = [(part, expected.detach(), "state") for part, expected in zip(parts_of(after), after_t)]
+    pairs += [(grads.x, x_t.grad, "grads.x")]
+    pairs += [(part, p.grad, "grads.state") for part, p in zip(parts_of(grads.state), state_t)]
+    pairs += [(getattr(grads, name), w.grad, name) for name, w in zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights_t)]
+    for actual, expected, name in pairs:
+        assert_close(actual, expected.numpy(), 2 * tolerance(name, case), name)
+    if not with_bias:
+        assert grads.b_ih is None and grads.b_hh is None
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells(backend, kind):
+    names = {"lstm": "LSTMCell", "gru": "GRUCell"}
+    extra = {} if kind in names else {"nonlinearity": kind[4:]}
+    cell = getattr(fastrnn, names.get(kind, "RNNCell"))(7, 9, rng=9, **extra)
+    peer = getattr(torch.nn, names.get(kind, "RNNCell"))(7, 9, **extra)
+    peer.load_state_dict({name: torch.from_numpy(array) for name, array in cell.state_dict().items()})
+    x = np.random.default_rng(10).standard_normal((4, 7), np.float32)
+    state, frozen_state, peer_state = None, None, None
+    frozen = cell.freeze()
+    for _ in range(3):
+        state, frozen_state = cell(x, state), frozen(x, frozen_state)
+        peer_state = peer(torch.from_numpy(x), peer_state)
+        for part, again, expected in zip(parts_of(state), parts_of(frozen_state), parts_of(peer_state)):
+            assert_close(part, expected.detach().numpy(), 100, "state")
+            np.testing.assert_array_equal(again, part)
