@@ -1,0 +1,1 @@
+"""`fastrnn bench`: what is measured, how, and how it is shown. Needs the `bench` extra (rich, matplotlib)."""

@@ -1,0 +1,91 @@
+"""Time: interleaved samples of several competitors, their medians and spread."""
+
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import ceil
+from time import perf_counter, sleep
+from typing import NamedTuple
+
+import numpy as np
+
+SHORTEST = 1e-3  # seconds of a sample: far above the clock's resolution and the loop's own cost
+FEWEST, MOST = 3, 25  # samples
+SETTLE = 2e-3  # seconds before a sample in which the threads of the one before it stop spinning
+
+
+class Call(NamedTuple):
+    """Something to time: `run`, inside `context()` entered outside the clock."""
+
+    run: Callable[[], object]
+    context: Callable[[], AbstractContextManager] = nullcontext
+
+
+class Timing(NamedTuple):
+    """Seconds of one call over `samples`, each the mean of `calls` calls in a row."""
+
+    samples: tuple[float, ...]
+    calls: int
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.samples))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        low, high = np.percentile(self.samples, (25, 75))
+        return float(low), float(high)
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range relative to the median."""
+        low, high = self.quartiles
+        return (high - low) / 2 / self.median
+
+
+def elapsed(call: Call, calls: int = 1) -> float:
+    """Seconds per call of `calls` calls in a row, the garbage collector held off as in `timeit`."""
+    run, collecting = call.run, gc.isenabled()
+    gc.disable()
+    try:
+        with call.context():
+            if calls > 1:  # caches and threads as in a program that does nothing else
+                run()
+            start = perf_counter()
+            for _ in range(calls):
+                run()
+            return (perf_counter() - start) / calls
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def estimate(call: Call) -> float:
+    """Seconds of one warm call, roughly."""
+    calls = 1
+    while (seconds := elapsed(call, calls)) * calls < SHORTEST:
+        calls *= 4
+    return seconds
+
+
+def plan(seconds_per_call: float, budget: float) -> tuple[int, int]:
+    """How many samples, of how many calls each, make `budget` seconds; never fewer than FEWEST samples."""
+    calls = ceil(max(budget / MOST, SHORTEST) / seconds_per_call)
+    samples = int(budget / (calls * seconds_per_call))
+    return min(max(samples, FEWEST), MOST), calls
+
+
+def schedule(samples: Sequence[int]) -> list[int]:
+    """The order in which competitors are sampled: each one's samples spread evenly over the whole run."""
+    places = [((j + 0.5) / n, i) for i, n in enumerate(samples) for j in range(n)]
+    return [i for _, i in sorted(places)]
+
+
+def interleave(calls: Sequence[Call], budget: float) -> list[Timing]:
+    """Time every call for about `budget` seconds, in turns, so that a disturbance of the machine meets them all."""
+    plans = [plan(estimate(call), budget) for call in calls]
+    taken: list[list[float]] = [[] for _ in calls]
+    for i in schedule([samples for samples, _ in plans]):
+        sleep(SETTLE)
+        taken[i].append(elapsed(calls[i], plans[i][1]))
+    return [Timing(tuple(samples), n) for samples, (_, n) in zip(taken, plans)]

@@ -1,0 +1,189 @@
+"""Who is measured: fastrnn's backends and, where they are installed, torch and onnxruntime.
+
+A competitor turns a `Problem` into a `Call`. Its result starts with the array that all of them must agree on: y
+(T, B, H) of forward, the gradient of x (T, B, I) of training.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+import fastrnn
+
+from .. import backends
+from .measure import Call
+from .workloads import GATES, Problem
+
+
+class Competitor(Protocol):
+    name: str
+    modes: tuple[str, ...]
+
+    def version(self) -> str: ...
+
+    def prepare(self, problem: Problem) -> Call: ...
+
+
+class Ours:
+    """A backend of fastrnn: frozen layers for forward, mutable ones for training."""
+
+    modes = ("forward", "training")
+
+    def __init__(self, backend: str):
+        backends.load(backend)
+        self.name = backend
+
+    def version(self) -> str:
+        return fastrnn.__version__
+
+    def prepare(self, problem: Problem) -> Call:
+        layer, x, dy = problem.layer, problem.x, problem.dy
+        if problem.workload.mode == "forward":
+            with fastrnn.use_backend(self.name):
+                served = layer.freeze()
+            return Call(lambda: served(x))
+
+        def train() -> tuple:
+            _, _, tape = layer.forward(x)
+            grads = layer.backward(tape, dy)
+            return grads.x, grads
+
+        return Call(train, lambda: fastrnn.use_backend(self.name))
+
+
+class Torch:
+    """torch.nn.RNN, LSTM and GRU: under inference_mode for forward, through autograd for training."""
+
+    name = "torch"
+    modes = ("forward", "training")
+
+    def __init__(self, threads: int):
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(threads)
+
+    def version(self) -> str:
+        return self.torch.__version__
+
+    def prepare(self, problem: Problem) -> Call:
+        torch = self.torch
+        cell, (_, _, I, H), mode = problem.workload  # noqa: E741
+        x, dy = torch.from_numpy(problem.x), torch.from_numpy(problem.dy)
+        module = getattr(torch.nn, cell.upper())(I, H, dtype=x.dtype)
+        state = problem.layer.state_dict()
+        module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        if mode == "forward":
+            module.eval()
+            return Call(lambda: module(x), torch.inference_mode)
+        x = x.clone().requires_grad_()
+        wanted = (x, *module.parameters())
+        return Call(lambda: torch.autograd.grad(module(x)[0], wanted, dy))
+
+
+class OnnxRuntime:
+    """The RNN, LSTM and GRU operators of ONNX on the CPU provider; it does not train."""
+
+    name = "onnxruntime"
+    modes = ("forward",)
+
+    def __init__(self, threads: int):
+        import onnx
+        import onnxruntime
+
+        self.onnx, self.runtime = onnx, onnxruntime
+        self.options = onnxruntime.SessionOptions()
+        self.options.intra_op_num_threads = threads
+        self.options.inter_op_num_threads = 1
+        self.options.log_severity_level = 3
+
+    def version(self) -> str:
+        return self.runtime.__version__
+
+    def prepare(self, problem: Problem) -> Call:
+        model = onnx_model(self.onnx, problem)
+        session = self.runtime.InferenceSession(model, self.options, providers=["CPUExecutionProvider"])
+        feed = {"x": problem.x}
+        return Call(lambda: session.run(["y"], feed))
+
+
+# Our gate order in ONNX's: LSTM i,f,g,o -> i,o,f,c(=g); GRU r,z,n -> z,r,h(=n).
+ONNX_GATES = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+
+
+def onnx_model(onnx: Any, problem: Problem) -> bytes:
+    """A model of one operator, x (T, B, I) -> y (T, 1, B, H), with the layer's weights inside."""
+    cell, (T, B, I, H), _ = problem.workload  # noqa: E741
+    state = problem.layer.state_dict()
+
+    def regated(name: str) -> np.ndarray:
+        value = state[name]
+        return value.reshape(GATES[cell], H, *value.shape[1:])[list(ONNX_GATES[cell])].reshape(value.shape)
+
+    weights = {
+        "w": regated("weight_ih_l0")[None],
+        "r": regated("weight_hh_l0")[None],
+        "b": np.concatenate([regated("bias_ih_l0"), regated("bias_hh_l0")])[None],
+    }
+    helper = onnx.helper
+    attributes = {"hidden_size": H, **({"linear_before_reset": 1} if cell == "gru" else {})}
+    node = helper.make_node(cell.upper(), ["x", "w", "r", "b"], ["y"], **attributes)
+    float_type = helper.np_dtype_to_tensor_dtype(problem.x.dtype)
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", float_type, ("T", B, I))],
+        [helper.make_tensor_value_info("y", float_type, ("T", 1, B, H))],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    return model.SerializeToString()
+
+
+PEERS: dict[str, Callable[[int], Competitor]] = {"torch": Torch, "onnxruntime": OnnxRuntime}
+
+
+class Missing(NamedTuple):
+    """A competitor that was asked for and cannot run, and why."""
+
+    name: str
+    reason: str
+
+
+def load_backends(names: Sequence[str]) -> tuple[list[Competitor], list[Missing]]:
+    """Those of the named backends that run here, and the others."""
+    return load(names, Ours)
+
+
+def load_peers(names: Sequence[str], threads: int) -> tuple[list[Competitor], list[Missing]]:
+    """Those of the named peers that are installed, and the others."""
+    return load(names, lambda name: PEERS[name](threads))
+
+
+def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[Competitor], list[Missing]]:
+    loaded, missing = [], []
+    for name in names:
+        try:
+            loaded.append(make(name))
+        except ImportError as error:
+            missing.append(Missing(name, str(error)))
+    return loaded, missing
+
+
+class Disagreement(Exception):
+    """A competitor computes something else: its time would mean nothing."""
+
+
+def result_of(call: Call, shape: tuple[int, ...]) -> np.ndarray:
+    """What a call computed: the first part of its result, as an array of `shape`."""
+    with call.context():
+        return np.asarray(call.run()[0]).reshape(shape)
+
+
+def check_agreement(result: np.ndarray, expected: np.ndarray) -> None:
+    """Raise Disagreement unless two results are equal up to rounding."""
+    error = float(np.max(np.abs(result - expected), initial=0))
+    largest = float(np.max(np.abs(expected), initial=0))
+    if not error <= 2000 * np.finfo(expected.dtype).eps * largest:
+        raise Disagreement(f"wrong by {error:.1e} where the largest value is {largest:.1e}")

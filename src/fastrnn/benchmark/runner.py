@@ -1,0 +1,123 @@
+"""The grid: every workload on every competitor, checked once against each other, then timed in turns."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .machine import fma_peak
+from .measure import Call, Timing, estimate, interleave
+from .peers import Competitor, Disagreement, check_agreement, result_of
+from .workloads import Problem, Size, Workload, problem, workloads
+
+Progress = Callable[[str, int, int], None]  # what is under way, how much is done, of how much
+
+TINY = Size(T=2, B=2, I=3, H=4)
+PATIENCE = 8  # a call longer than so many times the budget of its measurement is not measured
+
+
+class Settings(NamedTuple):
+    sizes: tuple[Size, ...]
+    cells: tuple[str, ...]
+    modes: tuple[str, ...]
+    dtype: Any
+    threads: int
+    seconds: float  # per workload and competitor
+
+
+class Result(NamedTuple):
+    """One competitor on one workload: its timing, or why there is none."""
+
+    workload: Workload
+    competitor: str
+    timing: Timing | None
+    skipped: str | None = None
+
+    @property
+    def sequences_per_s(self) -> float:
+        return self.workload.size.B / self.timing.median
+
+    @property
+    def steps_per_s(self) -> float:
+        return self.workload.steps / self.timing.median
+
+    @property
+    def flops(self) -> float:
+        """flop/s"""
+        return self.workload.flops / self.timing.median
+
+
+class Outcome(NamedTuple):
+    """All results, and the flop/s of the FMA peak measured along the way (empty without the native backend)."""
+
+    results: list[Result]
+    peaks: list[float]
+
+    @property
+    def peak(self) -> float | None:
+        return max(self.peaks, default=None)
+
+
+def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Progress) -> Outcome:
+    """Measure the grid; the first competitor is the one that the others must agree with."""
+    grid = list(workloads(settings.sizes, settings.cells, settings.modes))
+    outcome = Outcome([], [])
+    total = len(settings.cells) * len(settings.modes) + len(grid)
+    warmed = warm_up(settings, competitors, lambda label, done: progress(label, done, total))
+    size = None
+    for done, workload in enumerate(grid, warmed):
+        progress(f"{workload.cell.upper()} {workload.mode} {workload.size}", done, total)
+        if workload.size != size:
+            size, peak = workload.size, fma_peak(settings.dtype, settings.threads)
+            outcome.peaks.extend([] if peak is None else [peak])
+        outcome.results.extend(run_workload(problem(workload, settings.dtype), competitors, settings.seconds))
+    progress("done", total, total)
+    return outcome
+
+
+def warm_up(settings: Settings, competitors: Sequence[Competitor], progress: Callable[[str, int], None]) -> int:
+    """Every path once at a tiny size: compilation and first-use costs stay out of the figures. Returns the paths."""
+    tiny = list(workloads([TINY], settings.cells, settings.modes))
+    for done, workload in enumerate(tiny):
+        for competitor in competitors:
+            if workload.mode in competitor.modes:
+                verb = "compiling" if competitor.name == "numba" else "warming up"
+                progress(f"{verb} {competitor.name}: {workload.cell.upper()} {workload.mode}", done)
+                tiny_problem = problem(workload, settings.dtype)
+                first_result(competitor.prepare(tiny_problem), tiny_problem)
+    return len(tiny)
+
+
+def run_workload(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> list[Result]:
+    """The results of one workload, in the order of `competitors`."""
+    able = [competitor for competitor in competitors if whole.workload.mode in competitor.modes]
+    skipped = {competitor.name: reason for competitor, reason in zip(able, vet(whole, able, seconds)) if reason}
+    measured = [competitor for competitor in able if competitor.name not in skipped]
+    timings = interleave([competitor.prepare(whole) for competitor in measured], seconds)
+    timed = {competitor.name: timing for competitor, timing in zip(measured, timings)}
+    return [Result(whole.workload, c.name, timed.get(c.name), skipped.get(c.name)) for c in able]
+
+
+def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> list[str | None]:
+    """On the first eighth of the time steps: who computes the same as the first, and in reasonable time?"""
+    T = whole.workload.size.T
+    part = whole.head(max(1, T // 8))
+    expected, reasons = None, []
+    for competitor in competitors:
+        call, reason = competitor.prepare(part), None
+        result = first_result(call, part)
+        expected = result if expected is None else expected
+        try:
+            check_agreement(result, expected)
+            seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
+            if seconds_per_call > PATIENCE * seconds:
+                reason = f"{seconds_per_call:.1f} s a call"
+        except Disagreement as error:
+            reason = str(error)
+        reasons.append(reason)
+    return reasons
+
+
+def first_result(call: Call, part: Problem) -> np.ndarray:
+    T, B, I, H = part.workload.size  # noqa: E741
+    return result_of(call, (T, B, H if part.workload.mode == "forward" else I))

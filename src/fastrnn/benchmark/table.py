@@ -1,0 +1,237 @@
+"""The figures for a terminal: RNN, LSTM and GRU side by side, one block per size, one table per mode."""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import exp, floor, log, log10
+from typing import NamedTuple
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .report import Report
+from .runner import PATIENCE, Result
+from .workloads import Size
+
+TITLES = {
+    "forward": "Forward: inference, frozen layers",
+    "training": "Training: forward and backward, all gradients",
+}
+LABEL = 11  # columns for a competitor's name
+
+
+def digits(value: float) -> str:
+    """Three significant digits, at most two decimals: 0.12, 1.23, 12.3, 123."""
+    value = float(f"{value:.3g}")
+    decimals = 2 - floor(log10(value)) if value > 0 else 0
+    return f"{value:.{min(max(decimals, 0), 2)}f}"
+
+
+def si(value: float) -> str:
+    """Three significant digits and a prefix: 1.23M, 45.6k, 789."""
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * factor:
+            return digits(value / factor) + prefix
+    return digits(value)
+
+
+class Context(NamedTuple):
+    """What a result is seen against: the leading competitor's on the same workload, and the FMA peak in flop/s."""
+
+    lead: Result | None
+    peak: float | None
+
+
+class Figure(NamedTuple):
+    heading: str
+    text: Callable[[Result, Context], str]
+
+
+def share(result: Result, context: Context) -> str:
+    if context.peak is None:
+        return "—"
+    percent = 100 * result.flops / context.peak
+    return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
+
+
+def ratio(result: Result, context: Context) -> str:
+    if context.lead is None or context.lead.timing is None:
+        return "—"
+    return digits(result.timing.median / context.lead.timing.median)
+
+
+STEPS = Figure("steps/s", lambda result, context: si(result.steps_per_s))
+GFLOPS = Figure("GFLOP/s", lambda result, context: digits(result.flops / 1e9))
+PEAK = Figure("peak", share)
+SEQUENCES = Figure("seq/s", lambda result, context: si(result.sequences_per_s))
+SPREAD = Figure("±%", lambda result, context: f"{100 * result.timing.spread:.0f}")
+TIME = Figure("time", ratio)
+
+Line = tuple[tuple[Figure, int], ...]  # figures and their widths
+NARROW: tuple[Line, ...] = (((STEPS, 7), (GFLOPS, 8), (PEAK, 5)), ((SEQUENCES, 7), (SPREAD, 8), (TIME, 5)))
+WIDE: tuple[Line, ...] = (((STEPS, 7), (GFLOPS, 8), (PEAK, 5), (SEQUENCES, 6), (SPREAD, 4), (TIME, 5)),)
+
+
+class Layout(NamedTuple):
+    lines: tuple[Line, ...]
+    gap: int  # columns between cells
+
+    @property
+    def width(self) -> int:
+        return sum(width for _, width in self.lines[0])
+
+    def grid(self, cells: Sequence[str]) -> Table:
+        """An empty table of a competitor's name and one column per cell."""
+        table = Table.grid(padding=0)
+        table.add_column(width=LABEL, no_wrap=True)
+        for _ in cells:
+            table.add_column(width=self.gap + self.width, justify="right", no_wrap=True)
+        return table
+
+    def text(self, pieces: Callable[[Figure], str], styles: Sequence[str]) -> Text:
+        lines = ("".join(f"{pieces(figure):>{width}}" for figure, width in line) for line in self.lines)
+        return Text("\n").join(Text(line, style) for line, style in zip(lines, styles))
+
+
+def choose_layout(columns: int, cells: int) -> Layout:
+    """One line per competitor where the terminal is wide enough, else two."""
+    for lines in (WIDE, NARROW):
+        layout = Layout(lines, 1)
+        spare = (columns - LABEL) // cells - layout.width
+        if spare >= 1 or lines is NARROW:
+            return layout._replace(gap=min(max(spare, 1), 4))
+    raise AssertionError("NARROW always serves")
+
+
+def header(report: Report) -> Iterator[RenderableType]:
+    """Where and with what the figures are made."""
+    machine, threads = report.machine, report.settings.threads
+    level = machine["instruction_set"] or "no native backend"
+    what = (machine["cpu"], level, plural(threads, "thread"), str(report.settings.dtype))
+    yield Text(", ".join(map(str, what)), "bold")
+    blas = machine["blas_threads"]
+    own = "" if blas == threads else f" (its BLAS on {'its own' if blas is None else blas} threads)"
+    software = [f"fastrnn {machine['fastrnn']}", f"NumPy {machine['numpy']}{own}", f"Python {machine['python']} on {machine['system']}"]
+    software += [f"{name} {version}" for name, version in report.versions.items()]
+    yield Text(", ".join(software), "dim")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
+def grid_tables(report: Report, columns: int) -> Iterator[RenderableType]:
+    """One table per mode."""
+    outcome = report.outcome
+    for mode in report.settings.modes:
+        results = [result for result in outcome.results if result.workload.mode == mode]
+        yield Text()
+        yield from mode_table(report, mode, results, columns)
+    yield Text()
+    yield from legend(report)
+
+
+def mode_table(report: Report, mode: str, results: Sequence[Result], columns: int) -> Iterator[RenderableType]:
+    cells = report.settings.cells
+    layout = choose_layout(columns, len(cells))
+    yield Text(TITLES[mode], "bold")
+    header = layout.grid(cells)
+    header.add_row("", *(Text(cell.upper().center(layout.width), "bold cyan") for cell in cells))
+    header.add_row("", *(layout.text(lambda figure: figure.heading, ("dim", "dim")) for _ in cells))
+    yield header
+    for size in dict.fromkeys(result.workload.size for result in results):
+        yield size_heading(size)
+        yield size_block(report, [result for result in results if result.workload.size == size], layout)
+    competitors = list(dict.fromkeys(result.competitor for result in results))
+    if len(competitors) > 1:
+        yield Text(f"all sizes: geometric mean of the time as a multiple of {competitors[0]}'s", "yellow")
+        yield mean_block(report, results, competitors, layout)
+
+
+def size_heading(size: Size) -> Text:
+    return Text(f"T={size.T} B={size.B} I={size.I} H={size.H}", "yellow")
+
+
+def size_block(report: Report, results: Sequence[Result], layout: Layout) -> Table:
+    """A row per competitor; the fastest of each cell is bold."""
+    cells = report.settings.cells
+    found = {(result.competitor, result.workload.cell): result for result in results}
+    competitors = list(dict.fromkeys(result.competitor for result in results))
+    timed = [result for result in results if result.timing is not None]
+    table = layout.grid(cells)
+    for competitor in competitors:
+        row = [Text(competitor)]
+        for cell in cells:
+            result = found[competitor, cell]
+            rivals = [other for other in timed if other.workload.cell == cell]
+            fastest = min(rivals, key=lambda other: other.timing.median, default=None)
+            context = Context(found[competitors[0], cell], report.outcome.peak)
+            row.append(figures(result, context, layout, "bold green" if result is fastest else ""))
+        table.add_row(*row)
+    return table
+
+
+def figures(result: Result, context: Context, layout: Layout, style: str) -> Text:
+    if result.timing is None:
+        return Text(result.skipped or "—", "dim")
+    return layout.text(lambda figure: figure.text(result, context), (style, "dim"))
+
+
+def mean_block(report: Report, results: Sequence[Result], competitors: Sequence[str], layout: Layout) -> Table:
+    """For each competitor and cell, over the sizes that both it and the first were measured at."""
+    cells = report.settings.cells
+    seconds = {(r.competitor, r.workload): r.timing.median for r in results if r.timing is not None}
+    table = layout.grid(cells)
+    for competitor in competitors[1:]:
+        row = [Text(competitor)]
+        for cell in cells:
+            shared = [r.workload for r in results if r.competitor == competitor and r.workload.cell == cell]
+            logs = [
+                log(seconds[competitor, workload] / seconds[competitors[0], workload])
+                for workload in shared
+                if (competitor, workload) in seconds and (competitors[0], workload) in seconds
+            ]
+            row.append(Text(f"×{digits(exp(sum(logs) / len(logs)))}" if logs else "—"))
+        table.add_row(*row)
+    return table
+
+
+def legend(report: Report) -> Iterator[RenderableType]:
+    """What the columns mean, and what is missing."""
+    lead = report.outcome.results[0].competitor if report.outcome.results else "the first"
+    peak, threads = report.outcome.peak, plural(report.settings.threads, "thread")
+    yield Text(
+        f"steps/s, seq/s: time steps of all rows and whole sequences. GFLOP/s: of the gate products, training three "
+        f"times forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {lead}'s.",
+        "dim",
+    )
+    if peak is None:
+        yield Text("peak: not measured, it needs the native backend.", "dim")
+    else:
+        yield Text(f"peak: of {digits(peak / 1e9)} GFLOP/s, the most that FMAs reached here on {threads}.", "dim")
+    if any(result.skipped for result in report.outcome.results):
+        limit = PATIENCE * report.settings.seconds
+        yield Text(f"Left out: calls longer than {limit:.2g} s (--seconds gives more time).", "dim")
+
+
+def model_tables(report: Report) -> Iterator[RenderableType]:
+    """The character model: what each cell made of the same seconds."""
+    recipe, learned = report.recipe, report.learned
+    if recipe is None or not learned:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("cell", "parameters", "steps", "characters/s", "bits before", "bits reached"):
+        table.add_column(heading, justify="left" if heading == "cell" else "right", no_wrap=True)
+    best = min(learned, key=lambda run: run.bits_after)
+    for run in learned:
+        before, after = f"{run.bits_before:.3f}", f"{run.bits_after:.3f}"
+        numbers = (f"{run.parameters:,}", f"{run.steps:,}", f"{run.characters_per_s:,.0f}", before, after)
+        table.add_row(Text(run.cell.upper(), "bold cyan"), *numbers, style="bold green" if run is best else "")
+    seconds = max(run.seconds for run in learned)
+    yield Text()
+    yield Text(f"Next character: {seconds:.1f} s of training per cell on {report.corpus}", "bold")
+    yield table
+    yield Text(
+        f"Hidden size {recipe.hidden_size}, {recipe.streams} streams × {recipe.steps} characters a step; same seed, "
+        "batches and optimiser. Bits per character of text held out of training.",
+        "dim",
+    )

@@ -1,0 +1,183 @@
+"""RNNCell, LSTMCell and GRUCell: one time step, for those who write the loop over time themselves.
+
+    B  rows of the batch     I  input_size     H  hidden_size
+
+    x      (B, I), unbatched (I,)
+    state  h, or for LSTMCell (h, c): (B, H) each, unbatched (H,); None means zeros
+
+Arguments are accepted, converted and refused as those of the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+
+from . import checks, config, stack
+from .frozen import FrozenCell, infer_cell
+from .geometry import Array, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
+from .params import Accumulators, Parameters, group, rnn_cell
+from .spec import GRU, LSTM, Cell, Weights
+from .tape import Grads, S, Tape, check_tape
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+SUFFIXES = [[""]]  # of the parameters of a cell's only layer and direction
+
+
+def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weights]], x: ArrayLike, state: Any) -> Any:
+    """One step from and to the caller's layout: the next state and the tape."""
+    backend, call = config.backend(), read_cell_call(spec, x, state)
+    B, H = call.x.shape[1], spec.hidden_size
+    after, runs = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
+    return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
+
+
+def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tuple[Array | None, ...]:
+    """Check and convert dh, or dh and dc."""
+    spec, (_, B, _) = tape.spec, tape.call.x.shape
+    shape = cell_shape(B, spec.hidden_size, tape.call.batched)
+    dafter = checks.gradients(named, shape, spec.inner_state(B), spec.dtype)
+    checks.some_gradient(", ".join(name for name, _ in named), *dafter)
+    return dafter
+
+
+def backprop_cell(tape: Tape, dafter: Sequence[Array | None], dweights: Sequence[Sequence[Weights]]) -> Any:
+    """The gradients of x and the initial state in the caller's layout; those of the weights are added in place."""
+    spec, (_, B, I), batched = tape.spec, tape.call.x.shape, tape.call.batched
+    dx = empty(cell_shape(B, I, batched), spec.dtype)
+    before = stack.backprop(tape, None, dafter, one_step(dx), dweights)
+    return dx, as_state(before, cell_shape(B, spec.hidden_size, batched))
+
+
+class RecurrentCell(Parameters, DescribedCell, Generic[S]):
+    """What the cells share."""
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, bias: bool, dtype: DTypeLike, rng: Any) -> None:
+        spec = LayerSpec(
+            cell,
+            checks.integer("input_size", input_size),
+            checks.integer("hidden_size", hidden_size),
+            num_layers=1,
+            bias=checks.flag("bias", bias),
+            batch_first=False,
+            dropout=0.0,
+            bidirectional=False,
+            dtype=checks.float_dtype(dtype),
+        )
+        super().__init__(spec, SUFFIXES, checks.generator(rng))
+
+    def __call__(self, x: ArrayLike, state: S | None = None) -> S:
+        """Return the next state."""
+        backend = config.backend()
+        packed = [backend.pack(self._spec.cell, layer) for layer in self._weights]
+        return infer_cell(self._spec, backend, packed, x, state)
+
+    def forward(self, x: ArrayLike, state: S | None = None) -> tuple[S, Tape]:
+        """Return (state, tape): the next state, and what `backward` needs.
+
+        The tape refers to x, the state given and the parameters: leave them unchanged until `backward` has been called.
+        """
+        return record_cell(self, self._spec, self._weights, x, state)
+
+    def _backward(self, tape: Tape, named: Sequence[tuple[str, ArrayLike | None]], accumulate: Any) -> Grads[S]:
+        check_tape(tape, self)
+        dafter = read_cell_gradients(tape, *named)
+        sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate)
+        dx, dstate = backprop_cell(tape, dafter, group(sums.inner, self._suffixes))
+        return Grads(dx, dstate, sums.finish())
+
+    def freeze(self) -> FrozenCell[S]:
+        """An immutable copy for inference, its weights packed once for the backend in force now."""
+        return FrozenCell(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
+
+
+class OneStateCell(RecurrentCell[Array]):
+    """What the cells whose state is h alone share."""
+
+    def backward(
+        self, tape: Tape, dh: ArrayLike, *, accumulate: Grads[Array] | Mapping[str, Array] | None = None
+    ) -> Grads[Array]:
+        """Gradients of a loss from its gradient by the next h, shaped as h.
+
+        `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
+        arrays, and these are returned. The gradients of x and of the state are new arrays.
+        """
+        return self._backward(tape, [("dh", dh)], accumulate)
+
+
+class RNNCell(OneStateCell):
+    """h' = f(W_ih x + b_ih + W_hh h + b_hh), f being tanh or relu (Elman 1990).
+
+    The constructor draws parameters, named and shaped as torch.nn.RNNCell's, from U(-1/√H, 1/√H) with `rng`: None, a
+    seed, a SeedSequence or a Generator. dtype is float32 or float64.
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(rnn_cell(nonlinearity), input_size, hidden_size, bias, dtype, rng)
+
+    @property
+    def nonlinearity(self) -> str:
+        return self._spec.cell.name.removeprefix("rnn_")
+
+
+class LSTMCell(RecurrentCell[tuple[Array, Array]]):
+    """Long short-term memory, gates i, f, g, o (Hochreiter & Schmidhuber 1997, Gers et al. 2000):
+
+        i, f, o = σ(W_ih x + b_ih + W_hh h + b_hh)      g = tanh(likewise)
+        c' = f c + i g                                  h' = o tanh(c')
+
+    The constructor draws parameters, named and shaped as torch.nn.LSTMCell's, from U(-1/√H, 1/√H) with `rng`: None, a
+    seed, a SeedSequence or a Generator. dtype is float32 or float64.
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = np.float32, rng: Any = None
+    ) -> None:
+        super().__init__(LSTM, input_size, hidden_size, bias, dtype, rng)
+
+    def backward(
+        self,
+        tape: Tape,
+        dh: ArrayLike | None = None,
+        dc: ArrayLike | None = None,
+        *,
+        accumulate: Grads[tuple[Array, Array]] | Mapping[str, Array] | None = None,
+    ) -> Grads[tuple[Array, Array]]:
+        """Gradients of a loss from its gradients by the next h and c, shaped as they are; one may be None for zero.
+
+        `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
+        arrays, and these are returned. The gradients of x and of the state are new arrays.
+        """
+        return self._backward(tape, [("dh", dh), ("dc", dc)], accumulate)
+
+
+class GRUCell(OneStateCell):
+    """Gated recurrent unit, gates r, z, n, with the reset gate after the product (Cho et al. 2014, as torch.nn.GRU):
+
+        r, z = σ(W_ih x + b_ih + W_hh h + b_hh)         n = tanh(W_in x + b_in + r (W_hn h + b_hn))
+        h' = (1 - z) n + z h
+
+    The constructor draws parameters, named and shaped as torch.nn.GRUCell's, from U(-1/√H, 1/√H) with `rng`: None, a
+    seed, a SeedSequence or a Generator. dtype is float32 or float64.
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = np.float32, rng: Any = None
+    ) -> None:
+        super().__init__(GRU, input_size, hidden_size, bias, dtype, rng)

@@ -1,0 +1,211 @@
+"""Arguments: what is accepted, how it is converted, and the messages for the rest.
+
+Every function names the argument, what was expected and what came: ValueError for a wrong value or shape, TypeError
+for a wrong kind of thing. None of them modifies what it is given.
+"""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+Array = np.ndarray
+Shape = Sequence[int | str]  # a letter stands for any size
+
+
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+def show(shape: Shape) -> str:
+    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+
+
+# --- plain values
+
+
+def integer(name: str, value: Any) -> int:
+    """An integer of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {kind(value)}")
+    if number < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {number}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {kind(value)}")
+    return bool(value)
+
+
+def probability(name: str, value: Any) -> float:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a real number, got {kind(value)}")
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number between 0 and 1, got {number}")
+    return number
+
+
+def float_dtype(value: DTypeLike, name: str = "dtype") -> np.dtype:
+    try:
+        dtype = None if value is None else np.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected float32 or float64, got {value if dtype is None else dtype}")
+    return np.dtype(dtype.type)
+
+
+def generator(rng: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng: expected None, a seed, a SeedSequence or a Generator, got {rng!r}: {error}") from error
+
+
+# --- arrays
+
+
+def real(name: str, value: ArrayLike) -> Array:
+    """`value` as a plain array of real numbers or booleans."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name}: expected an array, got {kind(value)}: {error}") from error
+    except (TypeError, RuntimeError) as error:  # an object that refuses, such as a tensor that records gradients
+        raise TypeError(f"{name}: expected an array, got {kind(value)}: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return array
+
+
+def shaped(name: str, array: Array, *expected: Shape) -> Array:
+    """`array`, whose shape is one of those expected."""
+    for shape in expected:
+        if len(shape) == array.ndim and all(isinstance(e, str) or e == n for e, n in zip(shape, array.shape)):
+            return array
+    raise ValueError(f"{name}: expected shape {' or '.join(map(show, expected))}, got {show(array.shape)}")
+
+
+def strided(array: Array, dtype: np.dtype) -> Array:
+    """`array` in `dtype` with contiguous features, aligned; a copy only where it has to be."""
+    size = dtype.itemsize
+    fits = array.strides[-1] == size and not any(stride % size for stride in array.strides)
+    if fits and array.dtype == dtype and array.flags.aligned:
+        return array
+    return np.array(array, dtype, order="C")
+
+
+def contiguous(array: Array, dtype: np.dtype) -> Array:
+    """`array` in `dtype`, C-contiguous and aligned; a copy only where it has to be."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.array(array, dtype, order="C")
+
+
+def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | None:
+    """The valid steps of each row, (B,) int64."""
+    if value is None:
+        return None
+    if not batched:
+        raise ValueError("lengths: expected None for an unbatched x (T, input_size), got lengths")
+    array = real("lengths", value)
+    if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
+        raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
+    shaped("lengths", array, (B,))
+    if B and not (1 <= array.min() and array.max() <= T):
+        wrong = next(n for n in array.tolist() if not 1 <= n <= T)
+        raise ValueError(f"lengths: expected integers from 1 to T = {T}, got {wrong}")
+    return contiguous(array, np.dtype(np.int64))
+
+
+def parts(name: str, value: Any, states: int) -> Sequence[tuple[str, Any]]:
+    """What a state consists of, (h,) or (h, c), each with its name."""
+    if states == 1:
+        return ((name, value),)
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: expected a pair (h, c), got {kind(value)}")
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected a pair (h, c), got {len(value)} items")
+    return (f"{name}[0]", value[0]), (f"{name}[1]", value[1])
+
+
+def part(name: str, value: ArrayLike, shape: Shape, inner: tuple[int, ...], dtype: np.dtype) -> Array:
+    """A part of a state, of `shape`, as a C-contiguous array of the shape `inner`."""
+    return contiguous(shaped(name, real(name, value), shape), dtype).reshape(inner)
+
+
+def state(value: Any, states: int, shape: Shape, inner: tuple[int, ...], dtype: np.dtype) -> tuple[Array, ...]:
+    """The parts of an initial state, each of `shape`."""
+    return tuple([part(name, given, shape, inner, dtype) for name, given in parts("state", value, states)])
+
+
+def gradients(
+    named: Sequence[tuple[str, Any]], shape: Shape, inner: tuple[int, ...], dtype: np.dtype
+) -> tuple[Array | None, ...]:
+    """The parts of a final state's gradient; None stays None."""
+    return tuple(None if given is None else part(name, given, shape, inner, dtype) for name, given in named)
+
+
+def some_gradient(names: str, *given: object) -> None:
+    if all(gradient is None for gradient in given):
+        raise ValueError(f"{names}: expected at least one gradient, got None")
+
+
+def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype, *, contiguous: bool) -> Array:
+    """An array to write into, used as it is."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected an array, got {kind(array)}")
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {array.dtype}")
+    shaped(name, array, shape)
+    if not array.flags.writeable:
+        raise ValueError(f"{name}: expected a writable array, got a read-only one")
+    if contiguous and not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
+    return array
+
+
+def disjoint(name: str, y: Array, after: Sequence[Array], x: Array, now: Sequence[Array]) -> None:
+    """No two of these C-contiguous arrays overlap, except that each of `after` may be its counterpart in `now`."""
+    arrays = [y, *after, x, *[old for old, new in zip(now, after) if old is not new]]
+    if len(set(map(id, arrays))) == len(arrays) and not [None for array in arrays if array.base is not None]:
+        return  # each owns its memory
+    others = [old for old, new in zip(now, after) if not same_memory(old, new)]
+    arrays = [y, *after, x, *others]
+    for k, array in enumerate(arrays[: 1 + len(after)]):
+        if any(np.may_share_memory(array, other) for other in arrays[k + 1 :]):
+            raise ValueError(f"{name}: expected arrays that overlap neither each other nor x_t, got some that do")
+
+
+def own_memory(name: str, array: Array, other: Array) -> None:
+    if np.may_share_memory(array, other):
+        raise ValueError(f"{name}: expected an array of its own, got one that overlaps the parameter")
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two C-contiguous arrays begin and end alike."""
+    return a.nbytes == b.nbytes and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+
+
+def names(what: str, given: Mapping, expected: Sequence[str]) -> None:
+    """The keys of `given` are those expected, in any order."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what}: expected a mapping of names to arrays, got {kind(given)}")
+    faults = [f"{name} is missing" for name in expected if name not in given]
+    faults += [f"{name} is unexpected" for name in given if name not in expected]
+    if faults:
+        raise ValueError(f"{what}: expected exactly {', '.join(expected)}; {', '.join(faults)}")

@@ -1,0 +1,278 @@
+"""The command `fastrnn`: info, bench and verify. All printing is here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fastrnn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .benchmark.report import Report
+    from .benchmark.text import Corpus
+
+PEERS = ("torch", "onnxruntime")
+CELLS = ("rnn", "lstm", "gru")
+PICTURES = (".png", ".pdf", ".svg")
+CELL = {"load": 8, "forward": 13, "backward": 13, "threads": 9, "batch": 8, "chunks": 8}  # widths for `verify`
+INTERRUPTED = 130  # the exit code, as a shell gives it
+
+
+class UsageError(Exception):
+    """A request that cannot be met; the message is for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 if `verify` found a fault, 2 for a request that cannot be met."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except UsageError as error:
+        print(f"fastrnn {options.name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"fastrnn {options.name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastrnn", description="Recurrent layers for NumPy, at the speed of the CPU.")
+    parser.add_argument("--version", action="version", version=f"fastrnn {fastrnn.__version__}")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("info", help="say version, backend, instruction set, threads and compiler")
+    command.set_defaults(command=info)
+
+    command = commands.add_parser(
+        "verify",
+        help="check every backend and instruction set against the reference on this machine",
+        description="Compare every available backend, at every instruction-set level, with the reference in higher "
+        "precision, and check that results do not depend on threads, batch or chunks. Exit code 1 on a failure.",
+    )
+    command.add_argument("--backend", type=names(fastrnn.available_backends()), metavar="NAME[,NAME]", help="only these")
+    command.set_defaults(command=verify)
+
+    add_bench(commands)
+    return parser
+
+
+def add_bench(commands: Any) -> None:
+    bench_parser = commands.add_parser(
+        "bench",
+        help="measure RNN against LSTM against GRU, then train a character model with each",
+        description="Measure the throughput of RNN, LSTM and GRU, forward and training, on every available backend, "
+        "then train the same next-character model with each cell for a few seconds. Needs: pip install 'fastrnn[bench]'",
+        epilog='Sizes are "T,B,I,H": time steps, rows of the batch, input_size, hidden_size. '
+        "Figures of a busy machine mean little; competitors are measured in turns, so ratios mean more.",
+    )
+    add = bench_parser.add_argument
+    add("--quick", action="store_true", help="a small grid and short measurements: under a minute")
+    add("--threads", type=positive_integer, metavar="N", help="threads (default: the usable CPUs)")
+    backends = fastrnn.available_backends()
+    add("--backend", type=names(backends), metavar="NAME[,NAME]", help=f"of {', '.join(backends)}; default: all")
+    add("--cell", type=names(CELLS), default=CELLS, metavar="NAME[,NAME]", help=f"of {', '.join(CELLS)}; default: all")
+    add("--sizes", type=sizes, metavar="T,B,I,H;…", help='or "all", "default", "quick"')
+    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measure them too")
+    add("--seconds", type=positive_number, metavar="S", help="for one measurement (default: 0.3; quick: 0.1)")
+    add("--text", metavar="FILE", help="text for the character model (default: the Python standard library)")
+    add("--model-seconds", type=seconds_or_none, metavar="S", help="training per cell (default: 10; quick: 1.5; 0: none)")
+    add("--json", type=writable, metavar="FILE", help="write every figure as JSON")
+    add("--plot", type=picture, metavar="FILE.png", help="draw the figures")
+    bench_parser.set_defaults(command=bench)
+
+
+# --- types of arguments: argparse names the option, these say what was expected and what came
+
+
+def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """The parser of a comma-separated choice."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        given = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+        for word in given:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"expected names among {', '.join(known)}, got {word!r}")
+        return given
+
+    return parse
+
+
+def positive_integer(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    if not (value := number(text)) > 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
+def seconds_or_none(text: str) -> float:
+    if not (value := number(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def number(text: str) -> float:
+    """A finite number; NaN for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        return float("nan")
+    return value if abs(value) < float("inf") else float("nan")
+
+
+def sizes(text: str) -> tuple:
+    from .benchmark.workloads import parse_sizes
+
+    try:
+        return parse_sizes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def writable(text: str) -> Path:
+    """A file in a directory that exists: found out before minutes of measuring, not after."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in an existing directory, got {text!r}")
+    return path
+
+
+def picture(text: str) -> Path:
+    path = writable(text)
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(PICTURES)}, got {text!r}")
+    return path
+
+
+# --- the commands
+
+
+def info(options: argparse.Namespace) -> int:
+    print(fastrnn.show_config())
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """One line per backend, level and dtype, written as the checks come in; below it, what failed."""
+    from .verify import CHECKS
+    from .verify import verify as findings
+
+    print("forward, backward: the worst error against the reference in higher precision and the")
+    print("error allowed there, in eps of the largest magnitude in the array. threads, batch,")
+    print("chunks: whether results are the same bits on any number of threads, in any batch, and")
+    print("in pieces.")
+    print()
+    start = "{:8} {:10} {:8}".format
+    print(start("backend", "level", "dtype"), *(f"{check:>{CELL[check]}}" for check in CHECKS), sep="")
+    failures = 0
+    for key, group in groupby(findings(options.backend or fastrnn.available_backends()), lambda found: found[:3]):
+        print(start(*(word or "-" for word in key)), end="", flush=True)
+        faults = []
+        for found in group:
+            value = "same" if found.ok else "FAILED"
+            if found.error is not None:
+                value = f"{found.error:.2f} of {found.allowed:.0f}"
+            print(f"{value:>{CELL[found.check]}}", end="", flush=True)
+            faults += [] if found.ok else [f"FAILED {found.check}: {found.where}"]
+        print("".join(f"\n    {fault}" for fault in faults))
+        failures += len(faults)
+    print()
+    print(f"checks failed: {failures}" if failures else "all checks passed")
+    return 1 if failures else 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    needed = ["rich"] + ["matplotlib"] * (options.plot is not None)
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} not installed: pip install 'fastrnn[bench]'")
+    from rich.console import Console
+
+    from .benchmark import table
+
+    console = Console(highlight=False)
+    report = measure(options, console)
+    for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
+        console.print(part)
+    if options.json is not None:
+        from .benchmark.report import to_json
+
+        options.json.write_text(to_json(report) + "\n")
+    if options.plot is not None:
+        from .benchmark.plot import draw
+
+        draw(report).savefig(options.plot, dpi=130)
+    for path in filter(None, (options.json, options.plot)):
+        console.print(f"wrote {path}", style="dim", soft_wrap=True)
+    return 0
+
+
+def measure(options: argparse.Namespace, console: Console) -> Report:
+    """Measure what the options ask for, with a progress bar on stderr."""
+    import numpy as np
+
+    from .benchmark import machine, table, workloads
+    from .benchmark.charlm import Recipe, learn_all
+    from .benchmark.peers import load_backends, load_peers
+    from .benchmark.report import Report
+    from .benchmark.runner import Outcome, Settings, run_grid
+
+    quick = options.quick
+    chosen = options.sizes or (workloads.QUICK if quick else workloads.DEFAULT)
+    threads = options.threads or fastrnn.get_num_threads()
+    seconds = options.seconds or (0.1 if quick else 0.3)
+    settings = Settings(chosen, options.cell, workloads.MODES, np.dtype(options.dtype), threads, seconds)
+    model_seconds = options.model_seconds if options.model_seconds is not None else (1.5 if quick else 10.0)
+    recipe = Recipe(hidden_size=128 if quick else 256, dtype=settings.dtype)
+    corpus = read_corpus(options.text) if model_seconds else None
+
+    ours, missing = load_backends(options.backend or fastrnn.available_backends())
+    peers, absent = load_peers(options.peers, threads)
+    competitors = [*ours, *peers]
+    versions = {peer.name: peer.version() for peer in peers}
+    with machine.threads_everywhere(threads):
+        report = Report(machine.describe(), versions, settings, Outcome([], []))
+        for line in (*table.header(report), *(f"{name} is left out: {reason}" for name, reason in missing + absent)):
+            console.print(line)
+        with progress_bar() as show:
+            report = report._replace(outcome=run_grid(settings, competitors, show))
+        if corpus is not None:
+            with progress_bar() as show, fastrnn.use_backend(ours[0].name):
+                learned = learn_all(settings.cells, corpus, recipe, model_seconds, show)
+            report = report._replace(corpus=corpus.name, recipe=recipe, learned=learned)
+    return report
+
+
+def read_corpus(path: str | None) -> Corpus:
+    from .benchmark.text import load_corpus
+
+    try:
+        return load_corpus(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"argument --text: {error}") from error
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar on stderr, gone when it is done; the function it gives shows what is under way, how much is done, of what."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(24), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)

@@ -1,0 +1,99 @@
+"""The choice of backend and the number of threads: process-wide settings, one context variable, the environment.
+
+FASTRNN_BACKEND forces a backend and FASTRNN_NUM_THREADS sets the number of threads; both are read at import, where a
+bad value is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+
+from . import backends, checks, cpus
+from .backends import BackendUnavailable
+from .backends.base import Backend
+
+_in_context: ContextVar[Backend | None] = ContextVar("fastrnn_backend", default=None)
+_backend: Backend | None = None
+_threads: int | None = None
+
+
+def backend() -> Backend:
+    """The backend in force: of the context, of the process, of the environment, or the best that works here."""
+    return _in_context.get() or _backend or _choose()
+
+
+def _choose() -> Backend:
+    """Settle on the first backend that loads; one that is installed and does not load earns a warning."""
+    global _backend
+    for name in filter(backends.installed, backends.ENTRIES):
+        try:
+            _backend = backends.load(name)
+            break
+        except BackendUnavailable as error:
+            warnings.warn(f"fastrnn falls back to a slower backend; {error}", RuntimeWarning, stacklevel=4)
+    assert _backend is not None, "the numpy backend always loads"
+    return _backend
+
+
+def available_backends() -> tuple[str, ...]:
+    """The names of the backends that can be used here, best first."""
+    return backends.available()
+
+
+def get_backend() -> str:
+    """The name of the backend in force."""
+    return backend().name
+
+
+def set_backend(name: str) -> None:
+    """Use a backend in the whole process, except within `use_backend`.
+
+    Raises BackendUnavailable (an ImportError and a ValueError) for one that is unknown or cannot run here.
+    """
+    global _backend
+    _backend = backends.load(name)
+
+
+def use_backend(name: str) -> AbstractContextManager[None]:
+    """A context manager: use a backend in this thread or task within the block. Raises as `set_backend`."""
+    return _use(backends.load(name))
+
+
+@contextmanager
+def _use(chosen: Backend) -> Iterator[None]:
+    token = _in_context.set(chosen)
+    try:
+        yield
+    finally:
+        _in_context.reset(token)
+
+
+def get_num_threads() -> int:
+    """The number of threads a call may use; by default the usable CPUs (affinity mask and cgroup quota)."""
+    global _threads
+    if _threads is None:
+        _threads = cpus.usable_cpus()
+    return _threads
+
+
+def set_num_threads(n: int) -> None:
+    """Let every call in the process use up to n >= 1 threads. Results do not depend on it."""
+    global _threads
+    _threads = checks.integer("n", n)
+
+
+def _read_environment() -> None:
+    global _backend, _threads
+    if name := os.environ.get("FASTRNN_BACKEND"):
+        _backend = backends.load(name, "FASTRNN_BACKEND")
+    if word := os.environ.get("FASTRNN_NUM_THREADS"):
+        if not (word.isdecimal() and int(word) >= 1):
+            raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")
+        _threads = int(word)
+
+
+_read_environment()

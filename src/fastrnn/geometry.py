@@ -1,0 +1,202 @@
+"""A layer's shape, and the way between the caller's layouts and the backends' time-major one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import checks
+from .spec import Cell
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray
+
+
+class LayerSpec(NamedTuple):
+    """What a layer is, apart from its weights. A cell is a layer whose sequences have one step."""
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    dtype: np.dtype
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        return self.directions * self.hidden_size
+
+    def inner_state(self, B: int) -> tuple[int, int, int]:
+        """The shape of each part of a state in the backends' layout."""
+        return self.num_layers * self.directions, B, self.hidden_size
+
+
+class DescribedCell:
+    """The constructor's arguments, to be read back."""
+
+    __slots__ = ()
+    _spec: LayerSpec
+
+    @property
+    def input_size(self) -> int:
+        return self._spec.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self._spec.hidden_size
+
+    @property
+    def bias(self) -> bool:
+        return self._spec.bias
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._spec.dtype
+
+
+class DescribedLayer(DescribedCell):
+    """As `DescribedCell`, with what only layers have."""
+
+    __slots__ = ()
+
+    @property
+    def num_layers(self) -> int:
+        return self._spec.num_layers
+
+    @property
+    def batch_first(self) -> bool:
+        return self._spec.batch_first
+
+    @property
+    def dropout(self) -> float:
+        return self._spec.dropout
+
+    @property
+    def bidirectional(self) -> bool:
+        return self._spec.bidirectional
+
+
+class Call(NamedTuple):
+    """The arguments of a call, checked and in the backends' layout."""
+
+    x: Array  # (T, B, I)
+    state: tuple[Array, ...]  # each (L·D, B, H)
+    lengths: Array | None  # (B,) int64
+    batched: bool
+
+
+def describe(name: str, spec: LayerSpec) -> str:
+    """The call that makes a layer or cell of this spec, without the defaults."""
+    options = {
+        "num_layers": (spec.num_layers, 1),
+        "nonlinearity": (spec.cell.name.removeprefix("rnn_"), "tanh" if spec.cell.gates == 1 else spec.cell.name),
+        "bias": (spec.bias, True),
+        "batch_first": (spec.batch_first, False),
+        "dropout": (spec.dropout, 0.0),
+        "bidirectional": (spec.bidirectional, False),
+        "dtype": (spec.dtype.name, "float32"),
+    }
+    given = [f", {option}={value!r}" for option, (value, default) in options.items() if value != default]
+    return f"{name}({spec.input_size}, {spec.hidden_size}{''.join(given)})"
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """np.empty, with a MemoryError also for what no address could hold."""
+    return allocate(np.empty, shape, dtype)
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """np.zeros, with a MemoryError also for what no address could hold."""
+    return allocate(np.zeros, shape, dtype)
+
+
+def allocate(how: Callable[..., Array], shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    try:
+        return how(shape, dtype)
+    except ValueError as error:
+        raise MemoryError(f"cannot allocate an array of shape {shape} and dtype {dtype}") from error
+
+
+def read_state(spec: LayerSpec, state: Any, shape: tuple[int, ...], inner: tuple[int, ...]) -> tuple[Array, ...]:
+    """The parts of an initial state, each of `shape`, as C-contiguous arrays of the shape `inner`; zeros for None."""
+    if state is None:
+        return tuple([zeros(inner, spec.dtype) for _ in range(spec.cell.states)])
+    return checks.state(state, spec.cell.states, shape, inner, spec.dtype)
+
+
+def as_state(parts: tuple[Array, ...], shape: tuple[int, ...]) -> Any:
+    """The parts of a state in the caller's layout: a bare array, or a pair."""
+    if parts[0].shape != shape:
+        parts = tuple(part.reshape(shape) for part in parts)
+    return parts if len(parts) == 2 else parts[0]
+
+
+# --- a layer's layout: x and y (T, B, n), with batch_first (B, T, n), unbatched (T, n); state (L·D, B, H) or (L·D, H)
+
+
+def time_major(array: Array, batch_first: bool) -> Array:
+    """A sequence in the caller's layout as a (T, B, n) view."""
+    if array.ndim == 2:
+        return array[:, None]
+    return array.swapaxes(0, 1) if batch_first else array
+
+
+def sequence_shape(spec: LayerSpec, call: Call, size: int) -> tuple[int, ...]:
+    """The shape of a sequence in the caller's layout."""
+    T, B = call.x.shape[:2]
+    if not call.batched:
+        return T, size
+    return (B, T, size) if spec.batch_first else (T, B, size)
+
+
+def state_shape(spec: LayerSpec, B: int, batched: bool) -> tuple[int, ...]:
+    """The shape of each part of a state in the caller's layout."""
+    runs, B, H = spec.inner_state(B)
+    return (runs, B, H) if batched else (runs, H)
+
+
+def read_call(spec: LayerSpec, x: ArrayLike, state: Any, lengths: ArrayLike | None) -> Call:
+    """Check and convert the arguments of a layer's call."""
+    I = spec.input_size
+    expected = ("B", "T", I) if spec.batch_first else ("T", "B", I)
+    given = checks.strided(checks.shaped("x", checks.real("x", x), expected, ("T", I)), spec.dtype)
+    batched = given.ndim == 3
+    given = time_major(given, spec.batch_first)
+    T, B = given.shape[:2]
+    parts = read_state(spec, state, state_shape(spec, B, batched), spec.inner_state(B))
+    return Call(given, parts, checks.lengths(lengths, T, B, batched), batched)
+
+
+# --- a cell's layout: x (B, n) or unbatched (n,); state (B, H) or (H,)
+
+
+def one_step(array: Array) -> Array:
+    """A cell's array in the caller's layout as a (1, B, n) view."""
+    return array[None] if array.ndim == 2 else array[None, None]
+
+
+def cell_shape(B: int, size: int, batched: bool) -> tuple[int, ...]:
+    """The shape of a cell's array in the caller's layout."""
+    return (B, size) if batched else (size,)
+
+
+def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any) -> Call:
+    """Check and convert the arguments of a cell's call."""
+    I = spec.input_size
+    given = checks.strided(checks.shaped("x", checks.real("x", x), ("B", I), (I,)), spec.dtype)
+    batched = given.ndim == 2
+    given = one_step(given)
+    B = given.shape[1]
+    shape = cell_shape(B, spec.hidden_size, batched)
+    return Call(given, read_state(spec, state, shape, spec.inner_state(B)), None, batched)

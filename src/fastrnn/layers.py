@@ -1,0 +1,222 @@
+"""RNN, LSTM and GRU: stacks of recurrent layers over whole sequences.
+
+    T  time steps            I  input_size      L  num_layers
+    B  rows of the batch     H  hidden_size     D  directions, 1 or 2
+
+    x       (T, B, I), with batch_first (B, T, I), unbatched (T, I)
+    y       (T, B, D·H), with batch_first (B, T, D·H), unbatched (T, D·H); the last layer's h of every step
+    state   h, or for LSTM (h, c): (L·D, B, H) each, whatever batch_first says, unbatched (L·D, H);
+            row k·D + d belongs to layer k, direction d; None means zeros
+    lengths (B,) integers from 1 to T: the valid steps of each row, None for T in all
+
+Outputs at or past a row's length are zero, its final state is that of its last valid step, the reverse direction
+starts there, and x and dy are not read there.
+
+Inputs are anything `np.asarray` takes. Real numbers and booleans are converted to the layer's dtype; other kinds of
+values are a TypeError, other shapes a ValueError. Inputs are never modified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+
+from . import checks, config, stack
+from .frozen import FrozenLayer, infer
+from .geometry import (
+    Array,
+    DescribedLayer,
+    LayerSpec,
+    as_state,
+    empty,
+    read_call,
+    sequence_shape,
+    state_shape,
+    time_major,
+)
+from .params import Accumulators, Parameters, group, layer_suffixes, rnn_cell
+from .spec import GRU as GRU_CELL
+from .spec import LSTM as LSTM_CELL
+from .spec import Cell
+from .tape import Grads, S, Tape, check_tape
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+
+class Layer(Parameters, DescribedLayer, Generic[S]):
+    """What RNN, LSTM and GRU share."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        dtype: DTypeLike,
+        rng: Any,
+    ) -> None:
+        spec = LayerSpec(
+            cell,
+            checks.integer("input_size", input_size),
+            checks.integer("hidden_size", hidden_size),
+            checks.integer("num_layers", num_layers),
+            checks.flag("bias", bias),
+            checks.flag("batch_first", batch_first),
+            checks.probability("dropout", dropout),
+            checks.flag("bidirectional", bidirectional),
+            checks.float_dtype(dtype),
+        )
+        self._rng = checks.generator(rng)
+        super().__init__(spec, layer_suffixes(spec), self._rng)
+
+    def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
+        """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
+        backend = config.backend()
+        packed = [backend.pack(self._spec.cell, layer) for layer in self._weights]
+        return infer(self._spec, backend, packed, x, state, lengths)
+
+    def forward(
+        self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Array, S, Tape]:
+        """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
+
+        The tape refers to x, y and the parameters: leave them unchanged until `backward` has been called.
+        """
+        spec, backend = self._spec, config.backend()
+        call = read_call(spec, x, state, lengths)
+        y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
+        after, runs = stack.record(spec, backend, self._weights, call, time_major(y, spec.batch_first), self._rng)
+        tape = Tape(self, spec, backend, self._weights, call, runs)
+        return y, as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Grads[S] | Mapping[str, Array] | None = None,
+    ) -> Grads[S]:
+        """Gradients of a loss from its gradients by y and by the final state.
+
+        dy is shaped as y, dstate as the state; None, also for one part of dstate, means zero, but not for all.
+        `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
+        arrays, and these are returned. The gradients of x and of the initial state are new arrays.
+        """
+        check_tape(tape, self)
+        spec, call = self._spec, tape.call
+        B = call.x.shape[1]
+        shape = state_shape(spec, B, call.batched)
+        nothing = None if spec.cell.states == 1 else (None, None)
+        named = checks.parts("dstate", nothing if dstate is None else dstate, spec.cell.states)
+        dafter = checks.gradients(named, shape, spec.inner_state(B), spec.dtype)
+        if dy is not None:
+            dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))
+            dy = time_major(checks.strided(dy, spec.dtype), spec.batch_first)
+        checks.some_gradient("dy, dstate", dy, *dafter)
+        sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate)
+        dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
+        inner = group(sums.inner, self._suffixes)
+        before = stack.backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner)
+        return Grads(dx, as_state(before, shape), sums.finish())
+
+    def freeze(self) -> FrozenLayer[S]:
+        """An immutable copy for inference, its weights packed once for the backend in force now."""
+        return FrozenLayer(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
+
+
+class RNN(Layer[Array]):
+    """Elman layers: h_t = f(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), f being tanh or relu (Elman 1990).
+
+    The constructor draws parameters, named and shaped as torch.nn.RNN's, from U(-1/√H, 1/√H) with `rng`: None, a
+    seed, a SeedSequence or a Generator; `forward` draws its dropout masks from it. dtype is float32 or float64.
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+    ) -> None:
+        cell = rnn_cell(nonlinearity)
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+        )
+
+    @property
+    def nonlinearity(self) -> str:
+        return self._spec.cell.name.removeprefix("rnn_")
+
+
+class LSTM(Layer[tuple[Array, Array]]):
+    """Long short-term memory layers, gates i, f, g, o (Hochreiter & Schmidhuber 1997, Gers et al. 2000):
+
+        i, f, o = σ(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)      g = tanh(likewise)
+        c_t = f c_(t-1) + i g                                   h_t = o tanh(c_t)
+
+    The constructor draws parameters, named and shaped as torch.nn.LSTM's, from U(-1/√H, 1/√H) with `rng`: None, a
+    seed, a SeedSequence or a Generator; `forward` draws its dropout masks from it. dtype is float32 or float64.
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(
+            LSTM_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+        )
+
+
+class GRU(Layer[Array]):
+    """Gated recurrent units, gates r, z, n, with the reset gate after the product (Cho et al. 2014, as torch.nn.GRU):
+
+        r, z = σ(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)         n = tanh(W_in x_t + b_in + r (W_hn h_(t-1) + b_hn))
+        h_t = (1 - z) n + z h_(t-1)
+
+    The constructor draws parameters, named and shaped as torch.nn.GRU's, from U(-1/√H, 1/√H) with `rng`: None, a
+    seed, a SeedSequence or a Generator; `forward` draws its dropout masks from it. dtype is float32 or float64.
+    Raises TypeError or ValueError that names the argument.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(
+            GRU_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+        )

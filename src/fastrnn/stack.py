@@ -1,0 +1,108 @@
+"""A stack of layers over bare, checked arrays: the one place that runs the backends over whole sequences.
+
+    x  (T, B, I)    y  (T, B, D·H)    state  each part (L·D, B, H)    L  layers    D  directions
+
+T or B may be 0 here: then there is nothing to compute, and the backends are not called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import config
+from .backends.base import Backend
+from .geometry import Array, Call, LayerSpec, empty
+from .spec import Weights
+from .tape import Run, Tape
+
+
+def layer_state(state: Sequence[Any], layer: int, directions: int) -> tuple[Any, ...]:
+    """The (D, B, H) parts of one layer; None stays None."""
+    rows = slice(layer * directions, (layer + 1) * directions)
+    return tuple(None if part is None else part[rows] for part in state)
+
+
+def infer(spec: LayerSpec, backend: Backend, packed: Sequence[Any], call: Call, y: Array) -> tuple[Array, ...]:
+    """Fill y and return the final state."""
+    x, state, lengths, _ = call
+    if x.size == 0:
+        return tuple(part.copy() for part in state)
+    after = tuple(empty(part.shape, spec.dtype) for part in state)
+    D, threads = spec.directions, config.get_num_threads()
+    for k, weights in enumerate(packed):
+        target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
+        backend.forward(weights, x, layer_state(state, k, D), lengths, target, layer_state(after, k, D), None, threads)
+        x = target
+    return after
+
+
+def record(
+    spec: LayerSpec,
+    backend: Backend,
+    weights: Sequence[Sequence[Weights]],
+    call: Call,
+    y: Array,
+    rng: np.random.Generator | None = None,
+) -> tuple[tuple[Array, ...], list[Run]]:
+    """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer."""
+    x, state, lengths, _ = call
+    if x.size == 0:
+        return tuple(part.copy() for part in state), []
+    after = tuple(empty(part.shape, spec.dtype) for part in state)
+    (T, B, _), D, S, threads = x.shape, spec.directions, spec.cell.saved, config.get_num_threads()
+    runs: list[Run] = []
+    for k, layer in enumerate(weights):
+        kept = None
+        if k and spec.dropout and rng is not None:
+            kept = rng.random(x.shape, np.float32) >= spec.dropout
+            x = drop(x, kept, spec.dropout)
+        target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
+        saved = empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
+        before, then = layer_state(state, k, D), layer_state(after, k, D)
+        backend.forward(backend.pack(spec.cell, layer), x, before, lengths, target, then, saved, threads)
+        runs.append(Run(x, target, before, saved, kept))
+        x = target
+    return after, runs
+
+
+def backprop(
+    tape: Tape, dy: Array | None, dafter: Sequence[Array | None], dx: Array, dweights: Sequence[Sequence[Weights]]
+) -> tuple[Array, ...]:
+    """Fill dx, add the parameters' gradients into `dweights`, and return the gradient of the initial state.
+
+    dy, dx and the parts of dafter are laid out as y, x and the state in `record`; all but dx may be None for zero.
+    """
+    spec, call = tape.spec, tape.call
+    if not tape.runs:
+        return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, dafter))
+    dstate = tuple(empty(part.shape, spec.dtype) for part in call.state)
+    D, threads = spec.directions, config.get_num_threads()
+    for k, (x, y, state, saved, kept) in reversed(list(enumerate(tape.runs))):
+        target = dx if k == 0 else empty(x.shape, spec.dtype)
+        tape.backend.backward(
+            spec.cell,
+            tape.weights[k],
+            x,
+            y,
+            state,
+            call.lengths,
+            saved,
+            dy,
+            layer_state(dafter, k, D),
+            target,
+            layer_state(dstate, k, D),
+            dweights[k],
+            threads,
+        )
+        dy = target if kept is None else drop(target, kept, spec.dropout, out=target)
+    return dstate
+
+
+def drop(values: Array, kept: Array, dropout: float, out: Array | None = None) -> Array:
+    """`values` where kept, scaled so that their expectation stays; zero elsewhere."""
+    scale = 0.0 if dropout == 1 else 1 / (1 - dropout)
+    out = np.multiply(values, kept, out=out)
+    return np.multiply(out, values.dtype.type(scale), out=out)

@@ -1,0 +1,272 @@
+"""Is every backend right on this machine? Values against the reference in higher precision, and the invariances.
+
+The reference runs in the next wider type (float64 for float32, long double for float64). Errors are relative to the
+largest magnitude in the array, in units of the type's eps; what is allowed follows from the length of the sums:
+4·ceil(log2((I+H)·T)) forward, twice that backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from math import ceil, inf, log2
+from typing import NamedTuple
+
+import numpy as np
+
+from . import backends
+from .backends import reference
+from .backends.base import Backend
+from .spec import CELLS, Weights
+
+Arrays = dict[str, np.ndarray]
+DTYPES = ("float32", "float64")
+WIDER = {"float32": np.float64, "float64": np.longdouble}
+
+
+class Case(NamedTuple):
+    """One call of a backend, forward and backward."""
+
+    cell: str
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    directions: int = 1
+    ragged: bool = False  # rows of different lengths, NaN past their ends
+    bias: bool = True
+
+    def __str__(self) -> str:
+        words = f"{self.cell} T={self.T} B={self.B} I={self.I} H={self.H}"
+        both, ragged = " both directions" * (self.directions == 2), " ragged" * self.ragged
+        return words + both + ragged + " no bias" * (not self.bias)
+
+    @property
+    def allowed(self) -> int:
+        """The error allowed forward, in eps."""
+        return 4 * ceil(log2((self.I + self.H) * self.T))
+
+
+# (T, B, I, H): a single unit, odd sizes around the widths of vectors and tiles, long chains, sizes that use threads.
+SHAPES = (
+    (3, 16, 1, 1), (7, 3, 2, 5), (13, 1, 16, 17), (5, 17, 3, 33), (40, 6, 40, 16), (200, 2, 5, 24), (12, 1, 64, 130),
+    (9, 33, 48, 96),
+)  # fmt: skip
+CASES = tuple(
+    Case(cell, *shape, directions, ragged, bias)
+    for cell in CELLS
+    for k, shape in enumerate(SHAPES)
+    for directions, ragged, bias in [(1, False, True), (2, True, k % 2 == 0)]
+)
+# For the invariances: rows over threads, units over threads, and less than a vector.
+INVARIANT = tuple(
+    Case(cell, *shape, ragged=ragged)
+    for cell in CELLS
+    for shape, ragged in [((9, 33, 48, 96), True), ((12, 1, 64, 130), False), ((11, 5, 3, 7), True)]
+)
+
+
+class Inputs(NamedTuple):
+    weights: tuple[Weights, ...]
+    x: np.ndarray
+    state: tuple[np.ndarray, ...]
+    lengths: np.ndarray | None
+    dy: np.ndarray
+    dstate: tuple[np.ndarray, ...]
+
+
+class Finding(NamedTuple):
+    """One line of the verdict: the worst of many cases."""
+
+    backend: str
+    level: str  # the instruction set, "" where there is no choice
+    dtype: str
+    check: str  # of CHECKS, or "load"
+    error: float | None  # in eps; None for an invariance, which holds bit for bit or not
+    allowed: float | None
+    where: str  # the case and array of the worst error, or of the first difference
+    ok: bool
+
+
+@lru_cache(maxsize=None)
+def inputs(case: Case, dtype: str) -> Inputs:
+    """The data of a case: weights as of a new layer, x and states standard normal, gradients positive.
+
+    Gradients of both signs could cancel in a bias of one element and leave nothing but rounding errors.
+    """
+    spec, (_, T, B, I, H, D, ragged, bias) = CELLS[case.cell], case  # noqa: E741
+    rng = np.random.default_rng([T, B, I, H, D])
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
+
+    def positive(*shape: int) -> np.ndarray:
+        return rng.uniform(0.5, 1.5, shape).astype(dtype)
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.uniform(-(H**-0.5), H**-0.5, shape).astype(dtype)
+
+    rows = spec.gates * H
+    weights = tuple(
+        Weights(weight(rows, I), weight(rows, H), *((weight(rows), weight(rows)) if bias else ())) for _ in range(D)
+    )
+    x, dy = normal(T, B, I), positive(T, B, D * H)
+    state, dstate = (tuple(draw(D, B, H) for _ in range(spec.states)) for draw in (normal, positive))
+    lengths = None
+    if ragged:
+        lengths = rng.integers(1, T + 1, B)
+        for row, length in enumerate(lengths):
+            x[length:, row] = dy[length:, row] = np.nan
+    return Inputs(weights, x, state, lengths, dy, dstate)
+
+
+def unset(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to be filled: what is forgotten stays NaN."""
+    return np.full(shape, np.nan, dtype)
+
+
+def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[Arrays, Arrays]:
+    """What a backend makes of a case: the arrays of forward and of backward, by name."""
+    spec, dtype = CELLS[case.cell], given.x.dtype
+    (T, B, I), (D, _, H) = given.x.shape, given.state[0].shape  # noqa: E741
+    y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
+    saved = unset((D, T, B, spec.saved, H), dtype) if spec.saved else None
+    packed = backend.pack(spec, given.weights)
+    backend.forward(packed, given.x, given.state, given.lengths, y, out, saved, threads)
+
+    dx, dstate0 = unset(given.x.shape, dtype), tuple(unset(part.shape, dtype) for part in given.state)
+    dweights = tuple(Weights(*(None if w is None else np.zeros_like(w) for w in weights)) for weights in given.weights)
+    backend.backward(
+        spec, given.weights, given.x, y, given.state, given.lengths, saved, given.dy, given.dstate, dx, dstate0, dweights,
+        threads,
+    )  # fmt: skip
+    named = {f"d{name}[{d}]": g for d, dw in enumerate(dweights) for name, g in dw._asdict().items() if g is not None}
+    forward = {"y": y, **dict(zip(("h", "c"), out))}
+    return forward, {"dx": dx, **dict(zip(("dh", "dc"), dstate0)), **named}
+
+
+@lru_cache(maxsize=None)
+def expected(case: Case, dtype: str) -> tuple[Arrays, Arrays]:
+    """The reference's answer in the wider type."""
+    given, wider = inputs(case, dtype), WIDER[dtype]
+
+    def widen(arrays: Iterable[np.ndarray | None]) -> tuple:
+        return tuple(None if array is None else array.astype(wider) for array in arrays)
+
+    weights = tuple(Weights(*widen(w)) for w in given.weights)
+    x, dy = widen((given.x, given.dy))
+    return run(reference, case, Inputs(weights, x, widen(given.state), given.lengths, dy, widen(given.dstate)))
+
+
+def error_in_eps(got: np.ndarray, exact: np.ndarray) -> float:
+    """The largest deviation in eps of `got`'s type, relative to the largest magnitude; infinite for NaN."""
+    deviation, largest = np.max(np.abs(got - exact), initial=0), np.max(np.abs(exact), initial=0)
+    if deviation == 0:
+        return 0.0
+    error = float(deviation / largest) / float(np.finfo(got.dtype).eps) if largest else inf
+    return inf if np.isnan(error) else error
+
+
+# --- the checks: a backend at the level in force
+
+
+def check_values(backend: Backend, level: str, dtype: str) -> list[Finding]:
+    """The worst error forward and backward, by how much of the allowance it takes."""
+    worst: dict[str, tuple[float, float, str]] = {}
+    for case in CASES:
+        passes = zip(("forward", "backward"), (1, 2), run(backend, case, inputs(case, dtype)), expected(case, dtype))
+        for check, factor, got, exact in passes:
+            for name, array in got.items():
+                error, allowed = error_in_eps(array, exact[name]), factor * case.allowed
+                if check not in worst or error / allowed > worst[check][0] / worst[check][1]:
+                    worst[check] = error, allowed, f"{name} of {case}"
+    return [
+        Finding(backend.name, level, dtype, check, error, allowed, where, ok=error <= allowed)
+        for check, (error, allowed, where) in worst.items()
+    ]
+
+
+def check_invariances(backend: Backend, level: str, dtype: str) -> list[Finding]:
+    """The same bits on any number of threads, in any batch, in any chunks."""
+    found = []
+    for name, differences in INVARIANCES.items():
+        where = next((f"{array} of {case}" for case in INVARIANT for array in differences(backend, case, dtype)), "")
+        found.append(Finding(backend.name, level, dtype, name, None, None, where, ok=not where))
+    return found
+
+
+def differing(got: Arrays, wanted: Arrays) -> Iterator[str]:
+    return (name for name, array in got.items() if array.tobytes() != wanted[name].tobytes())
+
+
+def threads_differ(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
+    """Everything, on two and three threads instead of one."""
+    alone = run(backend, case, inputs(case, dtype), threads=1)
+    for threads in (2, 3):
+        for got, wanted in zip(run(backend, case, inputs(case, dtype), threads), alone):
+            yield from differing(got, wanted)
+
+
+def batch_differs(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
+    """Outputs, states and their gradients of a row, alone and without padding instead of in its batch."""
+    given = inputs(case, dtype)
+    together = {name: array for arrays in run(backend, case, given) for name, array in arrays.items()}
+    for b in {0, case.B // 2, case.B - 1}:
+        T = case.T if given.lengths is None else int(given.lengths[b])
+        state, dstate = (tuple(part[:, b : b + 1].copy() for part in parts) for parts in (given.state, given.dstate))
+        row = Inputs(given.weights, given.x[:T, b : b + 1], state, None, given.dy[:T, b : b + 1], dstate)
+        alone = {name: array for arrays in run(backend, case, row) for name, array in arrays.items()}
+        for name in ("y", "dx", "h", "c", "dh", "dc"):
+            if name in together:
+                part = together[name][:T, b : b + 1] if name in ("y", "dx") else together[name][:, b : b + 1]
+                yield from differing({name: alone[name]}, {name: part})
+
+
+def chunks_differ(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
+    """Outputs and state, without a tape in chunks and step by step, instead of as a whole with one."""
+    given = inputs(case._replace(ragged=False), dtype)
+    whole, _ = run(backend, case, given)
+    packed = backend.pack(CELLS[case.cell], given.weights)
+    for cuts in ([0, case.T // 3, case.T], range(case.T + 1)):
+        y, state = unset(whole["y"].shape, whole["y"].dtype), tuple(part.copy() for part in given.state)
+        for start, stop in zip(cuts, cuts[1:]):
+            backend.forward(packed, given.x[start:stop], state, None, y[start:stop], state, None, 1)
+        yield from differing({"y": y, **dict(zip(("h", "c"), state))}, whole)
+
+
+INVARIANCES = {"threads": threads_differ, "batch": batch_differs, "chunks": chunks_differ}
+CHECKS = ("forward", "backward", *INVARIANCES)
+
+
+# --- all of them
+
+
+@contextmanager
+def at_level(backend: Backend, level: str) -> Iterator[None]:
+    """The native backend at one of its instruction-set levels; the others have none."""
+    if not level:
+        yield
+        return
+    before = backend.level()
+    backend.set_level(level)
+    try:
+        yield
+    finally:
+        backend.set_level(before)
+
+
+def verify(names: Iterable[str]) -> Iterator[Finding]:
+    """Check the named backends at every level, finding by finding."""
+    for name in names:
+        try:
+            backend = backends.load(name)
+        except backends.BackendUnavailable as error:
+            yield Finding(name, "", "", "load", None, None, str(error), ok=False)
+            continue
+        for level in backend.levels() if hasattr(backend, "levels") else [""]:
+            with at_level(backend, level):
+                for dtype in DTYPES:
+                    yield from check_values(backend, level, dtype)
+                    if backend is not reference:  # the reference promises values, not bits
+                        yield from check_invariances(backend, level, dtype)

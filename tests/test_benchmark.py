@@ -1,0 +1,372 @@
+"""The benchmark beside its figures: workloads, sampling, agreement with peers, the character model, the output."""
+
+import io
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn.benchmark import charlm, measure, peers, runner, text, workloads
+from fastrnn.benchmark.measure import Call, Timing
+from fastrnn.benchmark.workloads import Size, Workload
+
+# --- workloads
+
+
+@pytest.mark.parametrize("cell, flops", [("rnn", 540), ("lstm", 2160), ("gru", 1620)])
+def test_flops_of_two_products_by_hand(cell, flops):
+    # 6 row-steps, each gate of 5 units a dot product over 4 inputs and 5 states: 6·5·9 multiply-adds, 2 flops each.
+    size = Size(T=2, B=3, I=4, H=5)
+    assert Workload(cell, size, "forward").flops == flops
+    assert Workload(cell, size, "training").flops == 3 * flops
+    assert Workload(cell, size, "forward").steps == 6
+
+
+def test_lists_of_sizes():
+    assert len(set(workloads.GRID)) == 13
+    assert set(workloads.QUICK) < set(workloads.GRID) and set(workloads.DEFAULT) < set(workloads.GRID)
+    assert workloads.parse_sizes("all") == workloads.GRID
+    assert workloads.parse_sizes("1,2,3,4;5,6,7,8") == (Size(1, 2, 3, 4), Size(5, 6, 7, 8))
+
+
+@pytest.mark.parametrize("wrong", ["", "1,2,3", "1,2,3,4,5", "1,2,3,x", "1,2,3,0", "1,-2,3,4", "1,2,3,4;", "1.5,2,3,4"])
+def test_wrong_sizes(wrong):
+    with pytest.raises(ValueError, match="expected four positive integers T,B,I,H, got '"):
+        workloads.parse_sizes(wrong)
+
+
+def test_grid_keeps_cells_of_a_size_and_mode_together():
+    sizes = (Size(1, 1, 1, 1), Size(2, 2, 2, 2))
+    found = [(w.size.T, w.mode, w.cell) for w in workloads.workloads(sizes)]
+    wanted = [(T, mode, cell) for T in (1, 2) for mode in ("forward", "training") for cell in ("rnn", "lstm", "gru")]
+    assert found == wanted
+
+
+def test_problem_is_reproducible_and_head_takes_its_first_steps():
+    workload = Workload("gru", Size(6, 2, 3, 4), "training")
+    first, second = (workloads.problem(workload, np.float64) for _ in range(2))
+    np.testing.assert_array_equal(first.x, second.x)
+    np.testing.assert_array_equal(first.layer.params["weight_hh_l0"], second.layer.params["weight_hh_l0"])
+    assert first.x.dtype == first.dy.dtype == np.float64
+    part = first.head(2)
+    assert part.workload.size == Size(2, 2, 3, 4)
+    np.testing.assert_array_equal(part.dy, first.dy[:2])
+
+
+# --- sampling
+
+
+def test_timing_statistics():
+    timing = Timing((5.0, 1.0, 2.0, 4.0, 3.0), calls=7)
+    assert timing.median == 3
+    assert timing.quartiles == (2, 4)
+    assert timing.spread == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    "call, budget, samples, calls",
+    [
+        (1e-6, 0.1, 25, 4000),  # many short calls fill the budget
+        (0.01, 0.1, 10, 1),
+        (5.0, 0.1, 3, 1),  # a slow one still gets its three
+        (1e-5, 1e-6, 3, 100),  # no sample is shorter than a millisecond
+    ],
+)
+def test_plan(call, budget, samples, calls):
+    found_samples, found_calls = measure.plan(call, budget)
+    assert found_samples == pytest.approx(samples, abs=1 if samples > 3 else 0)
+    assert found_calls == pytest.approx(calls, rel=0.01)
+
+
+def test_schedule_spreads_every_competitor_over_the_run():
+    order = measure.schedule([9, 3])
+    assert [order.count(i) for i in (0, 1)] == [9, 3]
+    assert all(order[k : k + 4].count(1) == 1 for k in (0, 4, 8))
+
+
+def test_interleave_samples_in_turns_within_each_context():
+    active, log = [], []
+
+    def competitor(name):
+        class Context(nullcontext):
+            def __enter__(self):
+                active.append(name)
+
+            def __exit__(self, *_):
+                active.remove(name)
+
+        return Call(lambda: log.append((name, tuple(active))), Context)
+
+    timings = measure.interleave([competitor("a"), competitor("b")], budget=1e-4)
+    assert [len(timing.samples) for timing in timings] == [3, 3]
+    assert set(log) == {("a", ("a",)), ("b", ("b",))}
+    warm = [i for i, (name, _) in enumerate(log) if name == "b"][0]
+    turns = [name for i, (name, _) in enumerate(log) if i > warm and name != log[i - 1][0]]
+    assert turns == ["a", "b", "a", "b", "a", "b"]
+
+
+# --- competitors
+
+
+@pytest.mark.parametrize("cell", workloads.CELLS)
+@pytest.mark.parametrize("mode", workloads.MODES)
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_peers_compute_what_we_do(name, mode, cell):
+    pytest.importorskip("onnx" if name == "onnxruntime" else name)
+    pytest.importorskip(name)
+    (peer,), _ = peers.load_peers([name], threads=1)
+    if mode not in peer.modes:
+        assert (name, mode) == ("onnxruntime", "training")
+        return
+    problem = workloads.problem(Workload(cell, Size(5, 3, 4, 6), mode))
+    shape = problem.dy.shape if mode == "forward" else problem.x.shape
+    results = [peers.result_of(who.prepare(problem), shape) for who in (peers.Ours("numpy"), peer)]
+    peers.check_agreement(*results)
+    assert np.abs(results[0]).max() > 0.1
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    def fails(threads):
+        raise ImportError("No module named 'torch'")
+
+    monkeypatch.setitem(peers.PEERS, "torch", fails)
+    assert peers.load_peers(["torch"], 1) == ([], [peers.Missing("torch", "No module named 'torch'")])
+
+
+class Crooked(peers.Ours):
+    """Computes with the reference, then adds a little."""
+
+    def __init__(self):
+        super().__init__("numpy")
+        self.name = "crooked"
+
+    def prepare(self, problem):
+        reference = peers.Ours("numpy").prepare(problem)
+        return Call(lambda: (reference.run()[0] + 0.01,), reference.context)
+
+
+SETTINGS = runner.Settings(
+    sizes=(Size(3, 2, 3, 4),),
+    cells=("rnn", "gru"),
+    modes=workloads.MODES,
+    dtype=np.dtype(np.float32),
+    threads=1,
+    seconds=0.002,
+)
+
+
+def test_run_grid_measures_all_and_leaves_out_what_computes_something_else():
+    shown = []
+    outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy"), Crooked()], lambda *what: shown.append(what))
+    honest, crooked = outcome.results[::2], outcome.results[1::2]
+    assert [(r.workload.mode, r.workload.cell) for r in honest] == [
+        (mode, cell) for mode in workloads.MODES for cell in ("rnn", "gru")
+    ]
+    assert all(r.timing is not None and r.skipped is None for r in honest)
+    assert all(r.timing is None and r.skipped.startswith("wrong by 1.0e-02") for r in crooked)
+    assert shown[-1] == ("done", 8, 8)
+
+
+def test_run_grid_leaves_out_what_takes_too_long(monkeypatch):
+    monkeypatch.setattr(runner, "estimate", lambda call: 2.0)
+    outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy")], lambda *what: None)
+    assert {result.skipped for result in outcome.results} == {"6.0 s a call"}  # 2 s for one of three steps
+
+
+# --- the character model
+
+
+RECIPE = charlm.Recipe(hidden_size=5, embedding_size=3, steps=4, streams=2, dtype=np.float64)
+
+
+@pytest.mark.parametrize("cell", workloads.CELLS)
+def test_gradients_of_the_character_model(cell):
+    """Against central differences, for every parameter; the loss takes in the state of a batch before."""
+    rng = np.random.default_rng(3)
+    with fastrnn.use_backend("numpy"):
+        model = charlm.CharModel(cell, 7, RECIPE)
+        inputs, targets = rng.integers(0, 7, (2, 4, 2))
+        _, _, state = model.loss_and_gradients(inputs[::-1], targets, None)
+        _, gradients, _ = model.loss_and_gradients(inputs, targets, state)
+        assert gradients.keys() == model.params.keys()
+        for name, parameter in model.params.items():
+            numeric = np.empty_like(parameter)
+            for index in np.ndindex(parameter.shape):
+                losses, here = [], parameter[index]
+                for step in (1e-5, -1e-5):
+                    parameter[index] = here + step
+                    losses.append(model.loss_and_gradients(inputs, targets, state)[0])
+                parameter[index] = here
+                numeric[index] = (losses[0] - losses[1]) / 2e-5
+            np.testing.assert_allclose(gradients[name], numeric, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_cross_entropy_of_equal_and_of_extreme_logits():
+    loss, gradient = charlm.cross_entropy(np.zeros((2, 4)), np.array([1, 3]))
+    assert loss == pytest.approx(np.log(4))
+    np.testing.assert_allclose(gradient, [[0.125, -0.375, 0.125, 0.125], [0.125, 0.125, 0.125, -0.375]])
+    loss, gradient = charlm.cross_entropy(np.array([[1e4, 0.0]]), np.array([1]))
+    assert loss == 1e4
+    np.testing.assert_array_equal(gradient, [[1, -1]])
+
+
+def test_clip_scales_to_the_common_norm():
+    gradients = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    charlm.clip(gradients, 10.0)
+    assert gradients["a"][0] == 3
+    charlm.clip(gradients, 1.0)
+    np.testing.assert_allclose(gradients["a"], [0.6, 0])
+    np.testing.assert_allclose(gradients["b"], [[0.8]])
+
+
+def test_adam_against_its_closed_form_for_a_constant_gradient():
+    params = {"w": np.array([1.0, -1.0])}
+    optimiser = charlm.Adam(params, rate=0.1, eps=0.0)
+    for _ in range(3):
+        optimiser.step({"w": np.array([5.0, -0.01])})
+    np.testing.assert_allclose(params["w"], [0.7, -0.7])  # every step is the rate, whatever the gradient's size
+
+
+def test_the_model_learns_a_text_that_repeats():
+    corpus = text.encode("repeats", "abcdefgh" * 2000)
+    recipe = charlm.Recipe(hidden_size=16, embedding_size=8, steps=16, streams=4, learning_rate=1e-2)
+    model = charlm.CharModel("gru", len(corpus.characters), recipe)
+    before = charlm.bits_held_out(model, corpus, recipe)
+    optimiser, state = charlm.Adam(model.params, recipe.learning_rate), None
+    for _, batch in zip(range(80), charlm.forever(corpus.training, recipe)):
+        _, gradients, state = model.loss_and_gradients(batch.inputs, batch.targets, None if batch.starts else state)
+        charlm.clip(gradients, recipe.clip)
+        optimiser.step(gradients)
+    assert before > 2.5 and charlm.bits_held_out(model, corpus, recipe) < 0.5
+
+
+def test_learn_counts_what_it_did():
+    corpus = text.encode("repeats", "abcdefgh" * 2000)
+    recipe = charlm.Recipe(hidden_size=4, embedding_size=2, steps=8, streams=2)
+    (learned,) = charlm.learn_all(["rnn"], corpus, recipe, 0.01, lambda *what: None)
+    assert learned.characters == 16 * learned.steps > 0
+    assert learned.seconds >= 0.01
+    assert learned.parameters == 9 * 2 + 4 * 2 + 4 * 4 + 2 * 4 + 9 * 4 + 9
+    assert learned.curve[-1][0] <= learned.seconds
+
+
+# --- text
+
+
+def test_batches_carry_on_where_the_one_before_stopped():
+    tokens = np.arange(23)
+    first, second = text.batches(tokens, T=4, B=2)
+    np.testing.assert_array_equal(first.inputs, [[0, 11], [1, 12], [2, 13], [3, 14]])
+    np.testing.assert_array_equal(second.inputs, first.inputs + 4)
+    np.testing.assert_array_equal(second.targets, second.inputs + 1)
+    assert first.starts and not second.starts
+
+
+def test_encoding_keeps_the_frequent_characters_and_shares_a_token_for_the_rest(monkeypatch):
+    monkeypatch.setattr(text, "VOCABULARY", 3)
+    corpus = text.encode("t", "b" * 10000 + "aac" * 50 + "éb" + "ab" * 500)
+    assert corpus.characters == "abc" + text.UNKNOWN
+    whole = "".join(corpus.characters[token] for token in [*corpus.training, *corpus.held_out])
+    assert whole == "b" * 10000 + "aac" * 50 + text.UNKNOWN + "b" + "ab" * 500
+    assert len(corpus.held_out) == len(whole) // 20
+
+
+def test_default_text_is_the_standard_library_and_always_the_same():
+    corpus = text.load_corpus()
+    assert len(corpus.training) > 1_000_000
+    np.testing.assert_array_equal(corpus.training, text.load_corpus().training)
+
+
+# --- output
+
+
+def test_numbers_for_readers():
+    pytest.importorskip("rich")
+    from fastrnn.benchmark import table
+
+    assert [table.digits(v) for v in (0, 0.012, 0.5, 1.234, 9.999, 45.67, 999.6)] == [
+        "0", "0.01", "0.50", "1.23", "10.0", "45.7", "1000",
+    ]  # fmt: skip
+    assert [table.si(v) for v in (7.0, 999.0, 999.7, 12345, 1.5e6, 2e9)] == [
+        "7.00", "999", "1.00k", "12.3k", "1.50M", "2.00G",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One whole `fastrnn bench` at a tiny size, through the command line."""
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    from fastrnn.cli import main
+
+    folder = tmp_path_factory.mktemp("bench")
+    book = folder / "book.txt"
+    book.write_text("the quick brown fox jumps over the lazy dog. " * 300)
+    arguments = ["bench", "--quick", "--sizes", "4,2,3,5;3,1,2,4", "--backend", "numpy", "--threads", "1"]
+    arguments += ["--seconds", "0.002", "--model-seconds", "0.05", "--text", str(book)]
+    arguments += ["--json", str(folder / "bench.json"), "--plot", str(folder / "bench.png")]
+    threads = fastrnn.get_num_threads()
+    assert main(arguments) == 0
+    assert fastrnn.get_num_threads() == threads
+    return folder
+
+
+def test_json_of_a_run(run):
+    document = json.loads((run / "bench.json").read_text())
+    assert document["schema"] == "fastrnn-bench/1"
+    assert document["threads"] == 1 and document["dtype"] == "float32"
+    assert document["machine"]["fastrnn"] == fastrnn.__version__
+    assert len(document["results"]) == 2 * 2 * 3
+    for record in document["results"]:
+        seconds = record["seconds"]
+        assert seconds["min"] <= seconds["q1"] <= seconds["median"] <= seconds["q3"] <= seconds["max"]
+        assert len(seconds["samples"]) >= 3
+        assert record["competitor"] == "numpy" and record["skipped"] is None
+        assert record["gflops"] == pytest.approx(record["flops"] / seconds["median"] / 1e9)
+        assert record["steps_per_s"] == pytest.approx(record["T"] * record["sequences_per_s"])
+    model = document["character_model"]
+    assert model["text"] == "book.txt"
+    assert [cell["cell"] for cell in model["cells"]] == ["rnn", "lstm", "gru"]
+    for cell in model["cells"]:
+        assert 4 < cell["bits_before"] < 6  # log2 of 29 characters is 4.9
+        assert cell["characters_per_s"] == pytest.approx(cell["characters"] / cell["seconds"])
+
+
+def test_plot_of_a_run(run):
+    assert (run / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def synthetic_report():
+    """Every competitor, figures of every magnitude, a gap, no peak."""
+    from fastrnn.benchmark.report import Report
+
+    settings = SETTINGS._replace(sizes=workloads.GRID, cells=workloads.CELLS)
+    results = []
+    for k, workload in enumerate(workloads.workloads(settings.sizes)):
+        for j, name in enumerate(("native", "numba", "numpy", "torch", "onnxruntime")):
+            seconds = workload.flops / 10.0 ** (7 + (k * 7 + j * 3) % 10 / 2)  # 0.01 to 300 GFLOP/s
+            timing = None if k % 5 == j else Timing((seconds, 1.5 * seconds, 9.0 * seconds), 2)
+            results.append(runner.Result(workload, name, timing, "wrong by 1.0e-02" if timing is None else None))
+    machine = {"cpu": "A Processor", "instruction_set": "x86-64-v3", "fastrnn": "1.0", "numpy": "2.0", "python": "3.11"}
+    machine |= {"blas_threads": None, "system": "Linux x86_64"}
+    recipe = charlm.Recipe()
+    learned = [charlm.Learned(cell, 400_000, 900, 1_843_200, 10.0, 6.9, 2.5, [(1.0, 3.0)]) for cell in workloads.CELLS]
+    return Report(machine, {"torch": "2.13.0"}, settings, runner.Outcome(results, [5e11]), "a text", recipe, learned)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_the_terminal(columns):
+    console_module = pytest.importorskip("rich.console")
+    from fastrnn.benchmark import table
+
+    console = console_module.Console(width=columns, highlight=False, record=True, file=io.StringIO())
+    report = synthetic_report()
+    for part in (*table.header(report), *table.grid_tables(report, columns), *table.model_tables(report)):
+        console.print(part)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines), "a figure is cut off"
+    blocks = [line for line in lines if line.startswith("T=")]
+    assert len(blocks) == 2 * len(workloads.GRID)

@@ -1,0 +1,187 @@
+"""The command line: what it prints, what it refuses and how, its exit codes."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn import cli, verify
+from fastrnn.backends import reference
+
+
+def refused(capsys, *arguments):
+    """The message of a command that must end with exit code 2."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    return capsys.readouterr().err
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    for word in (fastrnn.__version__, fastrnn.get_backend(), str(fastrnn.get_num_threads()), np.__version__):
+        assert word in printed
+
+
+def test_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "fastrnn", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"fastrnn {fastrnn.__version__}"
+
+
+def test_the_command_line_loads_what_it_needs_when_it_needs_it():
+    code = "import sys, fastrnn, fastrnn.cli, fastrnn.verify; print({'rich', 'matplotlib', 'numba'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "option, value, expected",
+    [
+        ("--sizes", "1,2,3", "expected four positive integers T,B,I,H, got '1,2,3'"),
+        ("--cell", "lstm,elman", "expected names among rnn, lstm, gru, got 'elman'"),
+        ("--backend", "cuda", "got 'cuda'"),
+        ("--peers", "keras", "expected names among torch, onnxruntime, got 'keras'"),
+        ("--threads", "0", "expected a positive integer, got '0'"),
+        ("--threads", "two", "expected a positive integer, got 'two'"),
+        ("--seconds", "-1", "expected a positive number, got '-1'"),
+        ("--seconds", "inf", "expected a positive number, got 'inf'"),
+        ("--model-seconds", "nan", "expected a number of at least 0, got 'nan'"),
+        ("--dtype", "float16", "float16"),
+        ("--json", "/no/such/folder/x.json", "expected a file in an existing directory"),
+        ("--plot", "picture.txt", "expected a name that ends in .png, .pdf, .svg, got 'picture.txt'"),
+        ("--text", "/no/such/book.txt", "/no/such/book.txt"),
+    ],
+)
+def test_bench_refuses(capsys, option, value, expected):
+    pytest.importorskip("rich")
+    message = refused(capsys, "bench", f"{option}={value}")
+    assert f"argument {option}: " in message
+    assert expected in message
+
+
+def test_bench_refuses_a_text_that_is_too_short(capsys, tmp_path):
+    pytest.importorskip("rich")
+    book = tmp_path / "book.txt"
+    book.write_text("short")
+    message = refused(capsys, "bench", "--text", str(book))
+    assert "argument --text: book.txt: expected at least 10,000 characters of text, got 5" in message
+
+
+def test_bench_without_its_extra(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert "rich not installed: pip install 'fastrnn[bench]'" in refused(capsys, "bench")
+    assert "rich and matplotlib not installed" in refused(capsys, "bench", "--plot", "x.png")
+
+
+def test_no_command_is_refused(capsys):
+    assert "COMMAND" in refused(capsys)
+
+
+# --- verify
+
+
+@pytest.fixture
+def few_cases(monkeypatch):
+    """A sample of the cases, which the whole command takes longer for than a test should."""
+    monkeypatch.setattr(verify, "CASES", verify.CASES[1::5])
+    monkeypatch.setattr(verify, "INVARIANT", verify.INVARIANT[::3])
+
+
+def test_verify_passes(capsys, few_cases):
+    assert cli.main(["verify", "--backend", "numpy"]) == 0
+    printed = capsys.readouterr().out
+    assert "all checks passed" in printed
+    assert sum(line.startswith("numpy ") for line in printed.splitlines()) == 2
+
+
+def broken(**changes):
+    """The reference under another name, with one of its functions replaced."""
+    functions = {"pack": reference.pack, "forward": reference.forward, "backward": reference.backward}
+    return SimpleNamespace(name="broken", **{**functions, **changes})
+
+
+def wrong_output(packed, x, state, lengths, y, out_state, saved, threads):
+    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
+    y[-1, -1, -1] += y.dtype.type(1e-4)
+
+
+def nan_gradient(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
+    reference.backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads)
+    dweights[0].w_hh[0, 0] = np.nan
+
+
+def forgotten_state(packed, x, state, lengths, y, out_state, saved, threads):
+    kept = [part.copy() for part in out_state]
+    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
+    out_state[0][...] = kept[0]
+
+
+def threads_matter(packed, x, state, lengths, y, out_state, saved, threads):
+    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
+    y[0, 0, 0] = np.nextafter(y[0, 0, 0], y.dtype.type(threads == 1))  # |h| < 1: up or down
+
+
+def row_matters(packed, x, state, lengths, y, out_state, saved, threads):
+    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
+    y[0, x.shape[1] - 1, 0] = np.nextafter(y[0, x.shape[1] - 1, 0], y.dtype.type(x.shape[1]))
+
+
+def length_matters(packed, x, state, lengths, y, out_state, saved, threads):
+    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
+    y[0, 0, 0] = np.nextafter(y[0, 0, 0], y.dtype.type(len(x)))
+
+
+@pytest.mark.parametrize(
+    "check, where, changes",
+    [
+        ("forward", "y of", {"forward": wrong_output}),
+        ("forward", "h of", {"forward": forgotten_state}),
+        ("backward", "dw_hh[0] of", {"backward": nan_gradient}),
+        ("threads", "y of", {"forward": threads_matter}),
+        ("batch", "y of", {"forward": row_matters}),
+        ("chunks", "y of", {"forward": length_matters}),
+    ],
+)
+def test_verify_finds_a_broken_backend(capsys, monkeypatch, few_cases, check, where, changes):
+    monkeypatch.setattr(verify.backends, "load", lambda name: broken(**changes))
+    assert cli.main(["verify"]) == 1
+    printed = capsys.readouterr().out
+    assert f"FAILED {check}: {where}" in printed
+    assert "checks failed: " in printed
+
+
+def test_verify_reports_a_backend_that_does_not_load(capsys, monkeypatch):
+    def fails(name):
+        raise fastrnn.BackendUnavailable("no such thing here")
+
+    monkeypatch.setattr(verify.backends, "load", fails)
+    assert cli.main(["verify", "--backend", "numpy"]) == 1
+    assert "FAILED load: no such thing here" in capsys.readouterr().out
+
+
+def test_verify_visits_every_level_and_returns_to_the_first(monkeypatch, few_cases):
+    levels, visited = ["best", "plain"], []
+    module = broken(levels=lambda: levels, level=lambda: "best", set_level=visited.append)
+    monkeypatch.setattr(verify.backends, "load", lambda name: module)
+    found = list(verify.verify(["broken"]))
+    assert visited == ["best", "best", "plain", "best"]
+    assert {finding.level for finding in found} == {"best", "plain"}
+
+
+def test_error_in_eps():
+    eps = np.finfo(np.float32).eps
+    exact = np.array([0.5, -2.0])
+    assert verify.error_in_eps(np.array([0.5, -2.0], np.float32), exact) == 0
+    assert verify.error_in_eps(np.array([0.5 + 4 * eps, -2.0], np.float32), exact) == 2
+    assert verify.error_in_eps(np.array([np.nan, -2.0], np.float32), exact) == np.inf
+    assert verify.error_in_eps(np.array([1e-30], np.float32), np.zeros(1)) == np.inf
+
+
+def test_allowed_error_by_hand():
+    assert verify.Case("lstm", T=40, B=1, I=40, H=16).allowed == 48  # log2(56 * 40) = 11.1
