@@ -1,4 +1,6 @@
-"""The workloads of `fastrnn bench` for pytest-benchmark, for those who track regressions:
+"""The workloads of `fastrnn bench` for pytest-benchmark.
+
+For those who track regressions:
 
     pytest bench --benchmark-autosave --sizes default --backends native
     pytest bench --benchmark-compare --benchmark-compare-fail median:10%

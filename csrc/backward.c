@@ -103,7 +103,7 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
             for (int r = 0; r < R; r++)
                 a[r] = (const real *)(d + terms[r] * COLUMNS) + runs.start + g * LANES;
             ptrdiff_t K = (ptrdiff_t)joined * runs.length;
-            product(sum, R, C, 0, a, 1, K, w, C);
+            product(sum, R, 1, C, 0, a, 1, K, w, 0);
             w += K * C * LANES;
         }
     }
@@ -238,7 +238,7 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
     for (int rows; i < end; i += rows) {
         vec dh[TILE_ROWS * COLUMNS];
         ptrdiff_t terms[TILE_ROWS];
-        rows = tile_rows(end - i);
+        rows = tile_rows(end - i, TILE_ROWS);
         for (int pass = 0; pass < 2; pass++) {
             for (int r = 0; r < rows; r++) {
                 ptrdiff_t rank = b->first + (i + r) * b->stride;
@@ -264,11 +264,11 @@ static void backward_step(const backward_state *b, const step *s, ptrdiff_t live
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
         int rows;
         for (ptrdiff_t i = 0; i < continuing; i += rows) {
-            rows = tile_rows(continuing - i);
+            rows = tile_rows(continuing - i, TILE_ROWS);
             dh_tile(b, s, i, rows, panel, 1);
         }
         for (ptrdiff_t i = continuing; i < owned; i += rows) {
-            rows = tile_rows(owned - i);
+            rows = tile_rows(owned - i, TILE_ROWS);
             dh_tile(b, s, i, rows, panel, 0);
         }
     }
@@ -295,7 +295,7 @@ static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
         for (ptrdiff_t term = begin; term < end; term += rows) {
             vec dx[TILE_ROWS * COLUMNS];
             ptrdiff_t terms[TILE_ROWS];
-            rows = tile_rows(end - term);
+            rows = tile_rows(end - term, TILE_ROWS);
             for (int r = 0; r < rows; r++) {
                 terms[r] = term + r;
                 for (int c = 0; c < C; c++)
@@ -332,7 +332,7 @@ INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t
         for (int c = 0; c < C; c++)
             sum[r * COLUMNS + c] = (vec){0};
     }
-    product(sum, R, C, 0, a, COLUMNS * LANES, terms, (const real *)block, C);
+    product(sum, R, 1, C, 0, a, COLUMNS * LANES, terms, (const real *)block, 0);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -374,7 +374,7 @@ static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdi
             rows[count] = gradient + (runs.row[g] + k) * n;
         }
     for (int i = 0; i < count; i += tile) {
-        tile = tile_rows(count - i);
+        tile = tile_rows(count - i, TILE_ROWS);
         by_columns[wide_columns(n, panel) - 1](tile, d + i, terms, b->block, rows + i, n - j);
     }
 }

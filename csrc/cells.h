@@ -15,8 +15,7 @@
 
 #include "activations.h"
 #include "fastrnn.h"
-
-#define COLUMNS 4 /* of a tile */
+#include "product.h"
 
 /* Columns per block of units, and the first that h feeds (x feeds from the first on). */
 INLINE int cell_columns(int cell) { return cell == FR_GRU || cell == FR_LSTM ? 4 : 1; }

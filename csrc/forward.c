@@ -39,7 +39,7 @@ INLINE void hoist_tile(const int cell, const int R, const int C, const forward_s
         for (int c = 0; c < fed; c++)
             sum[r * COLUMNS + c] = ((const vec *)panel)[c];
     }
-    product(sum, R, fed, 0, x, 1, f->weights->I, panel + C * LANES, fed);
+    product(sum, R, 1, fed, 0, x, 1, f->weights->I, panel + C * LANES, 0);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -75,73 +75,154 @@ INLINE void finish_row(const int cell, const int C, const forward_state *f, cons
     }
 }
 
-/* Step t of the owned rows i .. i+R-1 through panel p, of C columns. */
-INLINE void forward_tile(const int cell, const int R, const int C, const forward_state *f, ptrdiff_t p, ptrdiff_t t,
-                         ptrdiff_t i) {
+/* A tile's rows i .. i+rows-1 through `panels` panels from p on. Kept apart from the products, whose sums need all the
+ * registers that the constants of the activations would occupy. */
+#define DEFINE_FINISH(name, cell, C) \
+    static __attribute__((noinline)) void name##_finish(const forward_state *f, const vec *sums, int rows, int panels, \
+                                                        ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) { \
+        for (int r = 0; r < rows; r++) \
+            for (int q = 0; q < panels; q++, sums += COLUMNS) \
+                finish_row(cell, C, f, sums, p + q, t, owned_row(f, i + r), f->h_prev[i + r]); \
+    }
+DEFINE_FINISH(rnn1, FR_RNN_TANH, 1)
+DEFINE_FINISH(rnn2, FR_RNN_TANH, 2)
+DEFINE_FINISH(rnn3, FR_RNN_TANH, 3)
+DEFINE_FINISH(rnn4, FR_RNN_TANH, 4)
+DEFINE_FINISH(lstm, FR_LSTM, 4)
+DEFINE_FINISH(gru, FR_GRU, 4)
+
+/* Step t of the owned rows i .. i+R-1 through P panels from p on, of C columns each: their pre-activations. */
+INLINE void forward_tile(const int cell, const int R, const int P, const int C, const forward_state *f, ptrdiff_t p,
+                         ptrdiff_t t, ptrdiff_t i, vec *sums) {
     const int fed = fed_columns(cell, C), first_h = cell_first_h(cell);
-    const real *panel = (const real *)f->weights->data + p * f->weights->panel_size;
+    const ptrdiff_t panel_size = f->weights->panel_size;
+    const real *panel = (const real *)f->weights->data + p * panel_size;
     const real *x_part = panel + C * LANES, *h_part = x_part + f->weights->I * fed * LANES;
     vec sum[TILE_ROWS * COLUMNS];
     const real *a[TILE_ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++)
-            sum[r * COLUMNS + c] = ((const vec *)panel)[c];
+        for (int q = 0; q < P; q++)
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++)
+                sum[(r * P + q) * COLUMNS + c] = ((const vec *)(panel + q * panel_size))[c];
     if (f->hoisted) {
-        const vec *start = hoisted_at(f, p, f->step_term + i, fed);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
+        for (int q = 0; q < P; q++) {
+            const vec *start = hoisted_at(f, p + q, f->step_term + i, fed);
 #pragma GCC unroll 8
-            for (int c = 0; c < fed; c++)
-                sum[r * COLUMNS + c] = start[r * fed + c];
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+                for (int c = 0; c < fed; c++)
+                    sum[(r * P + q) * COLUMNS + c] = start[r * fed + c];
+        }
     } else {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             a[r] = at(&f->run->x, t, owned_row(f, i + r));
-        product(sum, R, fed, 0, a, 1, f->weights->I, x_part, fed);
+        product(sum, R, P, fed, 0, a, 1, f->weights->I, x_part, panel_size);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
         a[r] = f->h_prev[i + r];
-    product(sum, R, fed, first_h, a, 1, f->weights->H, h_part, fed);
+    product(sum, R, P, fed, first_h, a, 1, f->weights->H, h_part, panel_size);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-        finish_row(cell, C, f, sum + r * COLUMNS, p, t, owned_row(f, i + r), a[r]);
+#pragma GCC unroll 8
+        for (int q = 0; q < P; q++)
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++)
+                sums[(r * P + q) * COLUMNS + c] = sum[(r * P + q) * COLUMNS + c];
 }
 
-/* One panel: `live` rows of step t, or `live` terms of a chunk to be hoisted (t < 0). */
-#define DEFINE_PANEL(name, cell, C) \
-    static void name(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) { \
+/* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
+enum { PAIR_ROWS = TILE_ROWS / 2 };
+
+/* For each cell and number of columns: hoist `terms` terms through panel p; step t of `live` rows through panel p, and
+ * of at most PAIR_ROWS through p and p + 1. */
+#define DEFINE_PANEL(name) \
+    static void name##_hoist(const forward_state *f, ptrdiff_t p, ptrdiff_t terms) { \
+        int rows; \
+        for (ptrdiff_t i = 0; i < terms; i += rows) { \
+            rows = tile_rows(terms - i, TILE_ROWS); \
+            FOR_TILE_ROWS(rows, name##_hoist_rows) \
+        } \
+    } \
+    static void name##_step(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) { \
+        vec sums[TILE_ROWS * COLUMNS]; \
         int rows; \
         for (ptrdiff_t i = 0; i < live; i += rows) { \
-            rows = tile_rows(live - i); \
-            FOR_TILE_ROWS(rows, name##_rows) \
+            rows = tile_rows(live - i, TILE_ROWS); \
+            FOR_TILE_ROWS(rows, name##_step_rows) \
+            name##_finish(f, sums, rows, 1, p, t, i); \
         } \
     }
-#define lstm_panel_rows(R) t < 0 ? hoist_tile(FR_LSTM, R, 4, f, p, i) : forward_tile(FR_LSTM, R, 4, f, p, t, i)
-#define gru_panel_rows(R) t < 0 ? hoist_tile(FR_GRU, R, 4, f, p, i) : forward_tile(FR_GRU, R, 4, f, p, t, i)
-#define rnn1_panel_rows(R) t < 0 ? hoist_tile(FR_RNN_TANH, R, 1, f, p, i) : forward_tile(FR_RNN_TANH, R, 1, f, p, t, i)
-#define rnn2_panel_rows(R) t < 0 ? hoist_tile(FR_RNN_TANH, R, 2, f, p, i) : forward_tile(FR_RNN_TANH, R, 2, f, p, t, i)
-#define rnn3_panel_rows(R) t < 0 ? hoist_tile(FR_RNN_TANH, R, 3, f, p, i) : forward_tile(FR_RNN_TANH, R, 3, f, p, t, i)
-#define rnn4_panel_rows(R) t < 0 ? hoist_tile(FR_RNN_TANH, R, 4, f, p, i) : forward_tile(FR_RNN_TANH, R, 4, f, p, t, i)
-DEFINE_PANEL(lstm_panel, FR_LSTM, 4)
-DEFINE_PANEL(gru_panel, FR_GRU, 4)
-DEFINE_PANEL(rnn1_panel, FR_RNN_TANH, 1)
-DEFINE_PANEL(rnn2_panel, FR_RNN_TANH, 2)
-DEFINE_PANEL(rnn3_panel, FR_RNN_TANH, 3)
-DEFINE_PANEL(rnn4_panel, FR_RNN_TANH, 4)
+#define DEFINE_PAIR(name) \
+    static void name##_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) { \
+        vec sums[TILE_ROWS * COLUMNS]; \
+        FOR_PAIR_ROWS(live, name##_pair_rows) \
+        name##_finish(f, sums, (int)live, 2, p, t, 0); \
+    }
+#define rnn1_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 1, f, p, i)
+#define rnn2_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 2, f, p, i)
+#define rnn3_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 3, f, p, i)
+#define rnn4_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 4, f, p, i)
+#define lstm_hoist_rows(R) hoist_tile(FR_LSTM, R, 4, f, p, i)
+#define gru_hoist_rows(R) hoist_tile(FR_GRU, R, 4, f, p, i)
+#define rnn1_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 1, f, p, t, i, sums)
+#define rnn2_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 2, f, p, t, i, sums)
+#define rnn3_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 3, f, p, t, i, sums)
+#define rnn4_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 4, f, p, t, i, sums)
+#define lstm_step_rows(R) forward_tile(FR_LSTM, R, 1, 4, f, p, t, i, sums)
+#define gru_step_rows(R) forward_tile(FR_GRU, R, 1, 4, f, p, t, i, sums)
+#define rnn4_pair_rows(R) forward_tile(FR_RNN_TANH, R, 2, 4, f, p, t, 0, sums)
+#define lstm_pair_rows(R) forward_tile(FR_LSTM, R, 2, 4, f, p, t, 0, sums)
+#define gru_pair_rows(R) forward_tile(FR_GRU, R, 2, 4, f, p, t, 0, sums)
+DEFINE_PANEL(rnn1)
+DEFINE_PANEL(rnn2)
+DEFINE_PANEL(rnn3)
+DEFINE_PANEL(rnn4)
+DEFINE_PANEL(lstm)
+DEFINE_PANEL(gru)
+DEFINE_PAIR(rnn4)
+DEFINE_PAIR(lstm)
+DEFINE_PAIR(gru)
 
-static void forward_panels(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
-    static void (*const rnn_panel[])(const forward_state *, ptrdiff_t, ptrdiff_t, ptrdiff_t) = {
-        rnn1_panel, rnn2_panel, rnn3_panel, rnn4_panel};
-    for (ptrdiff_t p = f->panel; p < f->panel_end; p++) {
-        if (f->weights->cell == FR_LSTM)
-            lstm_panel(f, p, t, live);
-        else if (f->weights->cell == FR_GRU)
-            gru_panel(f, p, t, live);
+typedef struct {
+    void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
+    void (*step)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
+    void (*pair)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
+} panel_functions;
+
+static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
+    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL},
+                                          {rnn2_hoist, rnn2_step, NULL},
+                                          {rnn3_hoist, rnn3_step, NULL},
+                                          {rnn4_hoist, rnn4_step, rnn4_pair}};
+    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair}, gru = {gru_hoist, gru_step, gru_pair};
+    switch (f->weights->cell) {
+    case FR_LSTM:
+        return &lstm;
+    case FR_GRU:
+        return &gru;
+    default:
+        return &rnn[panel_columns(f->weights->cell, f->weights->H, p) - 1];
+    }
+}
+
+/* Step t of the first `live` owned rows through all owned panels. Every other step takes the panels backward: then it
+ * begins with those whose weights the step before has left in the cache. */
+static void forward_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
+    const int width = live <= PAIR_ROWS ? 2 : 1;
+    const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
+    for (ptrdiff_t k = 0; k < groups && live; k++) {
+        ptrdiff_t p = f->panel + (t % 2 ? groups - 1 - k : k) * width, end = p + width;
+        if (width == 2 && end <= f->panel_end && functions_of(f, end - 1)->pair)
+            functions_of(f, p)->pair(f, p, t, live);
         else
-            rnn_panel[panel_columns(f->weights->cell, f->weights->H, p) - 1](f, p, t, live);
+            for (; p < end && p < f->panel_end; p++)
+                functions_of(f, p)->step(f, p, t, live);
     }
 }
 
@@ -160,7 +241,8 @@ static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
         for (ptrdiff_t i = 0; i < rows; i++)
             f->x_terms[terms++] = at(&f->run->x, t, owned_row(f, i));
     }
-    forward_panels(f, -1, terms);
+    for (ptrdiff_t p = f->panel; p < f->panel_end; p++)
+        functions_of(f, p)->hoist(f, p, terms);
     f->step_term = 0;
     return steps;
 }
@@ -173,7 +255,7 @@ static void run_steps(forward_state *f, fr_barrier *barrier) {
             hoisted_until += hoist_chunk(f, s, live);
         live = fr_live(f->batch, t, live);
         ptrdiff_t rows = fr_owned(live, f->first, f->stride);
-        forward_panels(f, t, rows);
+        forward_step(f, t, rows);
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
         f->step_term += rows;

@@ -1,4 +1,4 @@
-"""The Python surface: layouts, states, parameters, tapes, dropout, freezing, cells. The numbers are tested elsewhere."""
+"""The Python surface: layouts, states, parameters, tapes, dropout, freezing, cells. Values are tested elsewhere."""
 
 import copy
 import itertools

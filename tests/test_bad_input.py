@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -71,9 +72,12 @@ def cell(backend, kind):
     unchanged.check()
 
 
+@contextmanager
 def refuses(error, *words):
     """Exactly this error (no subclass such as UnicodeError), with these words in the message, in order."""
-    return pytest.raises(error, match=".*".join(map(re.escape, words)), check=lambda e: type(e) is error)
+    with pytest.raises(error, match=".*".join(map(re.escape, words))) as caught:
+        yield
+    assert caught.type is error
 
 
 def calls(layer):
@@ -240,12 +244,24 @@ def test_accumulate_that_does_not_match(layer):
         ({**zeros, "more": zeros[name]}, ValueError, "accumulate: expected exactly", "more is unexpected"),
         ({k: v for k, v in zeros.items() if k != last}, ValueError, f"{last} is missing"),
         ({**zeros, last: np.zeros(3, "f4")}, ValueError, f"accumulate['{last}']: expected shape", "got (3,)"),
-        ({**zeros, name: zeros[name].astype("f8")}, TypeError, f"accumulate['{name}']: expected dtype float32, got float64"),
-        ({**zeros, name: zeros[name].astype(">f4")}, TypeError, f"accumulate['{name}']: expected dtype float32, got >f4"),
+        (
+            {**zeros, name: zeros[name].astype("f8")},
+            TypeError,
+            f"accumulate['{name}']: expected dtype float32, got float64",
+        ),
+        (
+            {**zeros, name: zeros[name].astype(">f4")},
+            TypeError,
+            f"accumulate['{name}']: expected dtype float32, got >f4",
+        ),
         ({**zeros, name: zeros[name].tolist()}, TypeError, f"accumulate['{name}']: expected an array, got list"),
         ({**zeros, name: None}, TypeError, f"accumulate['{name}']: expected an array, got NoneType"),
         ({**zeros, name: frozen}, ValueError, f"accumulate['{name}']: expected a writable array"),
-        ({**zeros, name: np.broadcast_to(np.float32(0), shape)}, ValueError, f"accumulate['{name}']: expected a writable"),
+        (
+            {**zeros, name: np.broadcast_to(np.float32(0), shape)},
+            ValueError,
+            f"accumulate['{name}']: expected a writable",
+        ),
         (layer.params, ValueError, "accumulate['weight_ih_l0']: expected an array of its own"),
         (list(zeros.values()), TypeError, "accumulate: expected a mapping of names to arrays, got list"),
         (1, TypeError, "accumulate: expected a mapping of names to arrays, got int"),
@@ -323,10 +339,19 @@ def test_load_state_dict(layer, cell):
         good = {name: array + 1 for name, array in target.params.items()}
         first, last = list(good)[0], list(good)[-1]
         cases = [
-            ({k: v for k, v in good.items() if k != last}, ValueError, f"state_dict: expected exactly {first}", f"{last} is missing"),
+            (
+                {k: v for k, v in good.items() if k != last},
+                ValueError,
+                f"state_dict: expected exactly {first}",
+                f"{last} is missing",
+            ),
             ({**good, "weight_hr_l0": 0}, ValueError, "state_dict: expected exactly", "weight_hr_l0 is unexpected"),
             ({}, ValueError, f"{first} is missing, "),
-            ({**good, last: good[last][:-1]}, ValueError, f"state_dict['{last}']: expected shape {good[last].shape}, got"),
+            (
+                {**good, last: good[last][:-1]},
+                ValueError,
+                f"state_dict['{last}']: expected shape {good[last].shape}, got",
+            ),
             ({**good, last: good[last].astype(complex)}, TypeError, f"state_dict['{last}']: expected real numbers"),
             ({**good, last: None}, TypeError, f"state_dict['{last}']: expected real numbers"),
             (list(good), TypeError, "state_dict: expected a mapping of names to arrays, got list"),
@@ -388,7 +413,12 @@ def test_step_out_over_its_input(backend, kind):
     x, h, c = room[0, 0], room[1], room[2]
     state = (h, c) if kind == "lstm" else h
     after = (room[3], room[3].copy()) if kind == "lstm" else room[3]
-    outs = [(x, after), (h[0], after), (x.copy(), pair(kind, room[0])), (x.copy(), pair(kind, room.reshape(-1)[5 : 5 + B * H].reshape(1, B, H)))]
+    outs = [
+        (x, after),
+        (h[0], after),
+        (x.copy(), pair(kind, room[0])),
+        (x.copy(), pair(kind, room.reshape(-1)[5 : 5 + B * H].reshape(1, B, H))),
+    ]
     if kind == "lstm":
         outs += [(x.copy(), (c, h)), (x.copy(), (h, h))]
     for out in outs:
@@ -436,13 +466,19 @@ def test_functional_cells(backend, cell, kind):
     cases = [
         ("w_ih", np.zeros((rows + 1, I)), ValueError, f"w_ih: expected shape ({rows}, I), got ({rows + 1}, {I})"),
         ("w_ih", np.zeros(rows), ValueError, f"w_ih: expected shape ({rows}, I), got ({rows},)"),
-        ("w_ih", np.zeros((rows, 0)), ValueError, "w_ih: expected at least one column, got none"),
+        (
+            "w_ih",
+            np.zeros((rows, 0)),
+            ValueError,
+            f"w_ih: expected a matrix of at least one column, got shape ({rows}, 0)",
+        ),
         ("w_ih", np.zeros((rows, I), int), TypeError, "w_ih: expected float32 or float64, got int64"),
         ("w_ih", np.zeros((rows, I), "f2"), TypeError, "w_ih: expected float32 or float64, got float16"),
         ("w_ih", np.zeros((rows, I), complex), TypeError, "w_ih: expected real numbers, got dtype complex128"),
         ("w_hh", np.zeros((rows + 1, H)), ValueError, f"w_hh: expected shape ({rows}, {H}), got ({rows + 1}, {H})"),
-        ("w_hh", np.zeros(()), ValueError, "w_hh: expected shape (", "got ()"),
-        ("w_hh", np.zeros((0, 0)), ValueError, "w_hh: expected", "got"),
+        ("w_hh", np.zeros(()), ValueError, "w_hh: expected a matrix of at least one column, got shape ()"),
+        ("w_hh", np.zeros((0, 0)), ValueError, "w_hh: expected a matrix of at least one column, got shape (0, 0)"),
+        ("w_hh", np.zeros(H), ValueError, f"w_hh: expected shape ({rows}, {H}), got ({H},)"),
         ("w_hh", None, TypeError, "w_hh: expected real numbers, got dtype object"),
         ("b_ih", np.zeros(rows - 1), ValueError, f"b_ih: expected shape ({rows},), got ({rows - 1},)"),
         ("b_hh", np.zeros((rows, 1)), ValueError, f"b_hh: expected shape ({rows},), got ({rows}, 1)"),
@@ -465,11 +501,19 @@ def test_accumulate_of_functional_cells(backend):
     h, tape = fastrnn.gru_cell_forward(x, None, w_ih, w_hh, b_ih, None)
     grads = fastrnn.gru_cell_backward(tape, h)
     cases = [
-        ({"w_ih": grads.w_ih, "w_hh": grads.w_hh}, ValueError, "accumulate: expected exactly w_ih, w_hh, b_ih; b_ih is missing"),
+        (
+            {"w_ih": grads.w_ih, "w_hh": grads.w_hh},
+            ValueError,
+            "accumulate: expected exactly w_ih, w_hh, b_ih; b_ih is missing",
+        ),
         ({**grads._asdict(), "b_hh": b_hh.copy()}, ValueError, "x is unexpected", "b_hh is unexpected"),
         (grads._replace(w_hh=grads.w_hh[:1]), ValueError, "accumulate['w_hh']: expected shape"),
         (grads._replace(w_ih=w_ih), ValueError, "accumulate['w_ih']: expected an array of its own"),
-        (cell.backward(cell.forward(x)[1], h), TypeError, "accumulate: expected a mapping of names to arrays, got Grads"),
+        (
+            cell.backward(cell.forward(x)[1], h),
+            TypeError,
+            "accumulate: expected a mapping of names to arrays, got Grads",
+        ),
     ]
     for accumulate, error, *words in cases:
         with refuses(error, *words):
@@ -483,7 +527,7 @@ def test_accumulate_of_functional_cells(backend):
 
 @pytest.mark.parametrize("T_huge", [2**42, 2**50])
 def test_a_failed_allocation(backend, kind, T_huge):
-    """A sequence that repeats one row without memory, and whose output no memory, or not even an address, could hold."""
+    """A sequence that repeats one row without memory, whose output no memory, or not even an address, could hold."""
     layer, row = LAYERS[kind](1, 16), np.zeros((1, 1), np.float32)
     x = np.lib.stride_tricks.as_strided(row, (T_huge, 2**8, 1), (0, 0, row.itemsize), writeable=False)
     for call in calls(layer):

@@ -61,7 +61,7 @@ def test_problem_is_reproducible_and_head_takes_its_first_steps():
 def test_timing_statistics():
     timing = Timing((5.0, 1.0, 2.0, 4.0, 3.0), calls=7)
     assert timing.median == 3
-    assert timing.quartiles == (2, 4)
+    assert (timing.percentile(25), timing.percentile(75)) == (2, 4)
     assert timing.spread == pytest.approx(1 / 3)
 
 
@@ -160,19 +160,19 @@ SETTINGS = runner.Settings(
 def test_run_grid_measures_all_and_leaves_out_what_computes_something_else():
     shown = []
     outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy"), Crooked()], lambda *what: shown.append(what))
-    honest, crooked = outcome.results[::2], outcome.results[1::2]
-    assert [(r.workload.mode, r.workload.cell) for r in honest] == [
-        (mode, cell) for mode in workloads.MODES for cell in ("rnn", "gru")
-    ]
-    assert all(r.timing is not None and r.skipped is None for r in honest)
-    assert all(r.timing is None and r.skipped.startswith("wrong by 1.0e-02") for r in crooked)
+    grid = list(workloads.workloads(SETTINGS.sizes, SETTINGS.cells))
+    assert outcome.competitors == ["numpy", "crooked"]
+    assert [(r.workload, r.competitor) for r in outcome.results] == [(workload, "numpy") for workload in grid]
+    assert [(gap.workload, gap.competitor) for gap in outcome.left_out] == [(workload, "crooked") for workload in grid]
+    assert all(gap.reason.startswith("wrong by 1.0e-02") for gap in outcome.left_out)
     assert shown[-1] == ("done", 8, 8)
 
 
 def test_run_grid_leaves_out_what_takes_too_long(monkeypatch):
     monkeypatch.setattr(runner, "estimate", lambda call: 2.0)
     outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy")], lambda *what: None)
-    assert {result.skipped for result in outcome.results} == {"6.0 s a call"}  # 2 s for one of three steps
+    assert not outcome.results
+    assert {gap.reason for gap in outcome.left_out} == {"6.0 s a call"}  # 2 s for one of three steps
 
 
 # --- the character model
@@ -318,12 +318,12 @@ def test_json_of_a_run(run):
     assert document["schema"] == "fastrnn-bench/1"
     assert document["threads"] == 1 and document["dtype"] == "float32"
     assert document["machine"]["fastrnn"] == fastrnn.__version__
-    assert len(document["results"]) == 2 * 2 * 3
+    assert len(document["results"]) == 2 * 2 * 3 and document["left_out"] == []
     for record in document["results"]:
         seconds = record["seconds"]
         assert seconds["min"] <= seconds["q1"] <= seconds["median"] <= seconds["q3"] <= seconds["max"]
         assert len(seconds["samples"]) >= 3
-        assert record["competitor"] == "numpy" and record["skipped"] is None
+        assert record["competitor"] == "numpy"
         assert record["gflops"] == pytest.approx(record["flops"] / seconds["median"] / 1e9)
         assert record["steps_per_s"] == pytest.approx(record["T"] * record["sequences_per_s"])
     model = document["character_model"]
@@ -339,21 +339,24 @@ def test_plot_of_a_run(run):
 
 
 def synthetic_report():
-    """Every competitor, figures of every magnitude, a gap, no peak."""
+    """Every competitor, figures of every magnitude, gaps."""
     from fastrnn.benchmark.report import Report
 
     settings = SETTINGS._replace(sizes=workloads.GRID, cells=workloads.CELLS)
-    results = []
+    names, results, left_out = ["native", "numba", "numpy", "torch", "onnxruntime"], [], []
     for k, workload in enumerate(workloads.workloads(settings.sizes)):
-        for j, name in enumerate(("native", "numba", "numpy", "torch", "onnxruntime")):
+        for j, name in enumerate(names):
             seconds = workload.flops / 10.0 ** (7 + (k * 7 + j * 3) % 10 / 2)  # 0.01 to 300 GFLOP/s
-            timing = None if k % 5 == j else Timing((seconds, 1.5 * seconds, 9.0 * seconds), 2)
-            results.append(runner.Result(workload, name, timing, "wrong by 1.0e-02" if timing is None else None))
+            if k % 5 == j:
+                left_out.append(runner.LeftOut(workload, name, "wrong by 1.0e-02"))
+            else:
+                results.append(runner.Result(workload, name, Timing((seconds, 1.5 * seconds, 9.0 * seconds), 2)))
+    outcome = runner.Outcome(names, results, left_out, [5e11])
     machine = {"cpu": "A Processor", "instruction_set": "x86-64-v3", "fastrnn": "1.0", "numpy": "2.0", "python": "3.11"}
     machine |= {"blas_threads": None, "system": "Linux x86_64"}
     recipe = charlm.Recipe()
     learned = [charlm.Learned(cell, 400_000, 900, 1_843_200, 10.0, 6.9, 2.5, [(1.0, 3.0)]) for cell in workloads.CELLS]
-    return Report(machine, {"torch": "2.13.0"}, settings, runner.Outcome(results, [5e11]), "a text", recipe, learned)
+    return Report(machine, {"torch": "2.13.0"}, settings, outcome, "a text", recipe, learned)
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -255,7 +255,16 @@ def test_show_config():
 def test_import_brings_in_nothing_heavy():
     code = "import sys, fastrnn; fastrnn.available_backends(); print(*sys.modules)"
     loaded = {module.split(".")[0] for module in output(code).split()}
-    assert not loaded & {"numba", "llvmlite", "rich", "matplotlib", "torch", "dataclasses", "pathlib", "multiprocessing"}
+    assert not loaded & {
+        "numba",
+        "llvmlite",
+        "rich",
+        "matplotlib",
+        "torch",
+        "dataclasses",
+        "pathlib",
+        "multiprocessing",
+    }
 
 
 def test_import_has_no_side_effects():

@@ -100,6 +100,13 @@ def shaped(name: str, array: Array, *expected: Shape) -> Array:
     raise ValueError(f"{name}: expected shape {' or '.join(map(show, expected))}, got {show(array.shape)}")
 
 
+def columns(name: str, array: Array) -> Array:
+    """`array`, which has a last dimension that is not empty."""
+    if array.shape[-1:] in ((), (0,)):
+        raise ValueError(f"{name}: expected a matrix of at least one column, got shape {show(array.shape)}")
+    return array
+
+
 def strided(array: Array, dtype: np.dtype) -> Array:
     """`array` in `dtype` with contiguous features, aligned; a copy only where it has to be."""
     size = dtype.itemsize

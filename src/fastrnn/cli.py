@@ -58,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare every available backend, at every instruction-set level, with the reference in higher "
         "precision, and check that results do not depend on threads, batch or chunks. Exit code 1 on a failure.",
     )
-    command.add_argument("--backend", type=names(fastrnn.available_backends()), metavar="NAME[,NAME]", help="only these")
+    backends = fastrnn.available_backends()
+    command.add_argument("--backend", type=names(backends), metavar="NAME[,NAME]", help="only these")
     command.set_defaults(command=verify)
 
     add_bench(commands)
@@ -70,7 +71,8 @@ def add_bench(commands: Any) -> None:
         "bench",
         help="measure RNN against LSTM against GRU, then train a character model with each",
         description="Measure the throughput of RNN, LSTM and GRU, forward and training, on every available backend, "
-        "then train the same next-character model with each cell for a few seconds. Needs: pip install 'fastrnn[bench]'",
+        "then train the same next-character model with each cell for a few seconds. "
+        "Needs: pip install 'fastrnn[bench]'",
         epilog='Sizes are "T,B,I,H": time steps, rows of the batch, input_size, hidden_size. '
         "Figures of a busy machine mean little; competitors are measured in turns, so ratios mean more.",
     )
@@ -82,10 +84,10 @@ def add_bench(commands: Any) -> None:
     add("--cell", type=names(CELLS), default=CELLS, metavar="NAME[,NAME]", help=f"of {', '.join(CELLS)}; default: all")
     add("--sizes", type=sizes, metavar="T,B,I,H;…", help='or "all", "default", "quick"')
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
-    add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measure them too")
+    add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measured too")
     add("--seconds", type=positive_number, metavar="S", help="for one measurement (default: 0.3; quick: 0.1)")
     add("--text", metavar="FILE", help="text for the character model (default: the Python standard library)")
-    add("--model-seconds", type=seconds_or_none, metavar="S", help="training per cell (default: 10; quick: 1.5; 0: none)")
+    add("--model-seconds", type=seconds_or_none, metavar="S", help="training per cell (default: 10; quick: 1.5)")
     add("--json", type=writable, metavar="FILE", help="write every figure as JSON")
     add("--plot", type=picture, metavar="FILE.png", help="draw the figures")
     bench_parser.set_defaults(command=bench)
@@ -245,7 +247,7 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     competitors = [*ours, *peers]
     versions = {peer.name: peer.version() for peer in peers}
     with machine.threads_everywhere(threads):
-        report = Report(machine.describe(), versions, settings, Outcome([], []))
+        report = Report(machine.describe(), versions, settings, Outcome([], [], [], []))
         for line in (*table.header(report), *(f"{name} is left out: {reason}" for name, reason in missing + absent)):
             console.print(line)
         with progress_bar() as show:
@@ -268,11 +270,12 @@ def read_corpus(path: str | None) -> Corpus:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """A bar on stderr, gone when it is done; the function it gives shows what is under way, how much is done, of what."""
+    """A bar on stderr, gone at the end; what it gives takes what is under way, how much is done, and of how much."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(24), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("{task.description}"))
+    percent, label = TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.description}")
+    columns = BarColumn(24), percent, TimeElapsedColumn(), label
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)

@@ -38,15 +38,12 @@ if TYPE_CHECKING:
 
 def read_weights(cell: Cell, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: Bias, b_hh: Bias) -> tuple[LayerSpec, Weights]:
     """Check and convert the weights; their shapes say what the cell's are."""
-    inputs, hidden = checks.real("w_ih", w_ih), checks.real("w_hh", w_hh)
+    inputs, hidden = (checks.columns(name, checks.real(name, w)) for name, w in (("w_ih", w_ih), ("w_hh", w_hh)))
     dtype = checks.float_dtype(inputs.dtype.newbyteorder("="), "w_ih")
-    H = hidden.shape[-1] if hidden.ndim else 0
+    H = hidden.shape[-1]
     rows = cell.gates * H
-    checks.shaped("w_hh", hidden, (rows, H) if H else (f"{cell.gates}*H", "H"))
+    checks.shaped("w_hh", hidden, (rows, H))
     checks.shaped("w_ih", inputs, (rows, "I"))
-    for name, size in (("w_ih", inputs.shape[1]), ("w_hh", H)):
-        if size == 0:
-            raise ValueError(f"{name}: expected at least one column, got none")
     biases = [
         None if b is None else checks.contiguous(checks.shaped(name, checks.real(name, b), (rows,)), dtype)
         for name, b in (("b_ih", b_ih), ("b_hh", b_hh))

@@ -87,7 +87,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
 
-        The tape refers to x, y and the parameters: leave them unchanged until `backward` has been called.
+        The tape refers to x, state, y and the parameters: leave them unchanged until `backward` has been called.
         """
         spec, backend = self._spec, config.backend()
         call = read_call(spec, x, state, lengths)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from math import ceil, inf, log2
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class Finding(NamedTuple):
     ok: bool
 
 
-@lru_cache(maxsize=None)
+@cache
 def inputs(case: Case, dtype: str) -> Inputs:
     """The data of a case: weights as of a new layer, x and states standard normal, gradients positive.
 
@@ -126,27 +126,29 @@ def unset(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.full(shape, np.nan, dtype)
 
 
+def zeros_like(weights: Weights) -> Weights:
+    return Weights(*(None if w is None else np.zeros_like(w) for w in weights))  # type: ignore[arg-type]
+
+
 def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[Arrays, Arrays]:
     """What a backend makes of a case: the arrays of forward and of backward, by name."""
     spec, dtype = CELLS[case.cell], given.x.dtype
-    (T, B, I), (D, _, H) = given.x.shape, given.state[0].shape  # noqa: E741
+    (T, B, _), (D, _, H) = given.x.shape, given.state[0].shape
     y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
     saved = unset((D, T, B, spec.saved, H), dtype) if spec.saved else None
     packed = backend.pack(spec, given.weights)
     backend.forward(packed, given.x, given.state, given.lengths, y, out, saved, threads)
 
     dx, dstate0 = unset(given.x.shape, dtype), tuple(unset(part.shape, dtype) for part in given.state)
-    dweights = tuple(Weights(*(None if w is None else np.zeros_like(w) for w in weights)) for weights in given.weights)
-    backend.backward(
-        spec, given.weights, given.x, y, given.state, given.lengths, saved, given.dy, given.dstate, dx, dstate0, dweights,
-        threads,
-    )  # fmt: skip
+    dweights = tuple(zeros_like(weights) for weights in given.weights)
+    before = spec, given.weights, given.x, y, given.state, given.lengths, saved
+    backend.backward(*before, given.dy, given.dstate, dx, dstate0, dweights, threads)
     named = {f"d{name}[{d}]": g for d, dw in enumerate(dweights) for name, g in dw._asdict().items() if g is not None}
     forward = {"y": y, **dict(zip(("h", "c"), out))}
     return forward, {"dx": dx, **dict(zip(("dh", "dc"), dstate0)), **named}
 
 
-@lru_cache(maxsize=None)
+@cache
 def expected(case: Case, dtype: str) -> tuple[Arrays, Arrays]:
     """The reference's answer in the wider type."""
     given, wider = inputs(case, dtype), WIDER[dtype]
@@ -243,7 +245,7 @@ CHECKS = ("forward", "backward", *INVARIANCES)
 
 
 @contextmanager
-def at_level(backend: Backend, level: str) -> Iterator[None]:
+def at_level(backend: Any, level: str) -> Iterator[None]:
     """The native backend at one of its instruction-set levels; the others have none."""
     if not level:
         yield

@@ -49,9 +49,7 @@ class CharModel:
     def params(self) -> Parameters:
         return {"embedding": self.embedding, "weight": self.weight, "bias": self.bias, **self.layer.params}
 
-    def loss_and_gradients(
-        self, inputs: np.ndarray, targets: np.ndarray, state: Any
-    ) -> tuple[float, Parameters, Any]:
+    def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray, state: Any) -> tuple[float, Parameters, Any]:
         """Mean loss in nats over (T, B) targets, its gradient by every parameter, and the state to carry on."""
         y, state, tape = self.layer.forward(self.embedding[inputs], state)
         rows = y.reshape(-1, y.shape[-1])

@@ -72,20 +72,23 @@ def blas_threads() -> int | None:
 def threads_everywhere(threads: int) -> Iterator[None]:
     """So many threads for fastrnn and, where it can be told, for NumPy's BLAS; as before afterwards."""
     before, blas_before = fastrnn.get_num_threads(), blas_threads()
-    _, set_blas = openblas()
-    fastrnn.set_num_threads(threads)
-    if set_blas is not None:
-        set_blas(ctypes.c_int(threads))
     try:
+        fastrnn.set_num_threads(threads)
+        set_blas_threads(threads)
         yield
     finally:
         fastrnn.set_num_threads(before)
-        if set_blas is not None:
-            set_blas(ctypes.c_int(blas_before))
+        set_blas_threads(blas_before)
+
+
+def set_blas_threads(threads: int | None) -> None:
+    _, assign = openblas()
+    if assign is not None and threads is not None:
+        assign(ctypes.c_int(threads))
 
 
 def openblas() -> tuple[Any, Any]:
-    """The functions of NumPy's OpenBLAS that get and set its number of threads; None for each if it has another BLAS."""
+    """The functions that get and set the threads of NumPy's OpenBLAS; None for each if NumPy has another BLAS."""
     try:
         core = np._core if hasattr(np, "_core") else np.core  # as NumPy 2 and 1 call it
         library = ctypes.CDLL(core._multiarray_umath.__file__)  # linked with the BLAS: finds its symbols too

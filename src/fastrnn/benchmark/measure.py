@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import ceil
 from time import perf_counter, sleep
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ SETTLE = 2e-3  # seconds before a sample in which the threads of the one before 
 class Call(NamedTuple):
     """Something to time: `run`, inside `context()` entered outside the clock."""
 
-    run: Callable[[], object]
+    run: Callable[[], Any]
     context: Callable[[], AbstractContextManager] = nullcontext
 
 
@@ -32,15 +32,12 @@ class Timing(NamedTuple):
         return float(np.median(self.samples))
 
     @property
-    def quartiles(self) -> tuple[float, float]:
-        low, high = np.percentile(self.samples, (25, 75))
-        return float(low), float(high)
-
-    @property
     def spread(self) -> float:
         """Half the interquartile range relative to the median."""
-        low, high = self.quartiles
-        return (high - low) / 2 / self.median
+        return (self.percentile(75) - self.percentile(25)) / 2 / self.median
+
+    def percentile(self, percent: float) -> float:
+        return float(np.percentile(self.samples, percent))
 
 
 def elapsed(call: Call, calls: int = 1) -> float:
@@ -88,4 +85,4 @@ def interleave(calls: Sequence[Call], budget: float) -> list[Timing]:
     for i in schedule([samples for samples, _ in plans]):
         sleep(SETTLE)
         taken[i].append(elapsed(calls[i], plans[i][1]))
-    return [Timing(tuple(samples), n) for samples, (_, n) in zip(taken, plans)]
+    return [Timing(tuple(samples), n) for samples, (_, n) in zip(taken, plans, strict=True)]

@@ -17,8 +17,11 @@ from .workloads import GATES, Problem
 
 
 class Competitor(Protocol):
-    name: str
-    modes: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def modes(self) -> tuple[str, ...]: ...
 
     def version(self) -> str: ...
 

@@ -15,7 +15,6 @@ COLOURS = {"native": "#c8102e", "numba": "#e69f00", "numpy": "#6e6e6e", "torch":
 CELL_COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
 MARKERS = {"native": "o", "numba": "D", "numpy": "s", "torch": "^", "onnxruntime": "v"}
 GREY = "#555555"
-TITLE = {"fontsize": 10, "fontweight": "bold", "loc": "left"}
 
 
 def draw(report: Report) -> Figure:
@@ -39,7 +38,7 @@ def draw_grid(figure: SubFigure, report: Report) -> None:
     for (row, column), axis in np.ndenumerate(axes):
         mode, cell = settings.modes[row], settings.cells[column]
         throughput_panel(axis, report, [r for r in report.outcome.results if r.workload[::2] == (cell, mode)])
-        axis.set_title(f"{cell.upper()} {mode}", **TITLE)
+        title(axis, f"{cell.upper()} {mode}")
         if column == 0:
             axis.set_ylabel("T, B, I, H")
         if row == len(axes) - 1:
@@ -53,25 +52,21 @@ def headline(report: Report) -> str:
     machine, settings = report.machine, report.settings
     parts = [f"fastrnn {machine['fastrnn']}", machine["cpu"], machine["instruction_set"]]
     parts += [f"{settings.threads} threads" if settings.threads > 1 else "1 thread", str(settings.dtype)]
-    return "  ·  ".join(part for part in parts if part)
+    return "  ·  ".join(str(part) for part in parts if part)
 
 
 def throughput_panel(axis: Axes, report: Report, results: Sequence[Result]) -> None:
     """Medians as dots and quartiles as bars, one line of the panel per size, on a logarithmic scale."""
     sizes = report.settings.sizes
     # Every competitor of the run is drawn, so that the first panel's legend serves all of them.
-    for name in dict.fromkeys(result.competitor for result in report.outcome.results):
-        timed = [result for result in results if result.competitor == name and result.timing is not None]
-        values = [result.flops / 1e9 for result in timed]
-        slow, fast = [], []
-        for result, value in zip(timed, values):
-            q1, q3 = result.timing.quartiles
-            gflop = result.workload.flops / 1e9
-            slow.append(value - gflop / q3)
-            fast.append(gflop / q1 - value)
+    for name in report.outcome.competitors:
+        timed = [result for result in results if result.competitor == name]
+        work = np.array([result.workload.flops / 1e9 for result in timed])
+        fast, middle, slow = (work / [result.timing.percentile(p) for result in timed] for p in (25, 50, 75))
         places = [sizes.index(result.workload.size) for result in timed]
-        style = {"color": COLOURS.get(name, GREY), "marker": MARKERS.get(name, "o"), "markersize": 6, "linestyle": "none"}
-        axis.errorbar(values, places, xerr=(slow, fast), label=name, alpha=0.9, **style)
+        spread = np.array([middle - slow, fast - middle])
+        marker, colour = MARKERS.get(name, "o"), COLOURS.get(name, GREY)
+        axis.errorbar(middle, places, xerr=spread, fmt=marker, color=colour, markersize=6, alpha=0.9, label=name)
     if report.outcome.peak is not None:
         axis.axvline(report.outcome.peak / 1e9, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="FMA peak")
     axis.set_xscale("log")
@@ -83,10 +78,10 @@ def throughput_panel(axis: Axes, report: Report, results: Sequence[Result]) -> N
 
 def curve_panel(axis: Axes, learned: Sequence[Learned]) -> None:
     for run in learned:
-        seconds, bits = zip(*run.curve)
+        seconds, bits = zip(*run.curve, strict=True)
         label = f"{run.cell.upper()}: {run.bits_after:.2f} held out"
         axis.plot(seconds, bits, color=CELL_COLOURS[run.cell], label=label, linewidth=1.8)
-    axis.set_title("Character model while it trains", **TITLE)
+    title(axis, "Character model while it trains")
     axis.set_xlabel("seconds of training")
     axis.set_ylabel("bits per character")
     axis.legend(frameon=False, fontsize=8)
@@ -99,9 +94,13 @@ def speed_panel(axis: Axes, learned: Sequence[Learned]) -> None:
     axis.bar_label(bars, [f"{speed:,.1f}" for speed in speeds], padding=3, fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.15)
-    axis.set_title("Thousand characters a second", **TITLE)
+    title(axis, "Thousand characters a second")
     tidy(axis)
     axis.grid(False, axis="y")
+
+
+def title(axis: Axes, text: str) -> None:
+    axis.set_title(text, fontsize=10, fontweight="bold", loc="left")
 
 
 def tidy(axis: Axes) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .charlm import Learned, Recipe
-from .runner import Outcome, Result, Settings
+from .runner import LeftOut, Outcome, Result, Settings
 
 SCHEMA = "fastrnn-bench/1"
 
@@ -34,30 +34,31 @@ def to_json(report: Report) -> str:
         "peak_gflops": None if outcome.peak is None else outcome.peak / 1e9,
         "peak_samples_gflops": [peak / 1e9 for peak in outcome.peaks],
         "results": [result_record(result, outcome.peak) for result in outcome.results],
-        "character_model": None if report.recipe is None else model_record(report),
+        "left_out": [{**identity(gap), "reason": gap.reason} for gap in outcome.left_out],
+        "character_model": None if report.recipe is None else model_record(report, report.recipe),
     }
     return json.dumps(document, indent=1)
 
 
+def identity(entry: Result | LeftOut) -> dict[str, Any]:
+    cell, size, mode = entry.workload
+    return {"cell": cell, "mode": mode, **size._asdict(), "competitor": entry.competitor}
+
+
 def result_record(result: Result, peak: float | None) -> dict[str, Any]:
-    cell, size, mode = result.workload
-    record: dict[str, Any] = {"cell": cell, "mode": mode, **size._asdict(), "competitor": result.competitor}
-    record |= {"flops": result.workload.flops, "skipped": result.skipped}
     timing = result.timing
-    if timing is None:
-        measured = ("seconds", "sequences_per_s", "steps_per_s", "gflops", "peak_share")
-        return record | dict.fromkeys(measured)
-    q1, q3 = timing.quartiles
-    record["seconds"] = {
-        "median": timing.median,
-        "q1": q1,
-        "q3": q3,
-        "min": min(timing.samples),
-        "max": max(timing.samples),
-        "calls_per_sample": timing.calls,
-        "samples": list(timing.samples),
-    }
-    return record | {
+    return {
+        **identity(result),
+        "flops": result.workload.flops,
+        "seconds": {
+            "median": timing.median,
+            "q1": timing.percentile(25),
+            "q3": timing.percentile(75),
+            "min": min(timing.samples),
+            "max": max(timing.samples),
+            "calls_per_sample": timing.calls,
+            "samples": list(timing.samples),
+        },
         "sequences_per_s": result.sequences_per_s,
         "steps_per_s": result.steps_per_s,
         "gflops": result.flops / 1e9,
@@ -65,7 +66,6 @@ def result_record(result: Result, peak: float | None) -> dict[str, Any]:
     }
 
 
-def model_record(report: Report) -> dict[str, Any]:
-    recipe = report.recipe._replace(dtype=str(report.recipe.dtype))._asdict()
+def model_record(report: Report, recipe: Recipe) -> dict[str, Any]:
     cells = [{**learned._asdict(), "characters_per_s": learned.characters_per_s} for learned in report.learned]
-    return {"text": report.corpus, "recipe": recipe, "cells": cells}
+    return {"text": report.corpus, "recipe": {**recipe._asdict(), "dtype": str(recipe.dtype)}, "cells": cells}

@@ -26,12 +26,11 @@ class Settings(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One competitor on one workload: its timing, or why there is none."""
+    """One competitor on one workload."""
 
     workload: Workload
     competitor: str
-    timing: Timing | None
-    skipped: str | None = None
+    timing: Timing
 
     @property
     def sequences_per_s(self) -> float:
@@ -47,11 +46,21 @@ class Result(NamedTuple):
         return self.workload.flops / self.timing.median
 
 
-class Outcome(NamedTuple):
-    """All results, and the flop/s of the FMA peak measured along the way (empty without the native backend)."""
+class LeftOut(NamedTuple):
+    """A competitor that was not timed on a workload, and why."""
 
+    workload: Workload
+    competitor: str
+    reason: str
+
+
+class Outcome(NamedTuple):
+    """What a run found; the first competitor leads: the others are compared with it."""
+
+    competitors: list[str]
     results: list[Result]
-    peaks: list[float]
+    left_out: list[LeftOut]
+    peaks: list[float]  # flop/s of FMAs, measured along the way; empty without the native backend
 
     @property
     def peak(self) -> float | None:
@@ -61,7 +70,7 @@ class Outcome(NamedTuple):
 def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Progress) -> Outcome:
     """Measure the grid; the first competitor is the one that the others must agree with."""
     grid = list(workloads(settings.sizes, settings.cells, settings.modes))
-    outcome = Outcome([], [])
+    outcome = Outcome([competitor.name for competitor in competitors], [], [], [])
     total = len(settings.cells) * len(settings.modes) + len(grid)
     warmed = warm_up(settings, competitors, lambda label, done: progress(label, done, total))
     size = None
@@ -70,7 +79,9 @@ def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Pr
         if workload.size != size:
             size, peak = workload.size, fma_peak(settings.dtype, settings.threads)
             outcome.peaks.extend([] if peak is None else [peak])
-        outcome.results.extend(run_workload(problem(workload, settings.dtype), competitors, settings.seconds))
+        results, left_out = run_workload(problem(workload, settings.dtype), competitors, settings.seconds)
+        outcome.results.extend(results)
+        outcome.left_out.extend(left_out)
     progress("done", total, total)
     return outcome
 
@@ -88,34 +99,37 @@ def warm_up(settings: Settings, competitors: Sequence[Competitor], progress: Cal
     return len(tiny)
 
 
-def run_workload(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> list[Result]:
-    """The results of one workload, in the order of `competitors`."""
-    able = [competitor for competitor in competitors if whole.workload.mode in competitor.modes]
-    skipped = {competitor.name: reason for competitor, reason in zip(able, vet(whole, able, seconds)) if reason}
-    measured = [competitor for competitor in able if competitor.name not in skipped]
+def run_workload(
+    whole: Problem, competitors: Sequence[Competitor], seconds: float
+) -> tuple[list[Result], list[LeftOut]]:
+    """One workload on everyone who can: those measured, in the order of `competitors`, and those left out."""
+    workload = whole.workload
+    able = [competitor for competitor in competitors if workload.mode in competitor.modes]
+    left_out = vet(whole, able, seconds)
+    absent = {who.competitor for who in left_out}
+    measured = [competitor for competitor in able if competitor.name not in absent]
     timings = interleave([competitor.prepare(whole) for competitor in measured], seconds)
-    timed = {competitor.name: timing for competitor, timing in zip(measured, timings)}
-    return [Result(whole.workload, c.name, timed.get(c.name), skipped.get(c.name)) for c in able]
+    return [Result(workload, who.name, timing) for who, timing in zip(measured, timings, strict=True)], left_out
 
 
-def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> list[str | None]:
-    """On the first eighth of the time steps: who computes the same as the first, and in reasonable time?"""
+def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> list[LeftOut]:
+    """On the first eighth of the time steps: who computes something else than the first, or takes too long?"""
     T = whole.workload.size.T
     part = whole.head(max(1, T // 8))
-    expected, reasons = None, []
+    expected, left_out = None, []
     for competitor in competitors:
-        call, reason = competitor.prepare(part), None
+        call = competitor.prepare(part)
         result = first_result(call, part)
         expected = result if expected is None else expected
         try:
             check_agreement(result, expected)
-            seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
-            if seconds_per_call > PATIENCE * seconds:
-                reason = f"{seconds_per_call:.1f} s a call"
         except Disagreement as error:
-            reason = str(error)
-        reasons.append(reason)
-    return reasons
+            left_out.append(LeftOut(whole.workload, competitor.name, str(error)))
+            continue
+        seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
+        if seconds_per_call > PATIENCE * seconds:
+            left_out.append(LeftOut(whole.workload, competitor.name, f"{seconds_per_call:.1f} s a call"))
+    return left_out
 
 
 def first_result(call: Call, part: Problem) -> np.ndarray:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .report import Report
-from .runner import PATIENCE, Result
-from .workloads import Size
+from .runner import PATIENCE, Outcome, Result
+from .workloads import Size, workloads
 
 TITLES = {
     "forward": "Forward: inference, frozen layers",
@@ -54,7 +54,7 @@ def share(result: Result, context: Context) -> str:
 
 
 def ratio(result: Result, context: Context) -> str:
-    if context.lead is None or context.lead.timing is None:
+    if context.lead is None:
         return "—"
     return digits(result.timing.median / context.lead.timing.median)
 
@@ -110,9 +110,9 @@ def header(report: Report) -> Iterator[RenderableType]:
     yield Text(", ".join(map(str, what)), "bold")
     blas = machine["blas_threads"]
     own = "" if blas == threads else f" (its BLAS on {'its own' if blas is None else blas} threads)"
-    software = [f"fastrnn {machine['fastrnn']}", f"NumPy {machine['numpy']}{own}", f"Python {machine['python']} on {machine['system']}"]
-    software += [f"{name} {version}" for name, version in report.versions.items()]
-    yield Text(", ".join(software), "dim")
+    software = f"fastrnn {machine['fastrnn']}, NumPy {machine['numpy']}{own}, Python {machine['python']}"
+    peers = "".join(f", {name} {version}" for name, version in report.versions.items())
+    yield Text(f"{software} on {machine['system']}{peers}", "dim")
 
 
 def plural(count: int, noun: str) -> str:
@@ -121,16 +121,14 @@ def plural(count: int, noun: str) -> str:
 
 def grid_tables(report: Report, columns: int) -> Iterator[RenderableType]:
     """One table per mode."""
-    outcome = report.outcome
     for mode in report.settings.modes:
-        results = [result for result in outcome.results if result.workload.mode == mode]
         yield Text()
-        yield from mode_table(report, mode, results, columns)
+        yield from mode_table(report, mode, columns)
     yield Text()
     yield from legend(report)
 
 
-def mode_table(report: Report, mode: str, results: Sequence[Result], columns: int) -> Iterator[RenderableType]:
+def mode_table(report: Report, mode: str, columns: int) -> Iterator[RenderableType]:
     cells = report.settings.cells
     layout = choose_layout(columns, len(cells))
     yield Text(TITLES[mode], "bold")
@@ -138,58 +136,55 @@ def mode_table(report: Report, mode: str, results: Sequence[Result], columns: in
     header.add_row("", *(Text(cell.upper().center(layout.width), "bold cyan") for cell in cells))
     header.add_row("", *(layout.text(lambda figure: figure.heading, ("dim", "dim")) for _ in cells))
     yield header
-    for size in dict.fromkeys(result.workload.size for result in results):
-        yield size_heading(size)
-        yield size_block(report, [result for result in results if result.workload.size == size], layout)
-    competitors = list(dict.fromkeys(result.competitor for result in results))
-    if len(competitors) > 1:
-        yield Text(f"all sizes: geometric mean of the time as a multiple of {competitors[0]}'s", "yellow")
-        yield mean_block(report, results, competitors, layout)
+    for size in report.settings.sizes:
+        yield Text(f"T={size.T} B={size.B} I={size.I} H={size.H}", "yellow")
+        yield size_block(report, size, mode, layout)
+    if len(report.outcome.competitors) > 1:
+        lead = report.outcome.competitors[0]
+        yield Text(f"all sizes: geometric mean of the time as a multiple of {lead}'s", "yellow")
+        yield mean_block(report.outcome, cells, mode, layout)
 
 
-def size_heading(size: Size) -> Text:
-    return Text(f"T={size.T} B={size.B} I={size.I} H={size.H}", "yellow")
-
-
-def size_block(report: Report, results: Sequence[Result], layout: Layout) -> Table:
+def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:
     """A row per competitor; the fastest of each cell is bold."""
-    cells = report.settings.cells
-    found = {(result.competitor, result.workload.cell): result for result in results}
-    competitors = list(dict.fromkeys(result.competitor for result in results))
-    timed = [result for result in results if result.timing is not None]
+    outcome, cells = report.outcome, report.settings.cells
+    columns = list(workloads([size], cells, [mode]))
+    found = {(r.competitor, r.workload): r for r in outcome.results if r.workload in columns}
+    gaps = {(gap.competitor, gap.workload): gap.reason for gap in outcome.left_out if gap.workload in columns}
+    present = {name for name, _ in (*found, *gaps)}
     table = layout.grid(cells)
-    for competitor in competitors:
+    for competitor in filter(present.__contains__, outcome.competitors):
         row = [Text(competitor)]
-        for cell in cells:
-            result = found[competitor, cell]
-            rivals = [other for other in timed if other.workload.cell == cell]
-            fastest = min(rivals, key=lambda other: other.timing.median, default=None)
-            context = Context(found[competitors[0], cell], report.outcome.peak)
+        for workload in columns:
+            result = found.get((competitor, workload))
+            if result is None:
+                row.append(Text(gaps.get((competitor, workload), "—"), "dim"))
+                continue
+            rivals = [rival for (_, other), rival in found.items() if other == workload]
+            fastest = min(rivals, key=lambda rival: rival.timing.median)
+            context = Context(found.get((outcome.competitors[0], workload)), outcome.peak)
             row.append(figures(result, context, layout, "bold green" if result is fastest else ""))
         table.add_row(*row)
     return table
 
 
 def figures(result: Result, context: Context, layout: Layout, style: str) -> Text:
-    if result.timing is None:
-        return Text(result.skipped or "—", "dim")
     return layout.text(lambda figure: figure.text(result, context), (style, "dim"))
 
 
-def mean_block(report: Report, results: Sequence[Result], competitors: Sequence[str], layout: Layout) -> Table:
-    """For each competitor and cell, over the sizes that both it and the first were measured at."""
-    cells = report.settings.cells
-    seconds = {(r.competitor, r.workload): r.timing.median for r in results if r.timing is not None}
+def mean_block(outcome: Outcome, cells: Sequence[str], mode: str, layout: Layout) -> Table:
+    """For each competitor and cell, over the sizes that both it and the leader were measured at."""
+    leader, *others = outcome.competitors
+    results = [result for result in outcome.results if result.workload.mode == mode]
+    lead = {result.workload: result.timing.median for result in results if result.competitor == leader}
     table = layout.grid(cells)
-    for competitor in competitors[1:]:
+    for competitor in others:
+        own = [r for r in results if r.competitor == competitor and r.workload in lead]
+        if not own:
+            continue
         row = [Text(competitor)]
         for cell in cells:
-            shared = [r.workload for r in results if r.competitor == competitor and r.workload.cell == cell]
-            logs = [
-                log(seconds[competitor, workload] / seconds[competitors[0], workload])
-                for workload in shared
-                if (competitor, workload) in seconds and (competitors[0], workload) in seconds
-            ]
+            logs = [log(r.timing.median / lead[r.workload]) for r in own if r.workload.cell == cell]
             row.append(Text(f"×{digits(exp(sum(logs) / len(logs)))}" if logs else "—"))
         table.add_row(*row)
     return table
@@ -197,18 +192,17 @@ def mean_block(report: Report, results: Sequence[Result], competitors: Sequence[
 
 def legend(report: Report) -> Iterator[RenderableType]:
     """What the columns mean, and what is missing."""
-    lead = report.outcome.results[0].competitor if report.outcome.results else "the first"
     peak, threads = report.outcome.peak, plural(report.settings.threads, "thread")
     yield Text(
         f"steps/s, seq/s: time steps of all rows and whole sequences. GFLOP/s: of the gate products, training three "
-        f"times forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {lead}'s.",
+        f"times forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {report.outcome.competitors[0]}'s.",
         "dim",
     )
     if peak is None:
         yield Text("peak: not measured, it needs the native backend.", "dim")
     else:
         yield Text(f"peak: of {digits(peak / 1e9)} GFLOP/s, the most that FMAs reached here on {threads}.", "dim")
-    if any(result.skipped for result in report.outcome.results):
+    if report.outcome.left_out:
         limit = PATIENCE * report.settings.seconds
         yield Text(f"Left out: calls longer than {limit:.2g} s (--seconds gives more time).", "dim")
 

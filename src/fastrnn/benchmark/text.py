@@ -23,7 +23,7 @@ class Corpus(NamedTuple):
 
 
 def standard_library() -> str:
-    """Sources of the Python standard library: the modules at its top, in order of name, up to about ENOUGH characters."""
+    """The modules at the top of the Python standard library, in order of name, up to about ENOUGH characters."""
     pieces: list[str] = []
     length = 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
@@ -35,7 +35,7 @@ def standard_library() -> str:
 
 
 def load_corpus(path: str | None = None) -> Corpus:
-    """The corpus of a UTF-8 text file, by default of the standard library. OSError, or ValueError if it is too short."""
+    """The corpus of a UTF-8 text, by default of the standard library; OSError, or ValueError if it is too short."""
     if path is None:
         return encode("sources of the Python standard library", standard_library())
     return encode(Path(path).name, Path(path).read_text("utf-8", errors="replace"))

@@ -1,5 +1,7 @@
 """What is measured: the one list of workloads, for `fastrnn bench` and for the suites in bench/.
 
+Sizes are given as (T, B, I, H):
+
     T  time steps    B  rows of the batch    I  input_size    H  hidden_size
 """
 
