@@ -164,7 +164,7 @@ def test_run_grid_measures_all_and_leaves_out_what_computes_something_else():
     assert outcome.competitors == ["numpy", "crooked"]
     assert [(r.workload, r.competitor) for r in outcome.results] == [(workload, "numpy") for workload in grid]
     assert [(gap.workload, gap.competitor) for gap in outcome.left_out] == [(workload, "crooked") for workload in grid]
-    assert all(gap.reason.startswith("wrong by 1.0e-02") for gap in outcome.left_out)
+    assert all(gap.reason.startswith("wrong by ") for gap in outcome.left_out)
     assert shown[-1] == ("done", 8, 8)
 
 

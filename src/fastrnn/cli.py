@@ -173,10 +173,10 @@ def verify(options: argparse.Namespace) -> int:
     from .verify import CHECKS
     from .verify import verify as findings
 
-    print("forward, backward: the worst error against the reference in higher precision and the")
-    print("error allowed there, in eps of the largest magnitude in the array. threads, batch,")
-    print("chunks: whether results are the same bits on any number of threads, in any batch, and")
-    print("in pieces.")
+    print("forward, backward: the worst error against the reference in higher precision, of")
+    print("what is allowed there, in eps of the largest magnitude in the array. threads,")
+    print("batch, chunks: whether results are the same bits on any number of threads, in any")
+    print("batch and in pieces.")
     print()
     start = "{:8} {:10} {:8}".format
     print(start("backend", "level", "dtype"), *(f"{check:>{CELL[check]}}" for check in CHECKS), sep="")
@@ -206,7 +206,7 @@ def bench(options: argparse.Namespace) -> int:
 
     from .benchmark import table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     report = measure(options, console)
     for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
         console.print(part)
@@ -243,6 +243,8 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     corpus = read_corpus(options.text) if model_seconds else None
 
     ours, missing = load_backends(options.backend or fastrnn.available_backends())
+    if not ours:
+        raise UsageError(f"argument --backend: {missing[0].reason}")
     peers, absent = load_peers(options.peers, threads)
     competitors = [*ours, *peers]
     versions = {peer.name: peer.version() for peer in peers}
@@ -270,12 +272,19 @@ def read_corpus(path: str | None) -> Corpus:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """A bar on stderr, gone at the end; what it gives takes what is under way, how much is done, and of how much."""
+    """A bar on stderr, gone at the end; what it gives takes what is under way, how much is done, and of how much.
+
+    It draws only when it is told something, never from a thread of its own while a measurement runs.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     percent, label = TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.description}")
     columns = BarColumn(24), percent, TimeElapsedColumn(), label
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=None)
-        yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)
+
+        def show(label: str, done: float, total: float) -> None:
+            progress.update(task, description=label, completed=done, total=total, refresh=True)
+
+        yield show

@@ -1,7 +1,7 @@
 """The choice of backend and the number of threads: process-wide settings, one context variable, the environment.
 
-FASTRNN_BACKEND forces a backend and FASTRNN_NUM_THREADS sets the number of threads; both are read at import, where a
-bad value is an error.
+FASTRNN_BACKEND forces a backend, FASTRNN_ISA caps the native one's instruction set and FASTRNN_NUM_THREADS sets the
+number of threads; all are read at import, where a bad value is an error.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def _read_environment() -> None:
     global _backend, _threads
     if name := os.environ.get("FASTRNN_BACKEND"):
         _backend = backends.load(name, "FASTRNN_BACKEND")
+    if os.environ.get("FASTRNN_ISA"):
+        backends.available()  # imports the native module, which reads the variable
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
         if not (word.isdecimal() and int(word) >= 1):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")

@@ -156,7 +156,7 @@ def learn(
     model.loss_and_gradients(first.inputs, first.targets, None)  # warms up; changes nothing
     before = bits_held_out(model, corpus, recipe)
     optimiser = Adam(model.params, recipe.learning_rate)
-    trained, steps, state, history = 0.0, 0, None, []
+    trained, shown, steps, state, history = 0.0, 0.0, 0, None, []
     for batch in forever(corpus.training, recipe):
         start = perf_counter()
         loss, gradients, state = model.loss_and_gradients(batch.inputs, batch.targets, None if batch.starts else state)
@@ -164,7 +164,9 @@ def learn(
         optimiser.step(gradients)
         trained, steps = trained + perf_counter() - start, steps + 1
         history.append((trained, bits(loss)))
-        progress(trained, history[-1][1])
+        if trained > shown + 0.1:
+            progress(trained, history[-1][1])
+            shown = trained
         if trained >= seconds:
             break
     parameters = sum(p.size for p in model.params.values())

@@ -175,7 +175,7 @@ def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[
 
 
 class Disagreement(Exception):
-    """A competitor computes something else: its time would mean nothing."""
+    """A competitor computes something else, by what share of the largest value: its time would mean nothing."""
 
 
 def result_of(call: Call, shape: tuple[int, ...]) -> np.ndarray:
@@ -189,4 +189,4 @@ def check_agreement(result: np.ndarray, expected: np.ndarray) -> None:
     error = float(np.max(np.abs(result - expected), initial=0))
     largest = float(np.max(np.abs(expected), initial=0))
     if not error <= 2000 * np.finfo(expected.dtype).eps * largest:
-        raise Disagreement(f"wrong by {error:.1e} where the largest value is {largest:.1e}")
+        raise Disagreement(f"{error / largest if largest else error:.1e}")

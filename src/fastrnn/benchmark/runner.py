@@ -13,7 +13,7 @@ from .workloads import Problem, Size, Workload, problem, workloads
 Progress = Callable[[str, int, int], None]  # what is under way, how much is done, of how much
 
 TINY = Size(T=2, B=2, I=3, H=4)
-PATIENCE = 8  # a call longer than so many times the budget of its measurement is not measured
+PATIENCE = 5  # a call longer than so many times the budget of its measurement is not measured
 
 
 class Settings(NamedTuple):
@@ -124,7 +124,7 @@ def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> li
         try:
             check_agreement(result, expected)
         except Disagreement as error:
-            left_out.append(LeftOut(whole.workload, competitor.name, str(error)))
+            left_out.append(LeftOut(whole.workload, competitor.name, f"wrong by {error}"))
             continue
         seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
         if seconds_per_call > PATIENCE * seconds:

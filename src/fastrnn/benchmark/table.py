@@ -73,7 +73,7 @@ WIDE: tuple[Line, ...] = (((STEPS, 7), (GFLOPS, 8), (PEAK, 5), (SEQUENCES, 6), (
 
 class Layout(NamedTuple):
     lines: tuple[Line, ...]
-    gap: int  # columns between cells
+    gap: int = 1  # columns between cells
 
     @property
     def width(self) -> int:
@@ -94,12 +94,9 @@ class Layout(NamedTuple):
 
 def choose_layout(columns: int, cells: int) -> Layout:
     """One line per competitor where the terminal is wide enough, else two."""
-    for lines in (WIDE, NARROW):
-        layout = Layout(lines, 1)
-        spare = (columns - LABEL) // cells - layout.width
-        if spare >= 1 or lines is NARROW:
-            return layout._replace(gap=min(max(spare, 1), 4))
-    raise AssertionError("NARROW always serves")
+    room = (columns - LABEL) // cells
+    layout = Layout(WIDE if room > Layout(WIDE).width else NARROW)
+    return layout._replace(gap=min(max(room - layout.width, 1), 4))
 
 
 def header(report: Report) -> Iterator[RenderableType]:
@@ -158,7 +155,7 @@ def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:
         for workload in columns:
             result = found.get((competitor, workload))
             if result is None:
-                row.append(Text(gaps.get((competitor, workload), "—"), "dim"))
+                row.append(gap_text(gaps.get((competitor, workload), "—")))
                 continue
             rivals = [rival for (_, other), rival in found.items() if other == workload]
             fastest = min(rivals, key=lambda rival: rival.timing.median)
@@ -166,6 +163,10 @@ def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:
             row.append(figures(result, context, layout, "bold green" if result is fastest else ""))
         table.add_row(*row)
     return table
+
+
+def gap_text(reason: str) -> Text:
+    return Text(reason, "bold red" if reason.startswith("wrong") else "dim")
 
 
 def figures(result: Result, context: Context, layout: Layout, style: str) -> Text:
@@ -192,19 +193,23 @@ def mean_block(outcome: Outcome, cells: Sequence[str], mode: str, layout: Layout
 
 def legend(report: Report) -> Iterator[RenderableType]:
     """What the columns mean, and what is missing."""
-    peak, threads = report.outcome.peak, plural(report.settings.threads, "thread")
+    outcome, threads = report.outcome, plural(report.settings.threads, "thread")
+    peak, lead = outcome.peak, outcome.competitors[0]
     yield Text(
-        f"steps/s, seq/s: time steps of all rows and whole sequences. GFLOP/s: of the gate products, training three "
-        f"times forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {report.outcome.competitors[0]}'s.",
+        "steps/s, seq/s: time steps of all rows, whole sequences. GFLOP/s: of the gate products, training three times "
+        f"forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {lead}'s.",
         "dim",
     )
     if peak is None:
         yield Text("peak: not measured, it needs the native backend.", "dim")
     else:
         yield Text(f"peak: of {digits(peak / 1e9)} GFLOP/s, the most that FMAs reached here on {threads}.", "dim")
-    if report.outcome.left_out:
+    reasons = [gap.reason for gap in outcome.left_out]
+    if any(reason.endswith("a call") for reason in reasons):
         limit = PATIENCE * report.settings.seconds
-        yield Text(f"Left out: calls longer than {limit:.2g} s (--seconds gives more time).", "dim")
+        yield Text(f"s a call: longer than {limit:.2g} s, not measured (--seconds gives more time).", "dim")
+    if any(reason.startswith("wrong") for reason in reasons):
+        yield Text(f"wrong: not what {lead} computes, not measured.", "bold red")
 
 
 def model_tables(report: Report) -> Iterator[RenderableType]:

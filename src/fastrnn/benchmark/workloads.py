@@ -78,7 +78,7 @@ def workloads(
 def parse_sizes(text: str) -> tuple[Size, ...]:
     """Sizes from "T,B,I,H;T,B,I,H"; the words "all", "default" and "quick" name the lists above. Else ValueError."""
     named = {"all": GRID, "default": DEFAULT, "quick": QUICK}
-    return named[text] if text in named else tuple(map(parse_size, text.split(";")))
+    return named[text] if text in named else tuple(dict.fromkeys(map(parse_size, text.split(";"))))
 
 
 def parse_size(text: str) -> Size:
