@@ -101,6 +101,7 @@ static void forward_body(void *context, int thread) {
     }
 }
 
+/* Chooses a team's schedule; returns the scratch that all its members need. */
 static size_t plan_team(forward_team *team, const fr_forward_run *run, const fr_batch *batch, int threads) {
     const fr_packed *packed = run->packed;
     team->run = run;
@@ -117,27 +118,41 @@ static size_t plan_team(forward_team *team, const fr_forward_run *run, const fr_
     return team->scratch_stride * (size_t)team->schedule.threads;
 }
 
+/* Divides `threads` among the directions; returns how many of them have work. */
+static int plan_forward(forward_job *job, const fr_forward_run *runs, const fr_batch *batch, int threads,
+                        size_t *scratch) {
+    const int n = job->n_teams;
+    const fr_packed *packed = runs[0].packed;
+    double flop = n * (double)batch->T * (double)batch->B * step_flop(packed->cell, packed->I, packed->H);
+    int used = 1;
+    job->side_by_side = n > 1 && threads >= n && fr_worth_threads(flop);
+    for (int i = 0; i < n; i++) {
+        int members = job->side_by_side ? (threads - i + n - 1) / n : threads;
+        scratch[i] = plan_team(&job->teams[i], &runs[i], batch, members);
+        int last = job->teams[i].schedule.threads;
+        if (job->side_by_side)
+            last = (last - 1) * n + i + 1;
+        used = last > used ? last : used;
+    }
+    return used;
+}
+
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads) {
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    int reserved = fr_pool_reserve(threads);
-    forward_job job = {.n_teams = n_runs, .side_by_side = reserved >= n_runs && n_runs > 1};
+    forward_job job = {.n_teams = n_runs};
     size_t scratch[MAX_RUNS], total = 0;
-    int used = 1;
-    for (int i = 0; i < n_runs; i++) {
-        int members = job.side_by_side ? (reserved - i + n_runs - 1) / n_runs : reserved;
-        scratch[i] = plan_team(&job.teams[i], &runs[i], &c.batch, members);
+    int used = plan_forward(&job, runs, &c.batch, threads, scratch), reserved = fr_pool_reserve(used);
+    if (reserved < used)
+        used = plan_forward(&job, runs, &c.batch, reserved, scratch);
+    for (int i = 0; i < n_runs; i++)
         total += scratch[i];
-        int last = job.side_by_side ? (job.teams[i].schedule.threads - 1) * n_runs + i + 1
-                                    : job.teams[i].schedule.threads;
-        used = last > used ? last : used;
-    }
     fr_status status = fr_workspace_take(&c.scratch, total) ? FR_OK : FR_NO_MEMORY;
     if (status == FR_OK) {
         char *next = c.scratch.data;
-        for (int i = 0; i < n_runs; i++, next += scratch[i - 1]) {
+        for (int i = 0; i < n_runs; next += scratch[i], i++) {
             job.teams[i].scratch = next;
             fr_barrier_init(&job.teams[i].barrier, job.teams[i].schedule.threads);
         }
@@ -167,15 +182,22 @@ static void backward_body(void *context, int thread) {
     job->kernels->backward(job->run, job->batch, &share, job->scratch);
 }
 
+static void plan_backward(backward_job *job, int threads) {
+    const fr_backward_run *run = job->run;
+    ptrdiff_t slice = 4 * job->kernels->lanes, slices = (run->hidden_size + slice - 1) / slice;
+    job->schedule = fr_choose_schedule(threads, job->batch->T, job->batch->B, slices,
+                                       2 * step_flop(run->cell, run->input_size, run->hidden_size));
+}
+
 fr_status fr_backward(const fr_backward_run *run, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads) {
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     backward_job job = {.run = run, .kernels = fr_level_kernels(run->dtype), .batch = &c.batch};
-    int reserved = fr_pool_reserve(threads);
-    ptrdiff_t slice = 4 * job.kernels->lanes, slices = (run->hidden_size + slice - 1) / slice;
-    job.schedule = fr_choose_schedule(reserved, T, B, slices,
-                                      2 * step_flop(run->cell, run->input_size, run->hidden_size));
+    plan_backward(&job, threads);
+    int reserved = fr_pool_reserve(job.schedule.threads);
+    if (reserved < job.schedule.threads)
+        plan_backward(&job, reserved);
     size_t bytes = job.kernels->backward_bytes(run, &c.batch, job.schedule.threads);
     fr_status status = fr_workspace_take(&c.scratch, bytes) ? FR_OK : FR_NO_MEMORY;
     if (status == FR_OK) {

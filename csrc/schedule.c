@@ -6,9 +6,11 @@ static const double LEAST_FLOP_PER_CALL = 3e6, LEAST_FLOP_PER_MEETING = 2e5;
 
 enum { ROWS_PER_THREAD = 6 }; /* that fill a tile */
 
+int fr_worth_threads(double flop) { return flop >= LEAST_FLOP_PER_CALL; }
+
 fr_schedule fr_choose_schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop) {
     fr_schedule alone = {1, 0}, schedule = alone;
-    if (threads <= 1 || (double)T * (double)B * step_flop < LEAST_FLOP_PER_CALL)
+    if (threads <= 1 || !fr_worth_threads((double)T * (double)B * step_flop))
         return alone;
     /* Rows need no meetings, so they are the first choice where there are enough to fill every thread's tiles. */
     if (B >= (ptrdiff_t)threads * ROWS_PER_THREAD) {
