@@ -86,6 +86,13 @@ def test_schedule_spreads_every_competitor_over_the_run():
     assert all(order[k : k + 4].count(1) == 1 for k in (0, 4, 8))
 
 
+def test_settle_waits_for_threads_that_spin(monkeypatch):
+    cpu_seconds = iter([0.0, 0.001, 0.001, 0.0019, 0.0019, 0.002])  # a thread busy for two looks, idle at the third
+    monkeypatch.setattr(measure, "process_time", lambda: next(cpu_seconds))
+    measure.settle()
+    assert list(cpu_seconds) == []
+
+
 def test_interleave_samples_in_turns_within_each_context():
     active, log = [], []
 
@@ -116,7 +123,7 @@ def test_interleave_samples_in_turns_within_each_context():
 def test_peers_compute_what_we_do(name, mode, cell):
     pytest.importorskip("onnx" if name == "onnxruntime" else name)
     pytest.importorskip(name)
-    (peer,), _ = peers.load_peers([name], threads=1)
+    (peer,), _ = peers.load_peers([name], threads=1, dtype=np.dtype(np.float32))
     if mode not in peer.modes:
         assert (name, mode) == ("onnxruntime", "training")
         return
@@ -128,11 +135,18 @@ def test_peers_compute_what_we_do(name, mode, cell):
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch):
-    def fails(threads):
+    def fails(threads, dtype):
         raise ImportError("No module named 'torch'")
 
     monkeypatch.setitem(peers.PEERS, "torch", fails)
-    assert peers.load_peers(["torch"], 1) == ([], [peers.Missing("torch", "No module named 'torch'")])
+    assert peers.load_peers(["torch"], 1, np.dtype(np.float32)) == ([], [peers.Missing("torch", "No module named 'torch'")])
+
+
+def test_onnxruntime_is_left_out_in_float64():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    loaded, (missing,) = peers.load_peers(["onnxruntime"], 1, np.dtype(np.float64))
+    assert loaded == [] and "float32 only, not in float64" in missing.reason
 
 
 class Crooked(peers.Ours):

@@ -187,7 +187,8 @@ def verify(options: argparse.Namespace) -> int:
         for found in group:
             value = "same" if found.ok else "FAILED"
             if found.error is not None:
-                value = f"{found.error:.2f} of {found.allowed:.0f}"
+                size = ".2f" if found.error < 1000 else ".0e"
+                value = f"{found.error:{size}} of {found.allowed:.0f}"
             print(f"{value:>{CELL[found.check]}}", end="", flush=True)
             faults += [] if found.ok else [f"FAILED {found.check}: {found.where}"]
         print("".join(f"\n    {fault}" for fault in faults))
@@ -245,7 +246,7 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     ours, missing = load_backends(options.backend or fastrnn.available_backends())
     if not ours:
         raise UsageError(f"argument --backend: {missing[0].reason}")
-    peers, absent = load_peers(options.peers, threads)
+    peers, absent = load_peers(options.peers, threads, settings.dtype)
     competitors = [*ours, *peers]
     versions = {peer.name: peer.version() for peer in peers}
     with machine.threads_everywhere(threads):

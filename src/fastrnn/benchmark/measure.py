@@ -4,14 +4,14 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import ceil
-from time import perf_counter, sleep
+from time import perf_counter, process_time, sleep
 from typing import Any, NamedTuple
 
 import numpy as np
 
 SHORTEST = 1e-3  # seconds of a sample: far above the clock's resolution and the loop's own cost
 FEWEST, MOST = 3, 25  # samples
-SETTLE = 2e-3  # seconds before a sample in which the threads of the one before it stop spinning
+PAUSE, LONGEST_PAUSE = 1e-3, 0.1  # seconds of a look at idle threads, and how long they may take to become idle
 
 
 class Call(NamedTuple):
@@ -40,6 +40,16 @@ class Timing(NamedTuple):
         return float(np.percentile(self.samples, percent))
 
 
+def settle() -> None:
+    """Wait until no thread of this process works: pools spin on after their last task, OpenBLAS's for 25 ms."""
+    deadline = perf_counter() + LONGEST_PAUSE
+    while perf_counter() < deadline:
+        worked = process_time()
+        sleep(PAUSE)
+        if process_time() - worked < PAUSE / 4:
+            break
+
+
 def elapsed(call: Call, calls: int = 1) -> float:
     """Seconds per call of `calls` calls in a row, the garbage collector held off as in `timeit`."""
     run, collecting = call.run, gc.isenabled()
@@ -59,6 +69,7 @@ def elapsed(call: Call, calls: int = 1) -> float:
 
 def estimate(call: Call) -> float:
     """Seconds of one warm call, roughly."""
+    settle()
     calls = 1
     while (seconds := elapsed(call, calls)) * calls < SHORTEST:
         calls *= 4
@@ -83,6 +94,6 @@ def interleave(calls: Sequence[Call], budget: float) -> list[Timing]:
     plans = [plan(estimate(call), budget) for call in calls]
     taken: list[list[float]] = [[] for _ in calls]
     for i in schedule([samples for samples, _ in plans]):
-        sleep(SETTLE)
+        settle()
         taken[i].append(elapsed(calls[i], plans[i][1]))
     return [Timing(tuple(samples), n) for samples, (_, n) in zip(taken, plans, strict=True)]

@@ -61,7 +61,7 @@ class Torch:
     name = "torch"
     modes = ("forward", "training")
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, dtype: np.dtype):
         import torch
 
         self.torch = torch
@@ -91,10 +91,12 @@ class OnnxRuntime:
     name = "onnxruntime"
     modes = ("forward",)
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, dtype: np.dtype):
         import onnx
         import onnxruntime
 
+        if dtype != np.float32:
+            raise Unsuitable(f"it computes these operators in float32 only, not in {dtype}")
         self.onnx, self.runtime = onnx, onnxruntime
         self.options = onnxruntime.SessionOptions()
         self.options.intra_op_num_threads = threads
@@ -144,7 +146,11 @@ def onnx_model(onnx: Any, problem: Problem) -> bytes:
     return model.SerializeToString()
 
 
-PEERS: dict[str, Callable[[int], Competitor]] = {"torch": Torch, "onnxruntime": OnnxRuntime}
+class Unsuitable(Exception):
+    """A competitor is there and cannot do what is to be measured."""
+
+
+PEERS: dict[str, Callable[[int, np.dtype], Competitor]] = {"torch": Torch, "onnxruntime": OnnxRuntime}
 
 
 class Missing(NamedTuple):
@@ -159,9 +165,9 @@ def load_backends(names: Sequence[str]) -> tuple[list[Competitor], list[Missing]
     return load(names, Ours)
 
 
-def load_peers(names: Sequence[str], threads: int) -> tuple[list[Competitor], list[Missing]]:
-    """Those of the named peers that are installed, and the others."""
-    return load(names, lambda name: PEERS[name](threads))
+def load_peers(names: Sequence[str], threads: int, dtype: np.dtype) -> tuple[list[Competitor], list[Missing]]:
+    """Those of the named peers that are installed and compute in `dtype`, and the others."""
+    return load(names, lambda name: PEERS[name](threads, dtype))
 
 
 def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[Competitor], list[Missing]]:
@@ -169,7 +175,7 @@ def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[
     for name in names:
         try:
             loaded.append(make(name))
-        except ImportError as error:
+        except (ImportError, OSError, Unsuitable) as error:
             missing.append(Missing(name, str(error)))
     return loaded, missing
 
@@ -184,9 +190,12 @@ def result_of(call: Call, shape: tuple[int, ...]) -> np.ndarray:
         return np.asarray(call.run()[0]).reshape(shape)
 
 
+AGREEMENT = 2000  # eps of the largest value: room for sums in another order, none for another equation
+
+
 def check_agreement(result: np.ndarray, expected: np.ndarray) -> None:
     """Raise Disagreement unless two results are equal up to rounding."""
     error = float(np.max(np.abs(result - expected), initial=0))
     largest = float(np.max(np.abs(expected), initial=0))
-    if not error <= 2000 * np.finfo(expected.dtype).eps * largest:
+    if not error <= AGREEMENT * np.finfo(expected.dtype).eps * largest:
         raise Disagreement(f"{error / largest if largest else error:.1e}")

@@ -53,6 +53,11 @@ def share(result: Result, context: Context) -> str:
     return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
 
 
+def spread(result: Result, context: Context) -> str:
+    percent = 100 * result.timing.spread
+    return f"{percent:.0f}" if percent < 99.5 else ">99"
+
+
 def ratio(result: Result, context: Context) -> str:
     if context.lead is None:
         return "—"
@@ -63,7 +68,7 @@ STEPS = Figure("steps/s", lambda result, context: si(result.steps_per_s))
 GFLOPS = Figure("GFLOP/s", lambda result, context: digits(result.flops / 1e9))
 PEAK = Figure("peak", share)
 SEQUENCES = Figure("seq/s", lambda result, context: si(result.sequences_per_s))
-SPREAD = Figure("±%", lambda result, context: f"{100 * result.timing.spread:.0f}")
+SPREAD = Figure("±%", spread)
 TIME = Figure("time", ratio)
 
 Line = tuple[tuple[Figure, int], ...]  # figures and their widths
