@@ -139,7 +139,8 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
         raise ImportError("No module named 'torch'")
 
     monkeypatch.setitem(peers.PEERS, "torch", fails)
-    assert peers.load_peers(["torch"], 1, np.dtype(np.float32)) == ([], [peers.Missing("torch", "No module named 'torch'")])
+    missing = peers.Missing("torch", "No module named 'torch'")
+    assert peers.load_peers(["torch"], 1, np.dtype(np.float32)) == ([], [missing])
 
 
 def test_onnxruntime_is_left_out_in_float64():

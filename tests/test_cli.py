@@ -55,7 +55,7 @@ def test_the_command_line_loads_what_it_needs_when_it_needs_it():
         ("--dtype", "float16", "float16"),
         ("--json", "/no/such/folder/x.json", "expected a file in an existing directory"),
         ("--plot", "picture.txt", "expected a name that ends in .png, .pdf, .svg, got 'picture.txt'"),
-        ("--text", "/no/such/book.txt", "/no/such/book.txt"),
+        ("--text", "/no/such/book.txt", "expected a readable file, got '/no/such/book.txt': No such file"),
     ],
 )
 def test_bench_refuses(capsys, option, value, expected):

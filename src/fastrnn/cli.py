@@ -87,7 +87,8 @@ def add_bench(commands: Any) -> None:
     add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measured too")
     add("--seconds", type=positive_number, metavar="S", help="for one measurement (default: 0.3; quick: 0.1)")
     add("--text", metavar="FILE", help="text for the character model (default: the Python standard library)")
-    add("--model-seconds", type=seconds_or_none, metavar="S", help="training per cell (default: 10; quick: 1.5)")
+    training = "training of the character model per cell, 0 for none (default: 10; quick: 1.5)"
+    add("--model-seconds", type=seconds_or_none, metavar="S", help=training)
     add("--json", type=writable, metavar="FILE", help="write every figure as JSON")
     add("--plot", type=picture, metavar="FILE.png", help="draw the figures")
     bench_parser.set_defaults(command=bench)
@@ -267,7 +268,9 @@ def read_corpus(path: str | None) -> Corpus:
 
     try:
         return load_corpus(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"argument --text: expected a readable file, got {path!r}: {error.strerror}") from error
+    except ValueError as error:
         raise UsageError(f"argument --text: {error}") from error
 
 
@@ -282,7 +285,9 @@ def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
 
     percent, label = TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.description}")
     columns = BarColumn(24), percent, TimeElapsedColumn(), label
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+    console = Console(stderr=True)
+    seen = console.is_terminal
+    with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not seen) as progress:
         task = progress.add_task("", total=None)
 
         def show(label: str, done: float, total: float) -> None:
