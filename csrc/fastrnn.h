@@ -55,7 +55,7 @@ typedef struct {
     fr_sequence y;    /* (T, B, H): h of each step, zero past a row's end; must not overlap x */
     const void *h0;   /* (B, H) */
     const void *c0;   /* (B, H); LSTM only */
-    void *h;          /* (B, H): final state; may be h0 itself */
+    void *h;          /* (B, H): final state; may be h0 itself, or, where T is 1, y */
     void *c;          /* (B, H); LSTM only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
 } fr_forward_run;

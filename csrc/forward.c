@@ -313,8 +313,9 @@ static void begin_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
 
 static void end_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     for (ptrdiff_t i = 0; i < f->rows; i++) {
-        ptrdiff_t row = owned_row(f, i);
-        memcpy((real *)f->run->h + row * f->weights->H + j, f->h_prev[i] + j, (size_t)units * sizeof(real));
+        real *h = (real *)f->run->h + owned_row(f, i) * f->weights->H;
+        if (h != f->h_prev[i]) /* of a single step, y may be the final state itself */
+            memcpy(h + j, f->h_prev[i] + j, (size_t)units * sizeof(real));
     }
 }
 

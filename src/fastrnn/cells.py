@@ -92,7 +92,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
     def freeze(self) -> FrozenCell[S]:
         """An immutable copy for inference, its weights packed once for the backend in force now."""
-        return FrozenCell(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
+        return FrozenCell(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend(), cell=True)
 
 
 class OneStateCell(RecurrentCell[Array]):

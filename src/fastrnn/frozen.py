@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 import numpy as np
-from numpy import ndarray
 
 from . import checks, config, stack
 from .backends.base import Backend
@@ -53,31 +52,22 @@ def infer_cell(spec: LayerSpec, backend: Backend, packed: Sequence[Any], x: Arra
     return as_state(after, cell_shape(B, H, call.batched))
 
 
-def usable(array: Any, dtype: np.dtype, shape: Shape) -> bool:
-    """Whether an argument can go to the backend as it is: quick, and False where it is not sure."""
-    return type(array) is ndarray and array.dtype is dtype and array.shape == shape and array.flags.carray
-
-
 class Frozen(DescribedCell):
-    """What frozen layers and cells share.
+    """What frozen layers and cells share."""
 
-    A step passes by the general conversion of arguments where `usable` allows it: at small sizes that takes longer
-    than the arithmetic.
-    """
-
-    __slots__ = ("_backend", "_hot", "_label", "_packed", "_spec")
+    __slots__ = ("_backend", "_label", "_packed", "_spec", "_stepper")
     _backend: Backend
-    _hot: tuple[np.dtype, int, int, int]  # what every step looks up: dtype, L, H and the number of states
     _label: str
     _packed: tuple[Any, ...]
+    _stepper: Any  # the backend's short way for one step, or None
 
-    def __init__(self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Backend) -> None:
-        spec = spec._replace(
-            dtype=np.dtype(spec.dtype.type)
-        )  # the object that arrays have: an unpickled one is another
-        packed = tuple([backend.pack(spec.cell, layer) for layer in weights])
-        hot = spec.dtype, spec.num_layers, spec.hidden_size, spec.cell.states
-        for name, value in zip(Frozen.__slots__, (backend, hot, label, packed, spec)):
+    def __init__(
+        self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Backend, cell: bool
+    ) -> None:
+        packed, stepper = tuple([backend.pack(spec.cell, layer) for layer in weights]), None
+        if hasattr(backend, "Stepper") and not spec.bidirectional:
+            stepper = backend.Stepper(packed, spec.input_size, spec.hidden_size, spec.dtype, np.ndarray, np.empty, cell)
+        for name, value in zip(Frozen.__slots__, (backend, label, packed, spec, stepper)):
             object.__setattr__(self, name, value)
 
     @property
@@ -103,46 +93,6 @@ class Frozen(DescribedCell):
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} holds weights packed for this machine: pickle what it was frozen from")
 
-    def _read_x(self, name: str, x: Any) -> Array:
-        """x (B, I) or (I,) as a C-contiguous array."""
-        spec = self._spec
-        I = spec.input_size
-        if type(x) is ndarray and x.ndim == 2 and usable(x, spec.dtype, (x.shape[0], I)):
-            return x
-        return checks.contiguous(checks.shaped(name, checks.real(name, x), ("B", I), (I,)), spec.dtype)
-
-    def _read_state(self, state: Any, shape: Shape) -> tuple[Array, ...]:
-        """The parts of a state as C-contiguous arrays of `shape`; zeros for None."""
-        dtype, _, _, states = self._hot
-        if states == 1:
-            if usable(state, dtype, shape):
-                return (state,)
-        elif type(state) is tuple and len(state) == 2:
-            h, c = state
-            if usable(h, dtype, shape) and usable(c, dtype, shape):
-                return state
-        return read_state(self._spec, state, shape, shape)
-
-    def _advance(self, x: Array, now: tuple[Array, ...], y: Array, after: tuple[Array, ...]) -> None:
-        """One step of all layers, the arrays C-contiguous in the caller's layout; y serves the lower layers as scratch.
-
-        A layer's new h is its output: the next one reads it from `after`, which may be `now` itself.
-        """
-        if x.size == 0:
-            return
-        x, y = one_step(x), one_step(y)
-        if now[0].ndim != 3:
-            inner = self._spec.inner_state(x.shape[1])
-            now, after = tuple([part.reshape(inner) for part in now]), tuple([part.reshape(inner) for part in after])
-        forward, threads = self._backend.forward, config.get_num_threads()
-        if len(self._packed) == 1:
-            forward(self._packed[0], x, now, None, y, after, None, threads)
-            return
-        for k, packed in enumerate(self._packed):
-            before, then = tuple([part[k : k + 1] for part in now]), tuple([part[k : k + 1] for part in after])
-            forward(packed, x, before, None, y, then, None, threads)
-            x = then[0]
-
 
 class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
     """An immutable layer for inference, from `freeze()`."""
@@ -160,36 +110,50 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         into and return: C-contiguous arrays of the layer's dtype; its state may be the input state itself, beyond
         that no two arrays may overlap. Raises ValueError for a bidirectional layer, which has no steps.
         """
-        if self._spec.bidirectional:
+        if self._stepper is not None:
+            stepped = self._stepper(x_t, state, out, config.get_num_threads())
+            if stepped is not None:
+                return stepped
+        spec = self._spec
+        if spec.bidirectional:
             raise ValueError("step: expected a layer of one direction, got a bidirectional one, which needs sequences")
-        dtype, L, H, states = self._hot
-        x = self._read_x("x_t", x_t)
+        x = checks.shaped("x_t", checks.real("x_t", x_t), ("B", spec.input_size), (spec.input_size,))
+        x = checks.contiguous(x, spec.dtype)
         rows = x.shape[:-1]
-        shape, y_shape = (L, *rows, H), (*rows, H)
-        now = self._read_state(state, shape)
-        if out is not None:
-            y, after = self._read_out(out, y_shape, shape)
-            checks.disjoint("out", y, after, x, now)
+        shape, y_shape = (spec.num_layers, *rows, spec.hidden_size), (*rows, spec.hidden_size)
+        now = read_state(spec, state, shape, shape)
+        if out is None:
+            y, after = np.empty(y_shape, spec.dtype), tuple([np.empty_like(part) for part in now])
             self._advance(x, now, y, after)
-            return out
-        y, h = np.empty(y_shape, dtype), np.empty(shape, dtype)
-        after = (h,) if states == 1 else (h, np.empty(shape, dtype))
+            return y, as_state(after, shape)
+        y, after = self._read_out(out, y_shape, shape)
+        checks.disjoint("out", y, after, x, now)
         self._advance(x, now, y, after)
-        return y, cast(S, h if states == 1 else after)
+        return out
 
     def _read_out(self, out: Any, y_shape: Shape, shape: Shape) -> tuple[Array, tuple[Array, ...]]:
         """The arrays to write into."""
-        dtype, _, _, states = self._hot
+        dtype, states = self._spec.dtype, self._spec.cell.states
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError(f"out: expected a pair (y, state), got {checks.kind(out)}")
-        y, state = out
-        parts = (state,) if states == 1 else state
-        if type(parts) is tuple and len(parts) == states and usable(y, dtype, y_shape):
-            if usable(parts[0], dtype, shape) and usable(parts[-1], dtype, shape):
-                return y, parts
-        checks.output("out[0]", y, y_shape, dtype, contiguous=True)
-        named = checks.parts("out[1]", state, states)
+        y = checks.output("out[0]", out[0], y_shape, dtype, contiguous=True)
+        named = checks.parts("out[1]", out[1], states)
         return y, tuple([checks.output(name, part, shape, dtype, contiguous=True) for name, part in named])
+
+    def _advance(self, x: Array, now: tuple[Array, ...], y: Array, after: tuple[Array, ...]) -> None:
+        """One step of all layers, the arrays C-contiguous in the caller's layout; y serves the lower layers as scratch.
+
+        A layer's new h is its output: the next one reads it from `after`, which may be `now` itself.
+        """
+        if x.size == 0:
+            return
+        x, y = one_step(x), one_step(y)
+        inner = self._spec.inner_state(x.shape[1])
+        now, after = tuple([part.reshape(inner) for part in now]), tuple([part.reshape(inner) for part in after])
+        for k, packed in enumerate(self._packed):
+            before, then = stack.layer_state(now, k, 1), stack.layer_state(after, k, 1)
+            self._backend.forward(packed, x, before, None, y, then, None, config.get_num_threads())
+            x = then[0]
 
 
 class FrozenCell(Frozen, Generic[S]):
@@ -199,11 +163,8 @@ class FrozenCell(Frozen, Generic[S]):
 
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
         """Return the next state, as the cell it was frozen from would."""
-        x = self._read_x("x", x)
-        dtype, _, H, states = self._hot
-        shape = (*x.shape[:-1], H)
-        now = self._read_state(state, shape)
-        y, h = np.empty(shape, dtype), np.empty(shape, dtype)
-        after: tuple[Array, ...] = (h,) if states == 1 else (h, np.empty(shape, dtype))
-        self._advance(x, now, y, after)
-        return cast(S, h if states == 1 else after)
+        if self._stepper is not None:
+            stepped = self._stepper(x, state, None, config.get_num_threads())
+            if stepped is not None:
+                return stepped
+        return infer_cell(self._spec, self._backend, self._packed, x, state)

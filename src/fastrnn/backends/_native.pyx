@@ -5,7 +5,9 @@ Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI.
 because the caller holds the array for the whole call.
 """
 
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
+)
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -241,6 +243,149 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
             status = fr_backward(&run, s.T, s.B, row_lengths, threads)
         if status != FR_OK:
             raise MemoryError("no memory for the backward pass")
+
+
+# --- one step at a time, where the arguments are plain: no conversion, no Python between the layers
+
+
+cdef struct Plain:  # a C-contiguous array as it came
+    char *data
+    int ndim
+    ptrdiff_t shape[3]
+    ptrdiff_t bytes
+
+
+cdef bint overlap(Plain *a, Plain *b) noexcept:
+    return a.data < b.data + b.bytes and b.data < a.data + a.bytes
+
+
+cdef class Stepper:
+    """One time step of a stack of one-direction layers, for arguments that need no conversion.
+
+    `layers` are results of `pack`. A layer's state has one axis more than x, over the layers, and an output y comes
+    with it; a cell's has neither. `ndarray` and `empty` are NumPy's, which this module does not import.
+    """
+
+    cdef tuple layers
+    cdef object ndarray, empty, dtype
+    cdef ptrdiff_t input_size, hidden_size
+    cdef Py_ssize_t item
+    cdef char format
+    cdef bint lstm, cell
+    cdef double row_flop
+
+    def __init__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell):
+        cdef Packed first = layers[0]
+        cdef double gates = 4 if first.cell == FR_LSTM else 3 if first.cell == FR_GRU else 1
+        self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
+        self.input_size, self.hidden_size, self.item = input_size, hidden_size, dtype.itemsize
+        self.format = ord(dtype.char)
+        self.lstm, self.cell = first.cell == FR_LSTM, cell
+        self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * len(layers)
+
+    cdef bint plain(self, object array, Plain *result, int flags) except -1:
+        """Whether `array` is one of this dtype, aligned and C-contiguous (and writable, if flags ask it)."""
+        cdef Py_buffer buffer
+        cdef int i
+        if type(array) is not self.ndarray:
+            return False
+        try:
+            PyObject_GetBuffer(array, &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | flags)
+        except (BufferError, ValueError):
+            return False
+        cdef bint good = (
+            buffer.format[0] == self.format and buffer.format[1] == 0 and 1 <= buffer.ndim <= 3
+            and <size_t>buffer.buf % <size_t>self.item == 0
+        )
+        if good:
+            result.data, result.ndim, result.bytes = <char *>buffer.buf, buffer.ndim, buffer.len
+            for i in range(buffer.ndim):
+                result.shape[i] = buffer.shape[i]
+        PyBuffer_Release(&buffer)
+        return good
+
+    cdef bint plain_state(self, object array, Plain *x, Plain *result, int flags) except -1:
+        """Whether `array` is plain and a part of a state that goes with x."""
+        if not self.plain(array, result, flags):
+            return False
+        cdef int i = result.ndim - x.ndim
+        if i != (0 if self.cell else 1) or (i == 1 and result.shape[0] != len(self.layers)):
+            return False
+        return result.shape[result.ndim - 1] == self.hidden_size and (x.ndim == 1 or result.shape[i] == x.shape[0])
+
+    cdef bint plain_states(self, object state, Plain *x, Plain *parts, int flags) except -1:
+        if not self.lstm:
+            return self.plain_state(state, x, &parts[0], flags)
+        if type(state) is not tuple or len(<tuple>state) != 2:
+            return False
+        return (self.plain_state((<tuple>state)[0], x, &parts[0], flags)
+                and self.plain_state((<tuple>state)[1], x, &parts[1], flags))
+
+    def __call__(self, x_t, state, out, int threads):
+        """(y, state), or for a cell the state; None if an argument is not plain: the caller checks and converts then.
+
+        out: None, or (y, state) to write into, which is returned.
+        """
+        cdef Plain x, y, now[2], after[2]
+        cdef int parts = 2 if self.lstm else 1, i, k
+        if not self.plain(x_t, &x, 0) or x.ndim > 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
+            return None
+        if not self.plain_states(state, &x, now, 0):
+            return None
+        if out is None:
+            shape = (state[0] if self.lstm else state).shape
+            out_state = self.empty(shape, self.dtype)
+            if self.lstm:
+                out_state = (out_state, self.empty(shape, self.dtype))
+            if self.cell:
+                out = out_state
+            else:
+                out = self.empty(shape[1:], self.dtype), out_state
+                self.plain(out[0], &y, PyBUF_WRITABLE)
+            self.plain_states(out_state, &x, after, PyBUF_WRITABLE)
+        else:
+            if type(out) is not tuple or len(<tuple>out) != 2 or not self.plain(out[0], &y, PyBUF_WRITABLE):
+                return None
+            if y.ndim != x.ndim or y.shape[y.ndim - 1] != self.hidden_size or (x.ndim == 2 and y.shape[0] != x.shape[0]):
+                return None
+            if not self.plain_states(out[1], &x, after, PyBUF_WRITABLE) or overlap(&y, &x):
+                return None
+            for i in range(parts):
+                if overlap(&y, &now[i]) or overlap(&y, &after[i]) or overlap(&x, &after[i]):
+                    return None
+                for k in range(parts):
+                    if overlap(&after[i], &now[k]) and (i != k or after[i].data != now[k].data):
+                        return None
+            if parts == 2 and overlap(&after[0], &after[1]):
+                return None
+        self.advance(&x, now, &after[0] if self.cell else &y, after, threads)
+        return out
+
+    cdef int advance(self, Plain *x, Plain *now, Plain *y, Plain *after, int threads) except -1:
+        """All layers, y serving the lower ones as scratch: a layer's new h is its output, which the next one reads."""
+        cdef fr_forward_run run
+        cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0], size = B * self.hidden_size * self.item
+        cdef int k
+        cdef Packed layer
+        cdef fr_status status
+        memset(&run, 0, sizeof(run))
+        run.x.data, run.x.row = x.data, self.input_size
+        run.y.data, run.y.row = y.data, self.hidden_size
+        for k in range(len(self.layers)):
+            layer = self.layers[k]
+            run.packed = layer.directions[0]
+            run.h0, run.h = now[0].data + k * size, after[0].data + k * size
+            if self.lstm:
+                run.c0, run.c = now[1].data + k * size, after[1].data + k * size
+            if B * self.row_flop < LEAST_FLOP_WITHOUT_GIL:
+                status = fr_forward(&run, 1, 1, B, NULL, threads)
+            else:
+                with nogil:
+                    status = fr_forward(&run, 1, 1, B, NULL, threads)
+            if status != FR_OK:
+                raise MemoryError("no memory for the step")
+            run.x.data, run.x.row = run.h, self.hidden_size
+        return 0
 
 
 def levels():
