@@ -5,7 +5,6 @@
 
 #include "kernels.h"
 #include "schedule.h"
-#include "workspace.h"
 
 static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
 
@@ -16,14 +15,12 @@ static double step_flop(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
                   fr_packed **packed) {
     const fr_kernels *kernels = fr_level_kernels(dtype);
-    fr_packed *p = malloc(sizeof *p);
-    void *data = fr_aligned_alloc(kernels->packed_bytes(cell, input_size, hidden_size));
-    if (!p || !data) {
+    fr_packed *p = calloc(1, sizeof *p);
+    if (!p || !fr_workspace_take(&p->memory, kernels->packed_bytes(cell, input_size, hidden_size))) {
         free(p);
-        free(data);
         return FR_NO_MEMORY;
     }
-    *p = (fr_packed){.kernels = kernels, .cell = cell, .I = input_size, .H = hidden_size, .data = data};
+    p->kernels = kernels, p->cell = cell, p->I = input_size, p->H = hidden_size, p->data = p->memory.data;
     kernels->pack(p, weights);
     *packed = p;
     return FR_OK;
@@ -31,7 +28,7 @@ fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t 
 
 void fr_packed_free(fr_packed *packed) {
     if (packed)
-        free(packed->data);
+        fr_workspace_give(&packed->memory);
     free(packed);
 }
 

@@ -5,6 +5,7 @@
 
 #include "fastrnn.h"
 #include "pool.h"
+#include "workspace.h"
 
 /* The rows of a call in the order in which the kernels take them: longest first, so that the rows which have a step t
  * are always the first `live` of them. */
@@ -44,11 +45,8 @@ struct fr_packed {
     ptrdiff_t I, H;
     ptrdiff_t panels, panel_size; /* panel_size in elements */
     void *data;                   /* (panels, panel_size), aligned */
+    fr_workspace memory;          /* holds data: a mutable layer packs anew on every call, into warm memory */
 };
-
-enum { FR_ALIGNMENT = 64 };
-
-static inline size_t fr_aligned(size_t bytes) { return (bytes + FR_ALIGNMENT - 1) / FR_ALIGNMENT * FR_ALIGNMENT; }
 
 static inline ptrdiff_t fr_row(const fr_batch *batch, ptrdiff_t rank) {
     return batch->order ? batch->order[rank] : rank;

@@ -8,12 +8,14 @@ size_t LEVEL(fr_packed_bytes)(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
 
 /* out[k][lane] = w[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
 static void transpose(real *out, ptrdiff_t step, const real *w, ptrdiff_t K, int lanes) {
-    for (ptrdiff_t k = 0; k < K; k++) {
-        real *row = out + k * step;
-        for (int lane = 0; lane < lanes; lane++)
-            row[lane] = w[lane * K + k];
-        for (int lane = lanes; lane < LANES; lane++)
-            row[lane] = 0;
+    for (ptrdiff_t k = 0; k < K; k += LANES) {
+        vec block[LANES];
+        int n = min_lanes(K - k);
+        for (int lane = 0; lane < LANES; lane++)
+            block[lane] = lane < lanes ? vload_n(w + lane * K + k, n) : (vec){0};
+        vtranspose(block);
+        for (int i = 0; i < n; i++)
+            *(vec *)(out + (k + i) * step) = block[i];
     }
 }
 

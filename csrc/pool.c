@@ -9,8 +9,10 @@
 #define SPIN_HINT() __asm__ volatile("yield")
 #endif
 
-/* Longer than any wait between the steps of one call on an idle machine, short against a scheduler's time slice. */
-enum { SPIN_NANOSECONDS = 50000, SPINS_PER_LOOK = 32 };
+/* How long a thread spins before it sleeps, in nanoseconds. In a call: longer than any wait between steps on an idle
+ * machine, short against a scheduler's time slice. Between calls: longer than what a program does between a forward
+ * and a backward, since waking a core that has gone to sleep can take as long as a small call. */
+enum { CALL_SPIN = 50000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 
 static long long nanoseconds(void) {
     struct timespec now;
@@ -18,8 +20,8 @@ static long long nanoseconds(void) {
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Spins until *word differs from `old`, for SPIN_NANOSECONDS at most; returns whether it does. */
-static int spin_while(atomic_uint *word, unsigned old) {
+/* Spins until *word differs from `old`, for `limit` nanoseconds at most; returns whether it does. */
+static int spin_while(atomic_uint *word, unsigned old, long long limit) {
     long long deadline = 0;
     for (;;) {
         for (int i = 0; i < SPINS_PER_LOOK; i++) {
@@ -29,7 +31,7 @@ static int spin_while(atomic_uint *word, unsigned old) {
         }
         long long now = nanoseconds();
         if (!deadline)
-            deadline = now + SPIN_NANOSECONDS;
+            deadline = now + limit;
         else if (now > deadline)
             return 0;
     }
@@ -63,7 +65,7 @@ void fr_barrier_wait(fr_barrier *barrier) {
             pthread_cond_broadcast(&barrier->condition);
             pthread_mutex_unlock(&barrier->mutex);
         }
-    } else if (!spin_while(&barrier->phase, phase)) {
+    } else if (!spin_while(&barrier->phase, phase, CALL_SPIN)) {
         pthread_mutex_lock(&barrier->mutex);
         atomic_fetch_add(&barrier->sleepers, 1);
         while (atomic_load(&barrier->phase) == phase)
@@ -99,7 +101,7 @@ static void *work(void *argument) {
     worker *w = argument;
     unsigned seen = 0;
     for (;;) {
-        if (!spin_while(&w->ticket, seen)) {
+        if (!spin_while(&w->ticket, seen, IDLE_SPIN)) {
             pthread_mutex_lock(&w->mutex);
             atomic_store(&w->asleep, 1);
             while (atomic_load(&w->ticket) == seen)

@@ -103,6 +103,47 @@ INLINE void vstore_n(real *p, vec v, int n) {
 }
 #endif
 
+/* The lanes of a and b in turn: a0 b0 a1 b1 ..., the first and the second half of them. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#if VEC_BYTES == 64
+INLINE vec vzip_low(vec a, vec b) {
+    return PICK(SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+                SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11));
+}
+INLINE vec vzip_high(vec a, vec b) {
+    return PICK(SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15));
+}
+#elif VEC_BYTES == 32
+INLINE vec vzip_low(vec a, vec b) {
+    return PICK(SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11), SHUFFLE(a, b, 0, 4, 1, 5));
+}
+INLINE vec vzip_high(vec a, vec b) {
+    return PICK(SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15), SHUFFLE(a, b, 2, 6, 3, 7));
+}
+#else
+INLINE vec vzip_low(vec a, vec b) { return PICK(SHUFFLE(a, b, 0, 4, 1, 5), SHUFFLE(a, b, 0, 2)); }
+INLINE vec vzip_high(vec a, vec b) { return PICK(SHUFFLE(a, b, 2, 6, 3, 7), SHUFFLE(a, b, 1, 3)); }
+#endif
+
+/* Transposes LANES vectors in place. Each round zips row i with the row half the block below: log2(LANES) rounds bring
+ * every element to its place. */
+INLINE void vtranspose(vec *rows) {
+    vec other[LANES];
+    for (int width = 1; width < LANES; width *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES / 2; i++) {
+            other[2 * i] = vzip_low(rows[i], rows[i + LANES / 2]);
+            other[2 * i + 1] = vzip_high(rows[i], rows[i + LANES / 2]);
+        }
+        memcpy(rows, other, sizeof other);
+    }
+}
+
 /* Denormals count as zero inside the kernels: they cost 100 cycles an operation where a decaying state meets them. */
 #if defined(__x86_64__)
 typedef unsigned fp_mode;

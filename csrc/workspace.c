@@ -3,17 +3,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "kernels.h"
-
 /* A few buffers wait for the next call; a larger one than this goes back to the system. */
-enum { SLOTS = 8, KEEP_BYTES = 16 << 20 };
+enum { SLOTS = 8, KEEP_BYTES = 40 << 20 };
 
 /* Each block begins with its size, one alignment before its data. */
 static _Atomic(char *) slots[SLOTS];
 
-void *fr_aligned_alloc(size_t bytes) {
+static void *aligned_memory(size_t bytes) {
     void *data = NULL;
-    return posix_memalign(&data, FR_ALIGNMENT, bytes ? bytes : 1) ? NULL : data;
+    return posix_memalign(&data, FR_ALIGNMENT, bytes) ? NULL : data;
 }
 
 int fr_workspace_take(fr_workspace *workspace, size_t bytes) {
@@ -27,7 +25,7 @@ int fr_workspace_take(fr_workspace *workspace, size_t bytes) {
         block = NULL;
     }
     if (!block) {
-        block = total < bytes ? NULL : fr_aligned_alloc(total);
+        block = total < bytes ? NULL : aligned_memory(total);
         if (block)
             *(size_t *)block = total;
     }

@@ -1,8 +1,12 @@
-/* Scratch memory of a call, kept from call to call. */
+/* Memory that calls need for a while, kept from call to call. */
 #ifndef FR_WORKSPACE_H
 #define FR_WORKSPACE_H
 
 #include <stddef.h>
+
+enum { FR_ALIGNMENT = 64 };
+
+static inline size_t fr_aligned(size_t bytes) { return (bytes + FR_ALIGNMENT - 1) / FR_ALIGNMENT * FR_ALIGNMENT; }
 
 typedef struct {
     void *data; /* aligned to a cache line, its contents undefined */
@@ -12,8 +16,5 @@ typedef struct {
 /* Returns 0, with data NULL, if there is no memory. */
 int fr_workspace_take(fr_workspace *workspace, size_t bytes);
 void fr_workspace_give(fr_workspace *workspace);
-
-/* Aligned memory of its own. */
-void *fr_aligned_alloc(size_t bytes);
 
 #endif

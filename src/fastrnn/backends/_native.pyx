@@ -326,7 +326,10 @@ cdef class Stepper:
 
         out: None, or (y, state) to write into, which is returned.
         """
-        cdef Plain x, y, now[2], after[2]
+        cdef Plain x
+        cdef Plain y
+        cdef Plain now[2]
+        cdef Plain after[2]
         cdef int parts = 2 if self.lstm else 1, i, k
         if not self.plain(x_t, &x, 0) or x.ndim > 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
             return None

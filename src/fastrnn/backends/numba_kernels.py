@@ -3,11 +3,12 @@
 Each cell is one forward equation and, beside it, its derivative, over scalars; LLVM inlines them into the loops over
 time and vectorises across hidden units. Two rules make the results bit for bit independent of batch, padding and
 chunking: every product is a chain of explicit fused multiply-adds in the order of its terms, whatever tile it falls
-in, and everything else is one correctly rounded operation at a time (no fastmath, no libm).
+in, and everything else is one correctly rounded operation at a time, without fastmath.
 
 All of it is in one file because Numba renews what it has cached on disk when the text of that one file changes.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -126,69 +127,94 @@ def features(context, array, t, row):
     return vector(array, types.intp, types.intp), generate
 
 
-# --- activations. e^v = 2^n·(1 + p), where n is v/ln2 rounded (by adding and subtracting 1.5·2^mantissa), r = v - n·ln2
-# in two steps (Cody & Waite) and p = e^r - 1 = r + r²·q(r); the q of its degree whose largest relative error in p over
-# |r| <= ln2/2 is least was found by Lawson's iteration. Sigmoid and tanh stay within 2 ULP.
+# --- activations, within 2 ULP. Each polynomial is the one of its degree whose largest relative error, in the function
+# it serves, is least (Lawson's iteration): in e^r - 1 for |r| <= ln2/2, in tanh(v) for |v| <= 0.55.
 
 
-@inlined
-def clip(v, limit):
-    limit = type(v)(limit)
-    return max(min(v, limit), -limit)
+@intrinsic
+def horner(context, v, coefficients):
+    """Σ_k coefficients[k]·v^k by fused multiply-adds."""
+
+    def generate(context, builder, signature, args):
+        values = cgutils.unpack_tuple(builder, args[1])
+        *rest, total = (context.cast(builder, value, coefficients.dtype, v) for value in values)
+        for value in reversed(rest):
+            total = builder.fma(total, args[0], value)
+        return total
+
+    return v(v, coefficients), generate
+
+
+def by_type(single, double):
+    """A function for compiled code that is `single` of float32 and `double` of float64."""
+
+    def function(v):
+        raise NotImplementedError
+
+    @overload(function, jit_options={"forceinline": True})
+    def choose(v):
+        return single if v == types.float32 else double
+
+    return function
+
+
+EXP_SINGLE = (0.49999997, 0.16666543, 0.0416672, 0.0083665205, 0.0013882519)
+EXP_DOUBLE = (
+    0.5, 0.16666666666666677, 0.04166666666666651, 0.00833333333332169, 0.0013888888888962396, 0.00019841269885969,
+    2.4801587172493487e-05, 2.7557244371355225e-06, 2.7557402679436816e-07, 2.510897980039893e-08,
+    2.087531907869283e-09,
+)  # fmt: skip
+TANH_SINGLE = (-0.33333316, 0.13332585, -0.053852197, 0.021071175, -0.0062734815)
+TANH_DOUBLE = (
+    -0.333333333333333, 0.13333333333326597, -0.05396825396374646, 0.02186948838544121, -0.008863232594480653,
+    0.003592091958380452, -0.0014555423703217875, 0.0005884424824398898, -0.00023337634474018414,
+    8.330878926271205e-05, -1.9489851432319054e-05,
+)  # fmt: skip
 
 
 @inlined
 def exp_single(v):
-    v = clip(v, 88.03)  # n within ±127
+    v = min(v, type(v)(88.03))
     n = fma(v, 1.4426950408889634, 12582912.0) - type(v)(12582912.0)
     r = fma(n, -1.4286068e-06, fma(n, -0.693145751953125, v))
-    q = fma(fma(0.0013882519, r, 0.0083665205), r, 0.0416672)
-    q = fma(fma(q, r, 0.16666543), r, 0.49999997)
-    return n, fma(r * r, q, r)
+    return n, fma(r * r, horner(r, EXP_SINGLE), r)
 
 
 @inlined
 def exp_double(v):
-    v = clip(v, 709.1)  # n within ±1023
+    v = min(v, 709.1)
     n = fma(v, 1.4426950408889634, 6755399441055744.0) - 6755399441055744.0
     r = fma(n, -5.497923018708371e-14, fma(n, -0.6931471805598903, v))
-    q = fma(fma(2.087531907869283e-09, r, 2.510897980039893e-08), r, 2.7557402679436816e-07)
-    q = fma(fma(q, r, 2.7557244371355225e-06), r, 2.4801587172493487e-05)
-    q = fma(fma(q, r, 1.9841269885969e-04), r, 1.3888888888962396e-03)
-    q = fma(fma(q, r, 8.33333333332169e-03), r, 4.166666666666651e-02)
-    q = fma(fma(q, r, 0.16666666666666677), r, 0.5)
-    return n, fma(r * r, q, r)
+    return n, fma(r * r, horner(r, EXP_DOUBLE), r)
 
 
-def exp_parts(v):
-    """(n, p) with e^v = 2^n·(1 + p), for compiled code."""
+# (n, p) with e^v = 2^n·(1 + p) for v >= 0: n is v/ln2, rounded by adding and subtracting 1.5·2^mantissa, of a v clipped
+# so that n is at most the exponent's bias; r = v - n·ln2 in two steps (Cody & Waite); p = e^r - 1 = r + r²·q(r)
+exp_parts = by_type(exp_single, exp_double)
+tanh_series = by_type(inlined(lambda v: horner(v, TANH_SINGLE)), inlined(lambda v: horner(v, TANH_DOUBLE)))
 
 
-@overload(exp_parts, jit_options={"forceinline": True})
-def exp_parts_of_type(v):
-    return exp_single if v == types.float32 else exp_double
+@inlined
+def logistic_tail(v):
+    """1 / (1 + e^v) for v >= 0, as t / (t + 1 + p) with t = 2^-n; the sum keeps what t + 1 rounds off."""
+    n, p = exp_parts(v)
+    one, t = type(v)(1), power_of_two(-n)
+    head = one + t
+    return t / (head + (p + (t - (head - one))))
 
 
 @inlined
 def sigmoid(v):
-    """1 / (1 + e^-v), as y = 2^-n / (2^-n + 1 + p) of |v| or 1 - y; the sum keeps what 2^-n + 1 rounds off."""
-    one = type(v)(1)
-    n, p = exp_parts(abs(v))
-    t = power_of_two(-n)
-    head = one + t
-    y = t / (head + (p + (t - (head - one))))
-    return y if v < type(v)(0) else one - y
+    tail = logistic_tail(abs(v))
+    return tail if v < type(v)(0) else type(v)(1) - tail
 
 
 @inlined
 def tanh(v):
-    """With e = e^-2|v|: (1 - e) / (1 + e) for small |v|, else 1 - 2e / (1 + e), which rounds off less."""
-    one = type(v)(1)
-    n, p = exp_parts(type(v)(-2) * abs(v))
-    s = power_of_two(n)
-    small = abs(v) < type(v)(0.55)
-    y = (fma(-s, p, one - s) if small else fma(s + s, p, s + s)) / fma(s, p, one + s)
-    return copysign(y if small else one - y, v)
+    """v + v³·R(v²) near zero, else 1 - 2 / (1 + e^2|v|) with the sign of v."""
+    near = fma(v * (v * v), tanh_series(v * v), v)
+    far = fma(logistic_tail(abs(v + v)), -2, 1)
+    return copysign(near if abs(v) < type(v)(0.55) else far, v)
 
 
 @inlined
@@ -270,8 +296,8 @@ class Layout(NamedTuple):
     Slot 0 ends as h and the slots after it as what the tape keeps; the pre-activations come in at `first`.
     """
 
-    forward: object
-    backward: object
+    forward: Callable
+    backward: Callable
     units: int  # hidden units of one panel of packed weights
     first: int  # slot of the first pre-activation; the input's share begins there
     count: int  # pre-activations
@@ -567,7 +593,8 @@ def build_backward(gates, states, kept, step):
                 if n == size:
                     add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
                     n = 0
-        add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
+        if n:
+            add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
         scatter(dh0, order, dh, H)
         if states == 2:
             scatter(dc0, order, dc, H)
