@@ -63,6 +63,10 @@ INLINE vec vfma(vec a, vec b, vec c) { return X86(fmadd)(a, b, c); }
 #elif defined(__x86_64__)
 #define X86(op) PICK(_mm_##op##_ps, _mm_##op##_pd)
 INLINE vec vfma(vec a, vec b, vec c) { return a * b + c; }
+#define VFMA_ROUNDS_ONCE 0
+#endif
+#ifndef VFMA_ROUNDS_ONCE
+#define VFMA_ROUNDS_ONCE 1
 #endif
 
 #if defined(__x86_64__)

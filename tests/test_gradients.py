@@ -56,4 +56,6 @@ def test_reference_gradients(kind, options, with_lengths):
             expected = central_difference(case, array)
             assert np.abs(expected).max() > 1e-3, f"{name}: nothing to compare"
             # A central difference is off by STEP^2 times a third derivative, here of order 1.
-            np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-8 * max(1, np.abs(expected).max()), err_msg=name)
+            np.testing.assert_allclose(
+                gradient, expected, rtol=0, atol=1e-8 * max(1, np.abs(expected).max()), err_msg=name
+            )

@@ -11,8 +11,8 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from fastrnn.backends import numba_kernels, numba_loops, reference
-from fastrnn.spec import CELLS, GRU, LSTM, RNN_RELU, RNN_TANH, Weights
+from fastrnn.backends import numba_kernels, numba_loops, reference  # noqa: E402
+from fastrnn.spec import CELLS, GRU, LSTM, RNN_RELU, RNN_TANH, Weights  # noqa: E402
 
 DTYPES = [np.float32, np.float64]
 

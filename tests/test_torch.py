@@ -88,7 +88,9 @@ def test_unbatched(backend, kind):
     case = make_case(kind, 6, 1, 5, 8, num_layers=2, bidirectional=True, seed=7)
     peer = torch_layer(case.layer, kind)
     y, state = case.layer(case.x[:, 0], bare(tuple(part[:, 0] for part in case.state)))
-    y_peer, state_peer = peer(torch.from_numpy(case.x[:, 0]), bare(tuple(torch.from_numpy(p[:, 0]) for p in case.state)))
+    y_peer, state_peer = peer(
+        torch.from_numpy(case.x[:, 0]), bare(tuple(torch.from_numpy(p[:, 0]) for p in case.state))
+    )
     assert_close(y, y_peer.detach().numpy(), 2 * tolerance("y", case), "y")
     for part, expected in zip(parts_of(state), parts_of(state_peer)):
         assert_close(part, expected.detach().numpy(), 2 * tolerance("state", case), "state")

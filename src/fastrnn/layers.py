@@ -129,7 +129,9 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
 
     def freeze(self) -> FrozenLayer[S]:
         """An immutable copy for inference, its weights packed once for the backend in force now."""
-        return FrozenLayer(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend(), cell=False)
+        return FrozenLayer(
+            self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend(), cell=False
+        )
 
 
 class RNN(Layer[Array]):

@@ -1,6 +1,6 @@
 """What tells the recurrent cells apart, for the code that treats them alike."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,5 +27,5 @@ class Weights(NamedTuple):
 
     w_ih: np.ndarray  # (gates·H, I)
     w_hh: np.ndarray  # (gates·H, H)
-    b_ih: Optional[np.ndarray] = None  # (gates·H,)
-    b_hh: Optional[np.ndarray] = None  # (gates·H,)
+    b_ih: np.ndarray | None = None  # (gates·H,)
+    b_hh: np.ndarray | None = None  # (gates·H,)

@@ -31,7 +31,7 @@ class Case(NamedTuple):
     cell: str
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     directions: int = 1
     ragged: bool = False  # rows of different lengths, NaN past their ends
@@ -95,7 +95,7 @@ def inputs(case: Case, dtype: str) -> Inputs:
 
     Gradients of both signs could cancel in a bias of one element and leave nothing but rounding errors.
     """
-    spec, (_, T, B, I, H, D, ragged, bias) = CELLS[case.cell], case  # noqa: E741
+    spec, (_, T, B, I, H, D, ragged, bias) = CELLS[case.cell], case
     rng = np.random.default_rng([T, B, I, H, D])
 
     def normal(*shape: int) -> np.ndarray:

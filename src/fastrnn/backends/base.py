@@ -21,7 +21,7 @@ Steps at or past a row's length: y is zero there, dx is zero there, and x and dy
 """
 
 from collections.abc import Sequence
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,10 +46,10 @@ class Backend(Protocol):
         packed: Any,
         x: np.ndarray,
         state: State,
-        lengths: Optional[np.ndarray],
+        lengths: np.ndarray | None,
         y: np.ndarray,
         out_state: State,
-        saved: Optional[np.ndarray],
+        saved: np.ndarray | None,
         threads: int,
     ) -> None:
         """Fill y and out_state; fill `saved` unless it is None."""
@@ -61,10 +61,10 @@ class Backend(Protocol):
         x: np.ndarray,
         y: np.ndarray,
         state: State,
-        lengths: Optional[np.ndarray],
-        saved: Optional[np.ndarray],
-        dy: Optional[np.ndarray],
-        dstate: tuple[Optional[np.ndarray], ...],
+        lengths: np.ndarray | None,
+        saved: np.ndarray | None,
+        dy: np.ndarray | None,
+        dstate: tuple[np.ndarray | None, ...],
         dx: np.ndarray,
         dstate0: State,
         dweights: Sequence[Weights],

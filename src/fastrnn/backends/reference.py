@@ -27,7 +27,8 @@ def split(v, parts):
     return np.split(v, parts, axis=-1)
 
 
-# --- the cells: forward(a, u, h, c) -> h, c, saved;  backward(dh, dc, h, h_prev, c_prev, saved) -> da, du, dh_prev, dc_prev
+# --- the cells: forward(a, u, h, c) -> h, c, saved
+#                backward(dh, dc, h, h_prev, c_prev, saved) -> da, du, dh_prev, dc_prev
 # dh_prev holds only what reaches the previous h beside the recurrent product u.
 
 
@@ -119,7 +120,7 @@ def live_rows(lengths, t):
 def forward(packed, x, state, lengths, y, out_state, saved, threads):
     cell, weights = packed
     step = EQUATIONS[cell.name][0]
-    T, B, H = len(x), x.shape[1], state[0].shape[-1]
+    T, H = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
         h = state[0][d].copy()
         c = state[1][d].copy() if cell.states == 2 else None

@@ -72,7 +72,7 @@ class Torch:
 
     def prepare(self, problem: Problem) -> Call:
         torch = self.torch
-        cell, (_, _, I, H), mode = problem.workload  # noqa: E741
+        cell, (_, _, I, H), mode = problem.workload
         x, dy = torch.from_numpy(problem.x), torch.from_numpy(problem.dy)
         module = getattr(torch.nn, cell.upper())(I, H, dtype=x.dtype)
         state = problem.layer.state_dict()
@@ -119,7 +119,7 @@ ONNX_GATES = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 
 def onnx_model(onnx: Any, problem: Problem) -> bytes:
     """A model of one operator, x (T, B, I) -> y (T, 1, B, H), with the layer's weights inside."""
-    cell, (T, B, I, H), _ = problem.workload  # noqa: E741
+    cell, (T, B, I, H), _ = problem.workload
     state = problem.layer.state_dict()
 
     def regated(name: str) -> np.ndarray:

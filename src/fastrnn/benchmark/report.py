@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from .charlm import Learned, Recipe
@@ -28,7 +28,7 @@ def to_json(report: Report) -> str:
     settings, outcome = report.settings, report.outcome
     document = {
         "schema": SCHEMA,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**report.machine, "peers": report.versions},
         "threads": settings.threads,
         "dtype": str(settings.dtype),

@@ -133,5 +133,5 @@ def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> li
 
 
 def first_result(call: Call, part: Problem) -> np.ndarray:
-    T, B, I, H = part.workload.size  # noqa: E741
+    T, B, I, H = part.workload.size
     return result_of(call, (T, B, H if part.workload.mode == "forward" else I))

@@ -20,7 +20,7 @@ GATES = {"rnn": SPECS["rnn_tanh"].gates, "lstm": SPECS["lstm"].gates, "gru": SPE
 class Size(NamedTuple):
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Workload(NamedTuple):
 
         Training counts as three times forward: the gradients of inputs and of weights are a product each.
         """
-        T, B, I, H = self.size  # noqa: E741
+        T, B, I, H = self.size
         forward = 2 * T * B * GATES[self.cell] * H * (I + H)
         return forward if self.mode == "forward" else 3 * forward
 
@@ -111,7 +111,7 @@ def problem(workload: Workload, dtype: Any = np.float32, seed: int = 0) -> Probl
 
     layers = {"rnn": fastrnn.RNN, "lstm": fastrnn.LSTM, "gru": fastrnn.GRU}
     rng = np.random.default_rng(seed)
-    T, B, I, H = workload.size  # noqa: E741
+    T, B, I, H = workload.size
     layer = layers[workload.cell](I, H, dtype=dtype, rng=rng)
     x, dy = (rng.standard_normal((T, B, width)).astype(dtype) for width in (I, H))
     return Problem(workload, layer, x, dy)
