@@ -4,7 +4,6 @@
 #include <time.h>
 
 #include "kernels.h"
-#include "schedule.h"
 
 static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
 

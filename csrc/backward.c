@@ -439,10 +439,9 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.cell = run->cell == FR_RNN_RELU ? FR_RNN_TANH : run->cell;
     b.panels = count_panels(b.cell, b.H);
-    b.first = share->by_units ? 0 : share->index;
-    b.stride = share->by_units ? 1 : share->size;
-    b.unit_panel = share->by_units ? fr_cut(wide_panels(b.H), share->index, share->size) : 0;
-    b.unit_panel_end = share->by_units ? fr_cut(wide_panels(b.H), share->index + 1, share->size) : wide_panels(b.H);
+    fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
+    b.first = part.first, b.stride = part.stride;
+    b.unit_panel = part.begin, b.unit_panel_end = part.end;
     return b;
 }
 

@@ -277,11 +277,9 @@ static int hoists(ptrdiff_t rows) { return rows < TILE_ROWS; }
 /* What the share owns, and its scratch laid out from `scratch` on; returns the bytes that takes. */
 static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const fr_packed *weights = f->weights;
-    f->first = share->by_units ? 0 : share->index;
-    f->stride = share->by_units ? 1 : share->size;
-    f->rows = fr_owned(f->batch->B, f->first, f->stride);
-    f->panel = share->by_units ? fr_cut(weights->panels, share->index, share->size) : 0;
-    f->panel_end = share->by_units ? fr_cut(weights->panels, share->index + 1, share->size) : weights->panels;
+    fr_part part = fr_deal(share->index, share->size, share->by_units, f->batch->B, weights->panels);
+    f->first = part.first, f->stride = part.stride, f->rows = part.rows;
+    f->panel = part.begin, f->panel_end = part.end;
 
     ptrdiff_t panels = f->panel_end - f->panel;
     f->terms = hoists(f->rows) ? hoisted_terms(weights, f->rows, panels) : 0;

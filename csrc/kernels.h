@@ -5,6 +5,7 @@
 
 #include "fastrnn.h"
 #include "pool.h"
+#include "schedule.h"
 #include "workspace.h"
 
 /* The rows of a call in the order in which the kernels take them: longest first, so that the rows which have a step t
@@ -15,9 +16,8 @@ typedef struct {
     const ptrdiff_t *order; /* rank -> row; NULL: the same */
 } fr_batch;
 
-/* What one thread of a team does of a run. By rows: the ranks index, index + size, ... through all units, and meets
- * nobody while going forward. By units: all rows for a slice of the panels, of which
- * there are at least as many as threads, and meets the team once a step. */
+/* One thread of a team that works on a run. By rows it meets nobody while going forward; by units, the team once a
+ * step. */
 typedef struct {
     int index, size;
     int by_units;
@@ -62,11 +62,4 @@ static inline ptrdiff_t fr_live(const fr_batch *batch, ptrdiff_t t, ptrdiff_t li
         live++;
     return live;
 }
-/* How many of the ranks first, first + stride, ... lie below `live`. */
-static inline ptrdiff_t fr_owned(ptrdiff_t live, ptrdiff_t first, ptrdiff_t stride) {
-    return live > first ? (live - first - 1) / stride + 1 : 0;
-}
-/* The bounds of share `index` of `size` when `total` things are dealt in runs: begin = fr_cut(index). */
-static inline ptrdiff_t fr_cut(ptrdiff_t total, int index, int size) { return total * index / size; }
-
 #endif

@@ -77,6 +77,20 @@ cdef extern from "fastrnn.h" nogil:
     double fr_fma_peak(fr_dtype, int, double)
 
 
+cdef extern from "schedule.h" nogil:
+    ctypedef struct fr_schedule:
+        int threads
+        int by_units
+    ctypedef struct fr_part:
+        ptrdiff_t first
+        ptrdiff_t stride
+        ptrdiff_t rows
+        ptrdiff_t begin
+        ptrdiff_t end
+    fr_schedule fr_choose_schedule(int, ptrdiff_t, ptrdiff_t, ptrdiff_t, double)
+    fr_part fr_deal(int, int, int, ptrdiff_t, ptrdiff_t)
+
+
 cdef dict CELLS = {"rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "lstm": FR_LSTM, "gru": FR_GRU}
 cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
 
@@ -427,3 +441,17 @@ def fma_peak(dtype, int threads, double seconds):
     with nogil:
         rate = fr_fma_peak(kind, threads, seconds)
     return rate
+
+
+def schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop):
+    """How a call would be divided: for each thread the rows it takes and the slices of the units, two ranges.
+
+    `step_flop` is the work of one row and step.
+    """
+    cdef fr_schedule chosen = fr_choose_schedule(threads, T, B, slices, step_flop)
+    cdef fr_part part
+    parts = []
+    for index in range(chosen.threads):
+        part = fr_deal(index, chosen.threads, chosen.by_units, B, slices)
+        parts.append((range(part.first, part.first + part.rows * part.stride, part.stride), range(part.begin, part.end)))
+    return parts

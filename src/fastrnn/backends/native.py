@@ -2,11 +2,11 @@
 
 import os
 
-from ._native import Stepper, backward, compiler, fma_peak, forward, level, levels, pack, set_level
+from ._native import Stepper, backward, compiler, fma_peak, forward, level, levels, pack, schedule, set_level
 
 name = "native"
 
-__all__ = ["Stepper", "backward", "compiler", "fma_peak", "forward", "level", "levels", "name", "pack", "set_level"]
+__all__ = ["Stepper", "backward", "compiler", "fma_peak", "forward", "level", "levels", "name", "pack", "schedule", "set_level"]
 
 # Every level there is, per machine family, from the least to the best.
 FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))
