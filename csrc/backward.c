@@ -11,6 +11,14 @@
 
 enum { BLOCK = 256, CHUNK_BYTES = 1 << 19 };
 
+/* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
+ * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
+ * on of W. */
+typedef struct {
+    int count, length, start;
+    ptrdiff_t row[COLUMNS];
+} panel_runs;
+
 typedef struct {
     const fr_backward_run *run;
     const fr_batch *batch;
@@ -20,6 +28,7 @@ typedef struct {
     ptrdiff_t first, stride; /* the ranks this share owns in the sequential part */
     ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
     ptrdiff_t panels;        /* of d, as in the forward pass */
+    panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */
     ptrdiff_t capacity;      /* terms */
     const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
     real **dx;               /* (capacity) */
@@ -37,14 +46,7 @@ static int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
     return columns < COLUMNS ? (int)columns : COLUMNS;
 }
 
-/* --- The order in which a panel of d is read as a row of numbers: runs of neighbouring elements. */
-
-/* The runs of panel p that belong to W_ih (from_x) or W_hh: `count` of them, each `length` long, the first at element
- * `start` of a term and LANES apart; run g stands for the rows row + g_row[g] ... of W. */
-typedef struct {
-    int count, length, start;
-    ptrdiff_t row[COLUMNS];
-} panel_runs;
+/* --- The order in which a panel of d is read as a row of numbers. */
 
 static panel_runs runs_of(const backward_state *b, ptrdiff_t p, int from_x) {
     panel_runs runs = {.start = from_x ? 0 : cell_first_h(b->cell) * LANES};
@@ -93,16 +95,17 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++)
             sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
+    const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
     for (ptrdiff_t p = 0; p < b->panels; p++) {
-        panel_runs runs = runs_of(b, p, from_x);
-        /* Full runs lie side by side: one long run. */
-        int joined = runs.length == LANES ? runs.count : 1;
-        for (int g = 0; g < runs.count; g += joined) {
-            const vec *d = b->d + p * b->capacity * COLUMNS;
+        /* The runs of a full panel lie side by side: one long run. */
+        const int whole = p + 1 < b->panels || last->length == full->length;
+        const int count = whole ? 1 : last->count;
+        const ptrdiff_t K = whole ? (ptrdiff_t)full->count * full->length : last->length;
+        const vec *d = b->d + p * b->capacity * COLUMNS;
+        for (int g = 0; g < count; g++) {
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
-                a[r] = (const real *)(d + terms[r] * COLUMNS) + runs.start + g * LANES;
-            ptrdiff_t K = (ptrdiff_t)joined * runs.length;
+                a[r] = (const real *)(d + terms[r] * COLUMNS) + full->start + g * LANES;
             product(sum, R, 1, C, 0, a, 1, K, w, 0);
             w += K * C * LANES;
         }
@@ -145,6 +148,7 @@ typedef struct {
     ptrdiff_t term;         /* of its rank 0 */
     ptrdiff_t after;        /* rows that also have the step after, which this pass has just left ... */
     ptrdiff_t term_after;   /* ... and its first term */
+    ptrdiff_t t_next;       /* the step that comes next, -1 after the last */
 } step;
 
 static int is_first(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
@@ -207,6 +211,18 @@ static void finish_blocks(const backward_state *b, const step *s, ptrdiff_t rank
     }
 }
 
+/* What the next step will read of a row's units j .. j+n-1. A row that does not have that step costs nothing but the
+ * request: its memory is there. */
+static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
+    if (s->t_next < 0)
+        return;
+    for (int k = 0; k < cell_saved(b->cell); k++)
+        prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
+    if (b->run->dy.data)
+        prefetch(at(&b->run->dy, s->t_next, row) + j, n);
+    prefetch(h_before(b, s->t_next, row) + j, n);
+}
+
 /* dh of up to TILE_ROWS owned ranks from the i-th on, one panel of units wide. What it starts from: dy, and what
  * dh0 holds, which is dh of the final state where a row begins (`!continues`), and the carry. */
 static void dh_tile(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int continues) {
@@ -219,6 +235,7 @@ static void dh_tile(const backward_state *b, const step *s, ptrdiff_t i, int row
         const real *dy = b->run->dy.data ? at(&b->run->dy, s->t, row) + j : NULL;
         const real *dh0 = continues && !cell_carries(b->cell) ? NULL : (const real *)b->run->dh0 + row * b->H + j;
         terms[r] = s->term_after + rank;
+        prefetch_next(b, s, row, j, C * LANES);
         for (int c = 0; c < C; c++) {
             int n = min_lanes(b->H - j - c * LANES);
             vec start = dh0 ? vload_n(dh0 + c * LANES, n) : (vec){0};
@@ -279,6 +296,7 @@ static void backward_step(const backward_state *b, const step *s, ptrdiff_t live
     for (ptrdiff_t i = b->share->by_units ? b->share->index : b->first; i < s->live; i += b->share->size) {
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
         b->x[term] = at(&b->run->x, s->t, row);
+        prefetch(b->x[term], b->I);
         b->h[term] = h_before(b, s->t, row);
         b->dx[term] = (real *)at(&b->run->dx, s->t, row);
     }
@@ -442,6 +460,11 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
     b.first = part.first, b.stride = part.stride;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
+    for (int from_x = 0; from_x < 2; from_x++) {
+        b.last_runs[from_x] = runs_of(&b, b.panels - 1, from_x);
+        b.full_runs[from_x] = b.last_runs[from_x];
+        b.full_runs[from_x].length = cell_columns(b.cell) == 1 ? COLUMNS * LANES : LANES;
+    }
     return b;
 }
 
@@ -504,7 +527,8 @@ static void run_steps(const backward_state *b) {
         s.term_after = s.term;
         s.live = live = fr_live(batch, s.t, live);
         s.term = end;
-        ptrdiff_t live_before = left > 1 ? fr_live(batch, b->run->reverse ? s.t + 1 : s.t - 1, live) : 0;
+        s.t_next = left == 1 ? -1 : b->run->reverse ? s.t + 1 : s.t - 1;
+        ptrdiff_t live_before = left > 1 ? fr_live(batch, s.t_next, live) : 0;
         backward_step(b, &s, live_before);
         end += s.live;
         if (left > 1 && end + live_before <= b->capacity)

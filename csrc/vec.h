@@ -107,6 +107,12 @@ INLINE void vstore_n(real *p, vec v, int n) {
 }
 #endif
 
+/* Asks for p[0 .. n-1], soon to be read, to come into the second-level cache. */
+INLINE void prefetch(const real *p, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += 64 / (ptrdiff_t)sizeof(real))
+        __builtin_prefetch(p + i, 0, 2);
+}
+
 /* The lanes of a and b in turn: a0 b0 a1 b1 ..., the first and the second half of them. */
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
