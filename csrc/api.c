@@ -65,6 +65,13 @@ static void end_call(call *c) {
     fr_workspace_give(&c->ranks);
 }
 
+/* Ends a team's meetings; on an idle machine hardly any of those at the steps lasts longer than its spin. */
+static void end_team(fr_barrier *barrier, const fr_schedule *schedule, ptrdiff_t T) {
+    if (schedule->by_units && atomic_load(&barrier->slept) > 2 + T / 16)
+        fr_pool_note_contention();
+    fr_barrier_destroy(barrier);
+}
+
 /* --- Forward: the threads form one team per direction, or, alone, visit the directions in turn. */
 
 enum { MAX_RUNS = 2 };
@@ -102,7 +109,7 @@ static size_t plan_team(forward_team *team, const fr_forward_run *run, const fr_
     const fr_packed *packed = run->packed;
     team->run = run;
     team->batch = batch;
-    team->schedule = fr_choose_schedule(threads, batch->T, batch->B, packed->panels,
+    team->schedule = fr_choose_schedule(threads, !fr_pool_contended(), batch->T, batch->B, packed->panels,
                                         step_flop(packed->cell, packed->I, packed->H));
     team->scratch_stride = 0;
     for (int i = 0; i < team->schedule.threads; i++) {
@@ -154,7 +161,7 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
         }
         fr_pool_run(used, forward_body, &job);
         for (int i = 0; i < n_runs; i++)
-            fr_barrier_destroy(&job.teams[i].barrier);
+            end_team(&job.teams[i].barrier, &job.teams[i].schedule, T);
     }
     fr_pool_release(reserved);
     end_call(&c);
@@ -181,7 +188,7 @@ static void backward_body(void *context, int thread) {
 static void plan_backward(backward_job *job, int threads) {
     const fr_backward_run *run = job->run;
     ptrdiff_t slice = 4 * job->kernels->lanes, slices = (run->hidden_size + slice - 1) / slice;
-    job->schedule = fr_choose_schedule(threads, job->batch->T, job->batch->B, slices,
+    job->schedule = fr_choose_schedule(threads, !fr_pool_contended(), job->batch->T, job->batch->B, slices,
                                        2 * step_flop(run->cell, run->input_size, run->hidden_size));
 }
 
@@ -200,7 +207,7 @@ fr_status fr_backward(const fr_backward_run *run, ptrdiff_t T, ptrdiff_t B, cons
         job.scratch = c.scratch.data;
         fr_barrier_init(&job.barrier, job.schedule.threads);
         fr_pool_run(job.schedule.threads, backward_body, &job);
-        fr_barrier_destroy(&job.barrier);
+        end_team(&job.barrier, &job.schedule, T);
     }
     fr_pool_release(reserved);
     end_call(&c);

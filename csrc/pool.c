@@ -14,6 +14,9 @@
  * and a backward, since waking a core that has gone to sleep can take as long as a small call. */
 enum { CALL_SPIN = 50000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 
+/* For so many nanoseconds a neighbour is expected to stay. */
+enum { CONTENTION_LASTS = 100000000 };
+
 static long long nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -41,6 +44,7 @@ void fr_barrier_init(fr_barrier *barrier, int size) {
     barrier->size = size;
     atomic_init(&barrier->arrived, 0);
     atomic_init(&barrier->sleepers, 0);
+    atomic_init(&barrier->slept, 0);
     atomic_init(&barrier->phase, 0);
     pthread_mutex_init(&barrier->mutex, NULL);
     pthread_cond_init(&barrier->condition, NULL);
@@ -66,6 +70,7 @@ void fr_barrier_wait(fr_barrier *barrier) {
             pthread_mutex_unlock(&barrier->mutex);
         }
     } else if (!spin_while(&barrier->phase, phase, CALL_SPIN)) {
+        atomic_fetch_add_explicit(&barrier->slept, 1, memory_order_relaxed);
         pthread_mutex_lock(&barrier->mutex);
         atomic_fetch_add(&barrier->sleepers, 1);
         while (atomic_load(&barrier->phase) == phase)
@@ -191,4 +196,13 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context) {
 void fr_pool_release(int reserved) {
     if (reserved > 1)
         atomic_flag_clear(&pool.reserved);
+}
+
+static _Atomic long long contended_until;
+
+void fr_pool_note_contention(void) { atomic_store(&contended_until, nanoseconds() + CONTENTION_LASTS); }
+
+int fr_pool_contended(void) {
+    long long until = atomic_load_explicit(&contended_until, memory_order_relaxed);
+    return until && nanoseconds() < until;
 }

@@ -9,6 +9,7 @@
 typedef struct {
     int size;
     atomic_int arrived, sleepers;
+    atomic_int slept; /* how often a wait outlasted its spin */
     atomic_uint phase;
     pthread_mutex_t mutex;
     pthread_cond_t condition;
@@ -25,5 +26,10 @@ int fr_pool_reserve(int wanted);
  * fr_pool_reserve returned, or less. */
 void fr_pool_run(int n, void (*body)(void *context, int index), void *context);
 void fr_pool_release(int reserved);
+
+/* Another process takes part of the cores: threads that meet at every step then wait for each other's time slices,
+ * and are many times slower than one alone. Who sees that says so, and for a while no call divides its steps. */
+void fr_pool_note_contention(void);
+int fr_pool_contended(void);
 
 #endif

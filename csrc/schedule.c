@@ -8,7 +8,8 @@ enum { ROWS_PER_THREAD = 6 }; /* that fill a tile */
 
 int fr_worth_threads(double flop) { return flop >= LEAST_FLOP_PER_CALL; }
 
-fr_schedule fr_choose_schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop) {
+fr_schedule fr_choose_schedule(int threads, int may_meet, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices,
+                               double step_flop) {
     fr_schedule alone = {1, 0}, schedule = alone;
     if (threads <= 1 || !fr_worth_threads((double)T * (double)B * step_flop))
         return alone;
@@ -18,7 +19,7 @@ fr_schedule fr_choose_schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t 
         return schedule;
     }
     /* Units keep each slice of the weights in the cache of the core that owns it. */
-    ptrdiff_t by_units = threads < slices ? threads : slices;
+    ptrdiff_t by_units = !may_meet ? 1 : threads < slices ? threads : slices;
     while (by_units > 1 && (double)B * step_flop / (double)by_units < LEAST_FLOP_PER_MEETING)
         by_units--;
     if (by_units > 1) {

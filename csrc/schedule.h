@@ -12,8 +12,10 @@ typedef struct {
 /* Whether a call of so many operations is worth waking other threads for. */
 int fr_worth_threads(double flop);
 
-/* For one direction: B rows, T steps, `slices` of units that can be divided, `step_flop` operations per row and step. */
-fr_schedule fr_choose_schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop);
+/* For one direction: B rows, T steps, `slices` of units that can be divided, `step_flop` operations per row and step;
+ * `may_meet`: whether threads may meet at every step. */
+fr_schedule fr_choose_schedule(int threads, int may_meet, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices,
+                               double step_flop);
 
 /* What is dealt to one of `size` threads: the ranks first, first + stride, ... (`rows` of them), since rows are ranked by
  * length and so everyone gets long and short ones, for the slices begin .. end-1 of the units. */

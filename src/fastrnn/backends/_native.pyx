@@ -87,7 +87,7 @@ cdef extern from "schedule.h" nogil:
         ptrdiff_t rows
         ptrdiff_t begin
         ptrdiff_t end
-    fr_schedule fr_choose_schedule(int, ptrdiff_t, ptrdiff_t, ptrdiff_t, double)
+    fr_schedule fr_choose_schedule(int, int, ptrdiff_t, ptrdiff_t, ptrdiff_t, double)
     fr_part fr_deal(int, int, int, ptrdiff_t, ptrdiff_t)
 
 
@@ -448,7 +448,7 @@ def schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double ste
 
     `step_flop` is the work of one row and step.
     """
-    cdef fr_schedule chosen = fr_choose_schedule(threads, T, B, slices, step_flop)
+    cdef fr_schedule chosen = fr_choose_schedule(threads, 1, T, B, slices, step_flop)
     cdef fr_part part
     parts = []
     for index in range(chosen.threads):
