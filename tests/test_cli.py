@@ -46,7 +46,7 @@ def test_the_command_line_loads_what_it_needs_when_it_needs_it():
         ("--sizes", "1,2,3", "expected four positive integers T,B,I,H, got '1,2,3'"),
         ("--cell", "lstm,elman", "expected names among rnn, lstm, gru, got 'elman'"),
         ("--backend", "cuda", "got 'cuda'"),
-        ("--peers", "keras", "expected names among torch, onnxruntime, got 'keras'"),
+        ("--peers", "keras", "expected names among torch, onnxruntime, openvino, jax, got 'keras'"),
         ("--threads", "0", "expected a positive integer, got '0'"),
         ("--threads", "two", "expected a positive integer, got 'two'"),
         ("--seconds", "-1", "expected a positive number, got '-1'"),

@@ -9,7 +9,7 @@ import fastrnn
 if "native" not in fastrnn.available_backends():
     pytest.skip("the native backend is not built", allow_module_level=True)
 
-from fastrnn.backends import native  # noqa: E402
+from fastrnn.backends import native
 
 LSTM = 4
 LANES = 16

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .benchmark.report import Report
     from .benchmark.text import Corpus
 
-PEERS = ("torch", "onnxruntime")
+PEERS = ("torch", "onnxruntime", "openvino", "jax")
 CELLS = ("rnn", "lstm", "gru")
 PICTURES = (".png", ".pdf", ".svg")
 CELL = {"load": 8, "forward": 13, "backward": 13, "threads": 9, "batch": 8, "chunks": 8}  # widths for `verify`

@@ -6,7 +6,19 @@ from ._native import Stepper, backward, compiler, fma_peak, forward, level, leve
 
 name = "native"
 
-__all__ = ["Stepper", "backward", "compiler", "fma_peak", "forward", "level", "levels", "name", "pack", "schedule", "set_level"]
+__all__ = [
+    "Stepper",
+    "backward",
+    "compiler",
+    "fma_peak",
+    "forward",
+    "level",
+    "levels",
+    "name",
+    "pack",
+    "schedule",
+    "set_level",
+]
 
 # Every level there is, per machine family, from the least to the best.
 FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))

@@ -1,4 +1,4 @@
-"""Who is measured: fastrnn's backends and, where they are installed, torch and onnxruntime.
+"""Who is measured: fastrnn's backends and, where they are installed, torch, onnxruntime, openvino and jax.
 
 A competitor turns a `Problem` into a `Call`. Its result starts with the array that all of them must agree on: y
 (T, B, H) of forward, the gradient of x (T, B, I) of training.
@@ -12,6 +12,7 @@ import numpy as np
 import fastrnn
 
 from .. import backends
+from .jax_peer import Jax
 from .measure import Call
 from .workloads import GATES, Problem
 
@@ -113,6 +114,38 @@ class OnnxRuntime:
         return Call(lambda: session.run(["y"], feed))
 
 
+class OpenVino:
+    """The same ONNX operators on OpenVINO's CPU plugin, in float32 (by default it rounds to bfloat16 where it can)."""
+
+    name = "openvino"
+    modes = ("forward",)
+
+    def __init__(self, threads: int, dtype: np.dtype):
+        import onnx
+        import openvino
+
+        if dtype != np.float32:
+            raise Unsuitable(f"it computes these operators in float32 only, not in {dtype}")
+        self.onnx, self.openvino = onnx, openvino
+        self.options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+
+    def version(self) -> str:
+        return self.openvino.__version__.partition("-")[0]
+
+    def prepare(self, problem: Problem) -> Call:
+        core = self.openvino.Core()
+        model = core.read_model(onnx_model(self.onnx, problem))
+        model.reshape(list(problem.x.shape))
+        request = core.compile_model(model, "CPU", self.options).create_infer_request()
+        request.set_input_tensor(self.openvino.Tensor(problem.x, shared_memory=True))
+
+        def run() -> list[np.ndarray]:
+            request.infer()
+            return [request.get_output_tensor().data]
+
+        return Call(run)
+
+
 # Our gate order in ONNX's: LSTM i,f,g,o -> i,o,f,c(=g); GRU r,z,n -> z,r,h(=n).
 ONNX_GATES = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 
@@ -150,7 +183,12 @@ class Unsuitable(Exception):
     """A competitor is there and cannot do what is to be measured."""
 
 
-PEERS: dict[str, Callable[[int, np.dtype], Competitor]] = {"torch": Torch, "onnxruntime": OnnxRuntime}
+PEERS: dict[str, Callable[[int, np.dtype], Competitor]] = {
+    "torch": Torch,
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "jax": Jax,
+}
 
 
 class Missing(NamedTuple):
