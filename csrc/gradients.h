@@ -1,0 +1,273 @@
+/* What the backward pass is made of besides its sequence: its state, the order in which d is read, and the large
+ * products over the terms of a chunk.
+ *
+ * Terms are counted in the order of the pass, from the last visited step back, within a step by rank; the weights'
+ * gradients add them up in blocks of BLOCK, whatever the chunks are, and the blocks in order: a single float32 chain
+ * would lose a thousand eps over a long sequence.
+ */
+#ifndef FR_GRADIENTS_H
+#define FR_GRADIENTS_H
+
+#include "panels.h"
+#include "product.h"
+
+enum { BLOCK = 256 };
+
+/* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
+ * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
+ * on of W. */
+typedef struct {
+    int count, length, start;
+    ptrdiff_t row[COLUMNS];
+} panel_runs;
+
+typedef struct {
+    const fr_backward_run *run;
+    const fr_batch *batch;
+    const fr_share *share;
+    int cell;                /* FR_RNN_TANH for both RNNs */
+    ptrdiff_t I, H;
+    ptrdiff_t first, stride; /* the ranks this share owns in the sequential part */
+    ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
+    ptrdiff_t panels;        /* of d, as in the forward pass */
+    panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */
+    ptrdiff_t capacity;      /* terms */
+    const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
+    real **dx;               /* (capacity) */
+    vec *d;                  /* (panels, capacity, COLUMNS) */
+    real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
+    vec *block;              /* (BLOCK, COLUMNS): a block of x or h terms, one panel wide; this share's own */
+} backward_state;
+
+INLINE const real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
+    return (const real *)s->data + t * s->time + row * s->row;
+}
+static ptrdiff_t wide_panels(ptrdiff_t n) { return (n + COLUMNS * LANES - 1) / (COLUMNS * LANES); }
+static int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
+    ptrdiff_t columns = (n - panel * COLUMNS * LANES + LANES - 1) / LANES;
+    return columns < COLUMNS ? (int)columns : COLUMNS;
+}
+
+/* --- The order in which a panel of d is read as a row of numbers. */
+
+static panel_runs runs_of(const backward_state *b, ptrdiff_t p, int from_x) {
+    panel_runs runs = {.start = from_x ? 0 : cell_first_h(b->cell) * LANES};
+    ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
+    if (cell_columns(b->cell) == 1) { /* an RNN's columns are one run of units */
+        runs.count = 1;
+        runs.length = (int)(left < panel_units(b->cell) ? left : panel_units(b->cell));
+        runs.row[0] = unit;
+        return runs;
+    }
+    runs.count = fed_columns(b->cell, COLUMNS);
+    runs.length = min_lanes(left);
+    for (int g = 0; g < runs.count; g++)
+        runs.row[g] = (from_x ? cell_gate_x(b->cell, g) : g) * b->H + unit;
+    return runs;
+}
+
+static ptrdiff_t weight_rows(const backward_state *b) {
+    return b->H * (cell_columns(b->cell) == 1 ? 1 : fed_columns(b->cell, COLUMNS));
+}
+
+/* Columns panel*64.. of W (rows, n), its rows in the order in which d is read; a narrow last panel is packed tightly. */
+static void pack_rows(const backward_state *b, real *out, const real *w, ptrdiff_t n, ptrdiff_t panel, int from_x) {
+    ptrdiff_t column = panel * COLUMNS * LANES;
+    int columns = wide_columns(n, panel);
+    ptrdiff_t width = n - column < columns * LANES ? n - column : columns * LANES;
+    for (ptrdiff_t p = 0; p < b->panels; p++) {
+        panel_runs runs = runs_of(b, p, from_x);
+        for (int g = 0; g < runs.count; g++)
+            for (int k = 0; k < runs.length; k++, out += columns * LANES) {
+                memcpy(out, w + (runs.row[g] + k) * n + column, (size_t)width * sizeof(real));
+                memset(out + width, 0, (size_t)(columns * LANES - width) * sizeof(real));
+            }
+    }
+}
+
+/* --- Products of rows of d with a packed panel of W. */
+
+/* sum (R, COLUMNS) += the terms `term`.. of d times a panel of C columns of W_ih (from_x) or W_hh. */
+INLINE void d_times_weights_rows(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
+                                 const real *w, vec *sum_out) {
+    vec sum[TILE_ROWS * COLUMNS];
+    const real *a[TILE_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
+    const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
+    for (ptrdiff_t p = 0; p < b->panels; p++) {
+        /* The runs of a full panel lie side by side: one long run. */
+        const int whole = p + 1 < b->panels || last->length == full->length;
+        const int count = whole ? 1 : last->count;
+        const ptrdiff_t K = whole ? (ptrdiff_t)full->count * full->length : last->length;
+        const vec *d = b->d + p * b->capacity * COLUMNS;
+        for (int g = 0; g < count; g++) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+                a[r] = (const real *)(d + terms[r] * COLUMNS) + full->start + g * LANES;
+            product(sum, R, 1, C, 0, a, 1, K, w, 0);
+            w += K * C * LANES;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++)
+            sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
+}
+
+#define DEFINE_D_TIMES_WEIGHTS(C) \
+    static void d_times_weights_##C(int rows, const backward_state *b, int from_x, const ptrdiff_t *terms, \
+                                    const real *w, vec *sum) { \
+        FOR_TILE_ROWS(rows, d_times_weights_##C##_rows) \
+    }
+#define d_times_weights_1_rows(R) d_times_weights_rows(R, 1, b, from_x, terms, w, sum)
+#define d_times_weights_2_rows(R) d_times_weights_rows(R, 2, b, from_x, terms, w, sum)
+#define d_times_weights_3_rows(R) d_times_weights_rows(R, 3, b, from_x, terms, w, sum)
+#define d_times_weights_4_rows(R) d_times_weights_rows(R, 4, b, from_x, terms, w, sum)
+DEFINE_D_TIMES_WEIGHTS(1)
+DEFINE_D_TIMES_WEIGHTS(2)
+DEFINE_D_TIMES_WEIGHTS(3)
+DEFINE_D_TIMES_WEIGHTS(4)
+
+/* sum (rows, COLUMNS) += terms of d times panel `panel` of the packed W_ih (I columns) or W_hh (H columns). */
+static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                            vec *sum) {
+    static void (*const by_columns[])(int, const backward_state *, int, const ptrdiff_t *, const real *, vec *) = {
+        d_times_weights_1, d_times_weights_2, d_times_weights_3, d_times_weights_4};
+    const real *w = (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b) * COLUMNS * LANES;
+    by_columns[wide_columns(from_x ? b->I : b->H, panel) - 1](rows, b, from_x, terms, w, sum);
+}
+
+/* --- The products over a chunk's terms, divided by outputs. */
+
+/* dx of the terms begin .. end-1: the share's own. */
+static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
+    for (ptrdiff_t panel = 0; panel < wide_panels(b->I); panel++) {
+        const ptrdiff_t j = panel * COLUMNS * LANES;
+        const int C = wide_columns(b->I, panel);
+        int rows;
+        for (ptrdiff_t term = begin; term < end; term += rows) {
+            vec dx[TILE_ROWS * COLUMNS];
+            ptrdiff_t terms[TILE_ROWS];
+            rows = tile_rows(end - term, TILE_ROWS);
+            for (int r = 0; r < rows; r++) {
+                terms[r] = term + r;
+                for (int c = 0; c < C; c++)
+                    dx[r * COLUMNS + c] = b->run->dx_add ? vload_n(b->dx[term + r] + j + c * LANES,
+                                                                   min_lanes(b->I - j - c * LANES))
+                                                         : (vec){0};
+            }
+            d_times_weights(b, 1, terms, rows, panel, dx);
+            for (int r = 0; r < rows; r++)
+                for (int c = 0; c < C; c++)
+                    vstore_n(b->dx[term + r] + j + c * LANES, dx[r * COLUMNS + c], min_lanes(b->I - j - c * LANES));
+        }
+    }
+}
+
+/* Copies one panel of columns of the terms' x or h rows side by side, zero past the n columns there are. */
+static void pack_block(const real *const *rows, ptrdiff_t terms, ptrdiff_t n, ptrdiff_t panel, vec *block) {
+    const ptrdiff_t j = panel * COLUMNS * LANES;
+    const int C = wide_columns(n, panel);
+    for (ptrdiff_t k = 0; k < terms; k++)
+        for (int c = 0; c < C; c++)
+            *block++ = vload_n(rows[k] + j + c * LANES, min_lanes(n - j - c * LANES));
+}
+
+/* R rows of W's gradient, C vectors wide, over a block of terms. */
+INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block,
+                       real *const *gradient, ptrdiff_t columns) {
+    vec sum[TILE_ROWS * COLUMNS];
+    const real *a[TILE_ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        a[r] = d[r];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = (vec){0};
+    }
+    product(sum, R, 1, C, 0, a, COLUMNS * LANES, terms, (const real *)block, 0);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            int n = min_lanes(columns - c * LANES);
+            real *out = gradient[r] + c * LANES;
+            vstore_n(out, vload_n(out, n) + sum[r * COLUMNS + c], n);
+        }
+}
+
+#define DEFINE_OUTER(C) \
+    static void outer_##C(int rows, const real *const *d, ptrdiff_t terms, const vec *block, real *const *gradient, \
+                          ptrdiff_t columns) { \
+        FOR_TILE_ROWS(rows, outer_##C##_rows) \
+    }
+#define outer_1_rows(R) outer_rows(R, 1, d, terms, block, gradient, columns)
+#define outer_2_rows(R) outer_rows(R, 2, d, terms, block, gradient, columns)
+#define outer_3_rows(R) outer_rows(R, 3, d, terms, block, gradient, columns)
+#define outer_4_rows(R) outer_rows(R, 4, d, terms, block, gradient, columns)
+DEFINE_OUTER(1)
+DEFINE_OUTER(2)
+DEFINE_OUTER(3)
+DEFINE_OUTER(4)
+
+/* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
+static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p,
+                      ptrdiff_t panel) {
+    static void (*const by_columns[])(int, const real *const *, ptrdiff_t, const vec *, real *const *, ptrdiff_t) = {
+        outer_1, outer_2, outer_3, outer_4};
+    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
+    real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
+    const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
+    real *rows[COLUMNS * LANES];
+    panel_runs runs = runs_of(b, p, from_x);
+    int count = 0, tile;
+    for (int g = 0; g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++, count++) {
+            d[count] = term_d + runs.start + g * LANES + k;
+            rows[count] = gradient + (runs.row[g] + k) * n;
+        }
+    for (int i = 0; i < count; i += tile) {
+        tile = tile_rows(count - i, TILE_ROWS);
+        by_columns[wide_columns(n, panel) - 1](tile, d + i, terms, b->block, rows + i, n - j);
+    }
+}
+
+static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdiff_t p, real *gradient) {
+    panel_runs runs = runs_of(b, p, from_x);
+    for (int g = 0; gradient && g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++)
+            gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
+}
+
+/* Adds one block of terms to the gradients that the share owns. */
+static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size;
+    const fr_gradients *gradients = &b->run->gradients;
+    const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+    ptrdiff_t packed = -1;
+    for (ptrdiff_t item = fr_cut(items, index, size); item < fr_cut(items, index + 1, size); item++) {
+        ptrdiff_t wide = item / b->panels, from_x = wide < x_panels;
+        if (wide != packed)
+            pack_block((from_x ? b->x : b->h) + term, terms, from_x ? b->I : b->H, from_x ? wide : wide - x_panels,
+                       b->block);
+        packed = wide;
+        add_outer(b, (int)from_x, term, terms, item % b->panels, from_x ? wide : wide - x_panels);
+    }
+    if (!gradients->b_ih && !gradients->b_hh)
+        return;
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
+        vec sum[COLUMNS] = {{0}};
+        const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
+        for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
+            sum[k % COLUMNS] += d[k];
+        add_bias(b, 1, sum, p, gradients->b_ih);
+        add_bias(b, 0, sum, p, gradients->b_hh);
+    }
+}
+
+#endif
