@@ -42,13 +42,18 @@ def test_unknown_level_is_refused():
         native.set_level("mmx")
 
 
+def pool_case():
+    """A case whose work the pool divides."""
+    return make_case("lstm", 30, 16, 64, 64, bidirectional=True, with_lengths=True, seed=11)
+
+
 @pytest.fixture
 def case():
-    """A case whose work the pool divides."""
+    """The case, on two threads of the native backend."""
     before = fastrnn.get_num_threads()
     fastrnn.set_num_threads(2)
     with fastrnn.use_backend("native"):
-        yield make_case("lstm", 30, 16, 64, 64, bidirectional=True, with_lengths=True, seed=11)
+        yield pool_case()
     fastrnn.set_num_threads(before)
 
 
@@ -65,15 +70,22 @@ def test_many_python_threads_at_once(case):
                 assert_same_bits(array, expected[name], name)
 
 
+def test_fork_before_and_after_use():
+    """In an interpreter of its own, where no other library has threads that a fork would lose."""
+    result = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def send_run(case, connection):
-    with fastrnn.use_backend("native"):
-        connection.send(run(case))
+    connection.send(run(case))
 
 
-def test_fork_before_and_after_use(case):
-    expected = run(case)  # the parent's pool exists
+def fork_before_and_after_use():
+    fastrnn.set_num_threads(2)
+    case = pool_case()
+    expected = run(case)  # the pool exists from here on
     context = multiprocessing.get_context("fork")
-    for _ in range(2):
+    for _ in range(3):
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=send_run, args=(case, sender))
         child.start()
@@ -104,3 +116,7 @@ def test_denormal_states_count_as_zero(case):
 def test_fma_peak_counts_all_threads():
     assert native.fma_peak(np.dtype(np.float32), 1, 0.01) > 1e8
     assert native.fma_peak(np.dtype(np.float64), 2, 0.01) > 1e8
+
+
+if __name__ == "__main__":
+    fork_before_and_after_use()

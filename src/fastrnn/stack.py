@@ -22,7 +22,7 @@ from .tape import Run, Tape
 def layer_state(state: Sequence[Any], layer: int, directions: int) -> tuple[Any, ...]:
     """The (D, B, H) parts of one layer; None stays None."""
     rows = slice(layer * directions, (layer + 1) * directions)
-    return tuple(None if part is None else part[rows] for part in state)
+    return tuple([None if part is None else part[rows] for part in state])
 
 
 def infer(spec: LayerSpec, backend: Backend, packed: Sequence[Any], call: Call, y: Array) -> tuple[Array, ...]:
