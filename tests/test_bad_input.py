@@ -307,6 +307,7 @@ LAYER_OPTIONS = [
     ("bidirectional", 2, TypeError, "True or False, got int"),
     ("dropout", -0.1, ValueError, "between 0 and 1, got -0.1"),
     ("dropout", 1.5, ValueError, "between 0 and 1, got 1.5"),
+    ("dropout", 10**400, ValueError, "between 0 and 1, got inf"),
     ("dropout", float("nan"), ValueError, "between 0 and 1, got nan"),
     ("dropout", "half", TypeError, "a real number, got str"),
     ("dropout", True, TypeError, "a real number, got bool"),
@@ -533,3 +534,21 @@ def test_a_failed_allocation(backend, kind, T_huge):
     for call in calls(layer):
         with pytest.raises(MemoryError):
             call(x)
+
+
+def test_accumulate_may_not_overlap_any_parameter(backend):
+    layer = fastrnn.LSTM(8, 8, rng=0)
+    y, _, tape = layer.forward(np.ones((2, 1, 8)))
+    before = layer.state_dict()
+    sums = {**layer.backward(tape, y).params, "weight_ih_l0": layer.params["weight_hh_l0"]}
+    with pytest.raises(ValueError, match="accumulate.*weight_ih_l0.*overlaps a parameter"):
+        layer.backward(tape, y, accumulate=sums)
+    for name, array in layer.params.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_inputs_too_large_to_convert_are_a_memory_error(backend):
+    layer = fastrnn.LSTM(4, 8, rng=0)
+    with pytest.raises(MemoryError, match="cannot convert"):
+        layer(np.broadcast_to(np.int8(1), (2**60, 1, 4)))
+    assert layer(np.ones((2, 1, 4)))[0].shape == (2, 1, 8)

@@ -53,7 +53,10 @@ def flag(name: str, value: Any) -> bool:
 def probability(name: str, value: Any) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a real number, got {kind(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
     if not 0 <= number <= 1:
         raise ValueError(f"{name}: expected a number between 0 and 1, got {number}")
     return number
@@ -62,7 +65,7 @@ def probability(name: str, value: Any) -> float:
 def float_dtype(value: DTypeLike, name: str = "dtype") -> np.dtype:
     try:
         dtype = None if value is None else np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # what NumPy makes of things that are no dtype
         dtype = None
     if dtype is None or dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: expected float32 or float64, got {value if dtype is None else dtype}")
@@ -118,14 +121,22 @@ def strided(array: Array, dtype: np.dtype) -> Array:
     fits = array.strides[-1] == size and not any(stride % size for stride in array.strides)
     if fits and array.dtype == dtype and array.flags.aligned:
         return array
-    return np.array(array, dtype, order="C")
+    return converted(array, dtype)
+
+
+def converted(array: Array, dtype: np.dtype) -> Array:
+    """A C-contiguous copy in `dtype`; a MemoryError also for what no address could hold."""
+    try:
+        return np.array(array, dtype, order="C")
+    except ValueError as error:
+        raise MemoryError(f"cannot convert an array of shape {array.shape} to {dtype}: {error}") from error
 
 
 def contiguous(array: Array, dtype: np.dtype) -> Array:
     """`array` in `dtype`, C-contiguous and aligned; a copy only where it has to be."""
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
         return array
-    return np.array(array, dtype, order="C")
+    return converted(array, dtype)
 
 
 def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | None:
@@ -205,7 +216,7 @@ def disjoint(name: str, y: Array, after: Sequence[Array], x: Array, now: Sequenc
 
 def own_memory(name: str, array: Array, other: Array) -> None:
     if np.may_share_memory(array, other):
-        raise ValueError(f"{name}: expected an array of its own, got one that overlaps the parameter")
+        raise ValueError(f"{name}: expected an array of its own, got one that overlaps a parameter")
 
 
 def same_memory(a: Array, b: Array) -> bool:

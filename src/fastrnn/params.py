@@ -116,7 +116,8 @@ class Accumulators:
                 self.named[name] = self.inner[name] = np.zeros(param.shape, param.dtype)
                 continue
             array = checks.output(f"accumulate[{name!r}]", accumulate[name], param.shape, param.dtype, contiguous=False)
-            checks.own_memory(f"accumulate[{name!r}]", array, param)
+            for other in params.values():
+                checks.own_memory(f"accumulate[{name!r}]", array, other)
             direct = array.flags.c_contiguous and array.flags.aligned
             self.named[name], self.inner[name] = array, array if direct else np.zeros(param.shape, param.dtype)
 
