@@ -295,7 +295,7 @@ size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, c
     return lay_out(&f, share, NULL);
 }
 
-/* Sets the owned slice up (c in place, y zero past a row's end), or, at the end, hands out the final h. */
+/* Sets the owned slice up: c in place, y zero past a row's end. */
 static void begin_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     const fr_forward_run *run = f->run;
     const ptrdiff_t H = f->weights->H;
@@ -309,6 +309,7 @@ static void begin_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     }
 }
 
+/* Hands out the final h of the owned slice. */
 static void end_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     for (ptrdiff_t i = 0; i < f->rows; i++) {
         real *h = (real *)f->run->h + owned_row(f, i) * f->weights->H;

@@ -30,7 +30,6 @@ int fr_workspace_take(fr_workspace *workspace, size_t bytes) {
             *(size_t *)block = total;
     }
     workspace->data = block ? block + FR_ALIGNMENT : NULL;
-    workspace->bytes = bytes;
     return block != NULL;
 }
 

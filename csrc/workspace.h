@@ -10,7 +10,6 @@ static inline size_t fr_aligned(size_t bytes) { return (bytes + FR_ALIGNMENT - 1
 
 typedef struct {
     void *data; /* aligned to a cache line, its contents undefined */
-    size_t bytes;
 } fr_workspace;
 
 /* Returns 0, with data NULL, if there is no memory. */

@@ -42,7 +42,7 @@ class Config(Mapping[str, Any]):
 def show_config() -> Config:
     """The versions, backend, instruction set, threads and compiler in use: a read-only mapping, printable as a table.
 
-    instruction_set, instruction_sets (best first or last, as the native backend lists them) and compiler are those of
+    instruction_set, instruction_sets (best first) and compiler are those of
     the native backend, None or () where it is not available.
     """
     names = backends.available()
