@@ -29,23 +29,33 @@ INLINE int cell_carries(int cell) { return cell == FR_GRU; }
 INLINE vec d_sigmoid(vec s) { return s * (1 - s); }
 INLINE vec d_tanh(vec t) { return 1 - t * t; }
 
-/* a: the pre-activations; c: in and out, LSTM only; saved: out, cell_saved(cell) vectors. Returns h. */
-INLINE vec cell_forward(const int cell, const int relu, const vec *a, vec h_prev, vec *c, vec *saved) {
+/* The forward equation, cut into stages that take about as long as an activation each, so that other work can go
+ * between them. a: the pre-activations; c: in and out, LSTM only; saved: what is kept for the backward pass, filled stage
+ * by stage. The last stage returns h. */
+INLINE int cell_stages(int cell) { return cell == FR_LSTM ? 5 : cell == FR_GRU ? 3 : 1; }
+
+INLINE vec cell_forward(const int cell, const int stage, const int relu, const vec *a, vec h_prev, vec *c, vec *saved) {
     switch (cell) {
     case FR_RNN_TANH:
         return relu ? vmax((vec){0}, a[0]) : vtanh(a[0]);
-    case FR_LSTM: {
-        vec i = vsigmoid(a[0]), f = vsigmoid(a[1]), g = vtanh(a[2]), o = vsigmoid(a[3]);
-        *c = vfma(f, *c, i * g);
-        saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o, saved[4] = *c;
-        return o * vtanh(*c);
-    }
-    default: { /* FR_GRU: h = (1 - z) n + z h_prev */
-        vec r = vsigmoid(a[1]), z = vsigmoid(a[2]);
-        vec n = vtanh(vfma(r, a[3], a[0]));
-        saved[0] = r, saved[1] = z, saved[2] = n, saved[3] = a[3];
-        return vfma(z, h_prev - n, n);
-    }
+    case FR_LSTM: /* c = f c_prev + i g, h = o tanh c */
+        if (stage < 2) {
+            saved[stage] = vsigmoid(a[stage]);
+        } else if (stage == 2) {
+            saved[2] = vtanh(a[2]);
+            saved[4] = *c = vfma(saved[1], *c, saved[0] * saved[2]);
+        } else if (stage == 3) {
+            saved[3] = vsigmoid(a[3]);
+        }
+        return stage == 4 ? saved[3] * vtanh(*c) : *c;
+    default: /* FR_GRU: n = tanh(a_n + r u_n), h = (1 - z) n + z h_prev */
+        if (stage < 2) {
+            saved[stage] = vsigmoid(a[1 + stage]);
+            return h_prev;
+        }
+        saved[2] = vtanh(vfma(saved[0], a[3], a[0]));
+        saved[3] = a[3];
+        return vfma(saved[1], h_prev - saved[2], saved[2]);
     }
 }
 

@@ -47,31 +47,40 @@ INLINE void hoist_tile(const int cell, const int R, const int C, const forward_s
             out[r * fed + c] = sum[r * COLUMNS + c];
 }
 
-/* From pre-activations to h, c and what is saved, for one row and the unit blocks of panel p. */
-INLINE void finish_row(const int cell, const int C, const forward_state *f, const vec *sum, ptrdiff_t p, ptrdiff_t t,
-                       ptrdiff_t row, const real *h_prev) {
+/* What becomes of one row's pre-activations at the units of panel p in step t. */
+typedef struct {
+    vec a[COLUMNS];
+    ptrdiff_t p, t, row;
+    const real *h_prev;
+    vec c, keep[5]; /* of the unit block under way */
+} finish_state;
+
+/* The stages of all unit blocks of a panel of C columns. */
+INLINE int finish_stages(const int cell, const int C) { return C / cell_columns(cell) * cell_stages(cell); }
+
+/* One stage on the way from pre-activations to h, c and what is saved. */
+INLINE void finish_stage(const int cell, const int stage, const forward_state *f, finish_state *s) {
     const fr_forward_run *run = f->run;
     const ptrdiff_t H = f->weights->H;
-    const int width = cell_columns(cell), kept = cell_saved(cell);
-    real *y = at(&run->y, t, row);
-    real *saved = run->saved ? (real *)run->saved + (t * f->batch->B + row) * kept * H : NULL;
+    const int stages = cell_stages(cell), block = stage / stages, kept = cell_saved(cell);
+    const ptrdiff_t j = s->p * panel_units(cell) + block * LANES;
+    const int n = min_lanes(H - j);
+    real *c = cell == FR_LSTM ? (real *)run->c + s->row * H + j : NULL;
+    if (cell == FR_LSTM && stage == 0)
+        s->c = vload_n(c, n);
+    vec h_old = cell == FR_GRU ? vload_n(s->h_prev + j, n) : (vec){0};
+    vec h = cell_forward(cell, stage % stages, f->weights->cell == FR_RNN_RELU, s->a + block * cell_columns(cell), h_old,
+                         &s->c, s->keep);
+    if (stage % stages != stages - 1)
+        return;
+    vstore_n(at(&run->y, s->t, s->row) + j, h, n);
+    if (cell == FR_LSTM)
+        vstore_n(c, s->c, n);
+    if (kept && run->saved) {
+        real *saved = (real *)run->saved + (s->t * f->batch->B + s->row) * kept * H + j;
 #pragma GCC unroll 8
-    for (int block = 0; block < C / width; block++) {
-        ptrdiff_t j = p * panel_units(cell) + block * LANES;
-        int n = min_lanes(H - j);
-        real *c = cell == FR_LSTM ? (real *)run->c + row * H + j : NULL;
-        vec c_new = {0}, keep[5];
-        if (cell == FR_LSTM)
-            c_new = vload_n(c, n);
-        vec h_old = cell == FR_GRU ? vload_n(h_prev + j, n) : (vec){0};
-        vec h = cell_forward(cell, f->weights->cell == FR_RNN_RELU, sum + block * width, h_old, &c_new, keep);
-        vstore_n(y + j, h, n);
-        if (cell == FR_LSTM)
-            vstore_n(c, c_new, n);
-        if (kept && saved)
-#pragma GCC unroll 8
-            for (int s = 0; s < kept; s++)
-                vstore_n(saved + s * H + j, keep[s], n);
+        for (int k = 0; k < kept; k++)
+            vstore_n(saved + k * H, s->keep[k], n);
     }
 }
 
@@ -81,8 +90,12 @@ INLINE void finish_row(const int cell, const int C, const forward_state *f, cons
     static __attribute__((noinline)) void name##_finish(const forward_state *f, const vec *sums, int rows, int panels, \
                                                         ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) { \
         for (int r = 0; r < rows; r++) \
-            for (int q = 0; q < panels; q++, sums += COLUMNS) \
-                finish_row(cell, C, f, sums, p + q, t, owned_row(f, i + r), f->h_prev[i + r]); \
+            for (int q = 0; q < panels; q++, sums += COLUMNS) { \
+                finish_state s = {.p = p + q, .t = t, .row = owned_row(f, i + r), .h_prev = f->h_prev[i + r]}; \
+                memcpy(s.a, sums, sizeof s.a); \
+                _Pragma("GCC unroll 8") for (int stage = 0; stage < finish_stages(cell, C); stage++) \
+                    finish_stage(cell, stage, f, &s); \
+            } \
     }
 DEFINE_FINISH(rnn1, FR_RNN_TANH, 1)
 DEFINE_FINISH(rnn2, FR_RNN_TANH, 2)
@@ -136,8 +149,12 @@ INLINE void forward_tile(const int cell, const int R, const int P, const int C, 
                 sums[(r * P + q) * COLUMNS + c] = sum[(r * P + q) * COLUMNS + c];
 }
 
+/* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those
+ * whose weights the step before has left in the cache. */
+static ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n - 1 - k : k; }
+
 /* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
-enum { PAIR_ROWS = TILE_ROWS / 2 };
+enum { PAIR = 2, PAIR_ROWS = TILE_ROWS / PAIR };
 
 /* For each cell and number of columns: hoist `terms` terms through panel p; step t of `live` rows through panel p, and
  * of at most PAIR_ROWS through p and p + 1. */
@@ -189,18 +206,94 @@ DEFINE_PAIR(rnn4)
 DEFINE_PAIR(lstm)
 DEFINE_PAIR(gru)
 
+/* --- A share of one row: its panels wait for each other's activations, whose latency would stand alone. So the stages
+ * that finish P panels are slipped in between the products of the next P. */
+
+/* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `now`; meanwhile the
+ * panels in `last`, unless it is NULL, are finished. The two may be the same. */
+INLINE void row_panels(const int cell, const int P, const int C, const forward_state *f, ptrdiff_t p, finish_state *now,
+                       finish_state *last) {
+    const int fed = fed_columns(cell, C), first_h = cell_first_h(cell), stages = finish_stages(cell, C);
+    const ptrdiff_t H = f->weights->H, panel_size = f->weights->panel_size;
+    const real *panel = (const real *)f->weights->data + p * panel_size;
+    const real *h_part = panel + (C + f->weights->I * fed) * LANES;
+    vec sum[PAIR * COLUMNS];
+#pragma GCC unroll 2
+    for (int q = 0; q < P; q++) {
+        const vec *start = hoisted_at(f, p + q, f->step_term, fed);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++)
+            sum[q * COLUMNS + c] = c < fed ? start[c] : ((const vec *)(panel + q * panel_size))[c];
+    }
+    const int parts = last ? P * stages : 1;
+#pragma GCC unroll 16
+    for (int part = 0; part < parts; part++) {
+        const ptrdiff_t k = H * part / parts, end = H * (part + 1) / parts;
+        const real *h = now->h_prev + k;
+        product(sum, 1, P, fed, first_h, &h, 1, end - k, h_part + k * fed * LANES, panel_size);
+        if (last)
+            finish_stage(cell, part % stages, f, last + part / stages);
+    }
+#pragma GCC unroll 2
+    for (int q = 0; q < P; q++) {
+        memcpy(now[q].a, sum + q * COLUMNS, sizeof now[q].a);
+        now[q].p = p + q;
+    }
+}
+
+/* `steps` steps from t on of a hoisted chunk, through all owned panels, P at a time. */
+INLINE void row_steps(const int cell, const int P, const int C, forward_state *f, ptrdiff_t t, ptrdiff_t steps,
+                      fr_barrier *barrier) {
+    const ptrdiff_t groups = (f->panel_end - f->panel) / P, row = owned_row(f, 0);
+    for (; f->step_term < steps; f->step_term++, t += f->run->reverse ? -1 : 1) {
+        finish_state under_way[PAIR];
+#pragma GCC unroll 2
+        for (int q = 0; q < P; q++)
+            under_way[q].row = row, under_way[q].t = t, under_way[q].h_prev = f->h_prev[0];
+        row_panels(cell, P, C, f, f->panel + nth(t, 0, groups) * P, under_way, NULL);
+        for (ptrdiff_t k = 1; k < groups; k++)
+            row_panels(cell, P, C, f, f->panel + nth(t, k, groups) * P, under_way, under_way);
+#pragma GCC unroll 2
+        for (int q = 0; q < P; q++)
+#pragma GCC unroll 8
+            for (int stage = 0; stage < finish_stages(cell, C); stage++)
+                finish_stage(cell, stage, f, under_way + q);
+        f->h_prev[0] = at(&f->run->y, t, row);
+        if (barrier)
+            fr_barrier_wait(barrier);
+    }
+}
+
+#define DEFINE_ROW(name, cell, P, C) \
+    static void name(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier) { \
+        row_steps(cell, P, C, f, t, steps, barrier); \
+    }
+DEFINE_ROW(rnn1_row, FR_RNN_TANH, 1, 1)
+DEFINE_ROW(rnn2_row, FR_RNN_TANH, 1, 2)
+DEFINE_ROW(rnn3_row, FR_RNN_TANH, 1, 3)
+DEFINE_ROW(rnn4_row, FR_RNN_TANH, 1, 4)
+DEFINE_ROW(rnn4_row_pair, FR_RNN_TANH, 2, 4)
+DEFINE_ROW(lstm_row, FR_LSTM, 1, 4)
+DEFINE_ROW(lstm_row_pair, FR_LSTM, 2, 4)
+DEFINE_ROW(gru_row, FR_GRU, 1, 4)
+DEFINE_ROW(gru_row_pair, FR_GRU, 2, 4)
+
+typedef void row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
+
 typedef struct {
     void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
     void (*step)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
     void (*pair)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
+    row_function *row, *row_pair; /* all panels, one or two at a time */
 } panel_functions;
 
 static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
-    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL},
-                                          {rnn2_hoist, rnn2_step, NULL},
-                                          {rnn3_hoist, rnn3_step, NULL},
-                                          {rnn4_hoist, rnn4_step, rnn4_pair}};
-    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair}, gru = {gru_hoist, gru_step, gru_pair};
+    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL, rnn1_row, NULL},
+                                          {rnn2_hoist, rnn2_step, NULL, rnn2_row, NULL},
+                                          {rnn3_hoist, rnn3_step, NULL, rnn3_row, NULL},
+                                          {rnn4_hoist, rnn4_step, rnn4_pair, rnn4_row, rnn4_row_pair}};
+    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair, lstm_row, lstm_row_pair};
+    static const panel_functions gru = {gru_hoist, gru_step, gru_pair, gru_row, gru_row_pair};
     switch (f->weights->cell) {
     case FR_LSTM:
         return &lstm;
@@ -211,14 +304,13 @@ static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) 
     }
 }
 
-/* Step t of the first `live` owned rows through all owned panels. Every other step takes the panels backward: then it
- * begins with those whose weights the step before has left in the cache. */
+/* Step t of the first `live` owned rows through all owned panels. */
 static void forward_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
-    const int width = live <= PAIR_ROWS ? 2 : 1;
+    const int width = live <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
     for (ptrdiff_t k = 0; k < groups && live; k++) {
-        ptrdiff_t p = f->panel + (t % 2 ? groups - 1 - k : k) * width, end = p + width;
-        if (width == 2 && end <= f->panel_end && functions_of(f, end - 1)->pair)
+        ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
+        if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->pair)
             functions_of(f, p)->pair(f, p, t, live);
         else
             for (; p < end && p < f->panel_end; p++)
@@ -228,6 +320,13 @@ static void forward_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
 
 /* The steps in the order of the visit. */
 static ptrdiff_t visit(const forward_state *f, ptrdiff_t s) { return f->run->reverse ? f->batch->T - 1 - s : s; }
+
+/* Hoists the input product of `terms` terms. */
+static void hoist(forward_state *f, ptrdiff_t terms) {
+    for (ptrdiff_t p = f->panel; p < f->panel_end; p++)
+        functions_of(f, p)->hoist(f, p, terms);
+    f->step_term = 0;
+}
 
 /* Hoists the input product of as many steps from the s-th visited on as the chunk holds; returns how many. */
 static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
@@ -241,13 +340,33 @@ static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
         for (ptrdiff_t i = 0; i < rows; i++)
             f->x_terms[terms++] = at(&f->run->x, t, owned_row(f, i));
     }
-    for (ptrdiff_t p = f->panel; p < f->panel_end; p++)
-        functions_of(f, p)->hoist(f, p, terms);
-    f->step_term = 0;
+    hoist(f, terms);
     return steps;
 }
 
-static void run_steps(forward_state *f, fr_barrier *barrier) {
+/* How a share of one row takes its panels: all alike. NULL: as several rows do, also where an RNN's last panel is
+ * narrower than others. */
+static row_function *row_function_of(const forward_state *f) {
+    const panel_functions *functions = functions_of(f, 0);
+    if (f->rows != 1 || VEC_OVERWRITES || functions != functions_of(f, f->weights->panels - 1))
+        return NULL;
+    return functions->row_pair && (f->panel_end - f->panel) % PAIR == 0 ? functions->row_pair : functions->row;
+}
+
+static void run_row(forward_state *f, row_function *run_steps, fr_barrier *barrier) {
+    const ptrdiff_t row = owned_row(f, 0), length = fr_length(f->batch, row), direction = f->run->reverse ? -1 : 1;
+    ptrdiff_t t = f->run->reverse ? length - 1 : 0;
+    for (ptrdiff_t left = length, steps; left > 0; left -= steps) {
+        steps = left < f->terms ? left : f->terms;
+        for (ptrdiff_t s = 0; s < steps; s++)
+            f->x_terms[s] = at(&f->run->x, t + s * direction, row);
+        hoist(f, steps);
+        run_steps(f, t, steps, barrier);
+        t += steps * direction;
+    }
+}
+
+static void run_rows(forward_state *f, fr_barrier *barrier) {
     ptrdiff_t live = 0, hoisted_until = 0;
     for (ptrdiff_t s = 0; s < f->batch->T; s++) {
         ptrdiff_t t = visit(f, s);
@@ -328,7 +447,12 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
     ptrdiff_t units = (end < H ? end : H) - j;
     fp_mode mode = denormals_off();
     begin_rows(&f, j, units);
-    run_steps(&f, share->by_units ? share->barrier : NULL);
+    row_function *row = row_function_of(&f);
+    fr_barrier *barrier = share->by_units ? share->barrier : NULL;
+    if (row)
+        run_row(&f, row, barrier);
+    else
+        run_rows(&f, barrier);
     end_rows(&f, j, units);
     denormals_restore(mode);
 }

@@ -29,6 +29,13 @@
 #define TILE_ROWS 3
 #endif
 
+/* Whether instructions overwrite an operand: then the temporaries of other work push a product's sums to memory. */
+#if defined(__x86_64__) && !defined(__AVX__)
+#define VEC_OVERWRITES 1
+#else
+#define VEC_OVERWRITES 0
+#endif
+
 #ifdef FR_DOUBLE
 typedef double real;
 typedef int64_t bits;
