@@ -34,10 +34,28 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
+def shortcut(spec: LayerSpec, backend: Backend, packed: Sequence[Any], cell: bool = False) -> Any:
+    """The backend's short way for arguments that need no conversion, or None where it has none."""
+    if not hasattr(backend, "Shortcut"):
+        return None
+    sizes = spec.input_size, spec.hidden_size, spec.dtype
+    return backend.Shortcut(packed, *sizes, np.ndarray, np.empty, cell, spec.batch_first)
+
+
 def infer(
-    spec: LayerSpec, backend: Backend, packed: Sequence[Any], x: ArrayLike, state: Any, lengths: ArrayLike | None
+    spec: LayerSpec,
+    backend: Backend,
+    packed: Sequence[Any],
+    short: Any,
+    x: ArrayLike,
+    state: Any,
+    lengths: ArrayLike | None,
 ) -> tuple[Array, Any]:
     """The outputs and the final state of a whole sequence, from and to the caller's layout."""
+    if short is not None and lengths is None:
+        answer = short.sequence(x, state, config.get_num_threads())
+        if answer is not None:
+            return answer
     call = read_call(spec, x, state, lengths)
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     after = stack.infer(spec, backend, packed, call, time_major(y, spec.batch_first))
@@ -55,19 +73,18 @@ def infer_cell(spec: LayerSpec, backend: Backend, packed: Sequence[Any], x: Arra
 class Frozen(DescribedCell):
     """What frozen layers and cells share."""
 
-    __slots__ = ("_backend", "_label", "_packed", "_spec", "_stepper")
+    __slots__ = ("_backend", "_label", "_packed", "_short", "_spec")
     _backend: Backend
     _label: str
     _packed: tuple[Any, ...]
-    _stepper: Any  # the backend's short way for one step, or None
+    _short: Any
 
     def __init__(
         self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Backend, cell: bool
     ) -> None:
-        packed, stepper = tuple([backend.pack(spec.cell, layer) for layer in weights]), None
-        if hasattr(backend, "Stepper") and not spec.bidirectional:
-            stepper = backend.Stepper(packed, spec.input_size, spec.hidden_size, spec.dtype, np.ndarray, np.empty, cell)
-        for name, value in zip(Frozen.__slots__, (backend, label, packed, spec, stepper)):
+        packed = tuple([backend.pack(spec.cell, layer) for layer in weights])
+        short = shortcut(spec, backend, packed, cell)
+        for name, value in zip(Frozen.__slots__, (backend, label, packed, short, spec)):
             object.__setattr__(self, name, value)
 
     @property
@@ -101,7 +118,7 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
 
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
         """Return (y, state), as the layer it was frozen from would."""
-        return infer(self._spec, self._backend, self._packed, x, state, lengths)
+        return infer(self._spec, self._backend, self._packed, self._short, x, state, lengths)
 
     def step(self, x_t: ArrayLike, state: S | None = None, out: tuple[Array, S] | None = None) -> tuple[Array, S]:
         """Advance all layers by one time step and return (y, state).
@@ -110,11 +127,11 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         into and return: C-contiguous arrays of the layer's dtype; its state may be the input state itself, beyond
         that no two arrays may overlap. Raises ValueError for a bidirectional layer, which has no steps.
         """
-        if self._stepper is not None:
-            stepped = self._stepper(x_t, state, out, config.get_num_threads())
+        spec = self._spec
+        if self._short is not None and not spec.bidirectional:
+            stepped = self._short.step(x_t, state, out, config.get_num_threads())
             if stepped is not None:
                 return stepped
-        spec = self._spec
         if spec.bidirectional:
             raise ValueError("step: expected a layer of one direction, got a bidirectional one, which needs sequences")
         x = checks.shaped("x_t", checks.real("x_t", x_t), ("B", spec.input_size), (spec.input_size,))
@@ -163,8 +180,8 @@ class FrozenCell(Frozen, Generic[S]):
 
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
         """Return the next state, as the cell it was frozen from would."""
-        if self._stepper is not None:
-            stepped = self._stepper(x, state, None, config.get_num_threads())
+        if self._short is not None:
+            stepped = self._short.step(x, state, None, config.get_num_threads())
             if stepped is not None:
                 return stepped
         return infer_cell(self._spec, self._backend, self._packed, x, state)

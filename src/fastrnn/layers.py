@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 
 from . import checks, config, stack
-from .frozen import FrozenLayer, infer
+from .frozen import FrozenLayer, infer, shortcut
 from .geometry import (
     Array,
     DescribedLayer,
@@ -80,7 +80,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
         backend = config.backend()
         packed = [backend.pack(self._spec.cell, layer) for layer in self._weights]
-        return infer(self._spec, backend, packed, x, state, lengths)
+        return infer(self._spec, backend, packed, shortcut(self._spec, backend, packed), x, state, lengths)
 
     def forward(
         self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None

@@ -259,7 +259,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
             raise MemoryError("no memory for the backward pass")
 
 
-# --- one step at a time, where the arguments are plain: no conversion, no Python between the layers
+# --- calls whose arguments are plain: no conversion, no Python between the layers
 
 
 cdef struct Plain:  # a C-contiguous array as it came
@@ -273,29 +273,30 @@ cdef bint overlap(Plain *a, Plain *b) noexcept:
     return a.data < b.data + b.bytes and b.data < a.data + a.bytes
 
 
-cdef class Stepper:
-    """One time step of a stack of one-direction layers, for arguments that need no conversion.
+cdef class Shortcut:
+    """Inference by a stack of layers, or a cell, for arguments that need no conversion: one step, or a sequence.
 
-    `layers` are results of `pack`. A layer's state has one axis more than x, over the layers, and an output y comes
-    with it; a cell's has neither. `ndarray` and `empty` are NumPy's, which this module does not import.
+    `layers` are results of `pack`. A layer's state has one axis more than a step's x, over the layers, and an output y
+    comes with it; a cell's has neither. `ndarray` and `empty` are NumPy's, which this module does not import.
     """
 
     cdef tuple layers
     cdef object ndarray, empty, dtype
-    cdef ptrdiff_t input_size, hidden_size
+    cdef ptrdiff_t input_size, hidden_size, directions, runs
     cdef Py_ssize_t item
     cdef char format
-    cdef bint lstm, cell
+    cdef bint lstm, cell, batch_first
     cdef double row_flop
 
-    def __init__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell):
+    def __init__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell, batch_first):
         cdef Packed first = layers[0]
         cdef double gates = 4 if first.cell == FR_LSTM else 3 if first.cell == FR_GRU else 1
         self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
         self.input_size, self.hidden_size, self.item = input_size, hidden_size, dtype.itemsize
+        self.directions, self.runs = first.count, first.count * len(layers)
         self.format = ord(dtype.char)
-        self.lstm, self.cell = first.cell == FR_LSTM, cell
-        self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * len(layers)
+        self.lstm, self.cell, self.batch_first = first.cell == FR_LSTM, cell, batch_first
+        self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags) except -1:
         """Whether `array` is one of this dtype, aligned and C-contiguous (and writable, if flags ask it)."""
@@ -318,24 +319,28 @@ cdef class Stepper:
         PyBuffer_Release(&buffer)
         return good
 
-    cdef bint plain_state(self, object array, Plain *x, Plain *result, int flags) except -1:
-        """Whether `array` is plain and a part of a state that goes with x."""
+    cdef bint plain_state(self, object array, ptrdiff_t rows, Plain *result, int flags) except -1:
+        """Whether `array` is plain and a part of a state of so many rows; -1: of an unbatched call."""
         if not self.plain(array, result, flags):
             return False
-        cdef int i = result.ndim - x.ndim
-        if i != (0 if self.cell else 1) or (i == 1 and result.shape[0] != len(self.layers)):
+        cdef int i = 0 if self.cell else 1
+        if result.ndim != i + 1 + (rows >= 0) or (i == 1 and result.shape[0] != self.runs):
             return False
-        return result.shape[result.ndim - 1] == self.hidden_size and (x.ndim == 1 or result.shape[i] == x.shape[0])
+        return result.shape[result.ndim - 1] == self.hidden_size and (rows < 0 or result.shape[i] == rows)
 
-    cdef bint plain_states(self, object state, Plain *x, Plain *parts, int flags) except -1:
+    cdef bint plain_states(self, object state, ptrdiff_t rows, Plain *parts, int flags) except -1:
         if not self.lstm:
-            return self.plain_state(state, x, &parts[0], flags)
+            return self.plain_state(state, rows, &parts[0], flags)
         if type(state) is not tuple or len(<tuple>state) != 2:
             return False
-        return (self.plain_state((<tuple>state)[0], x, &parts[0], flags)
-                and self.plain_state((<tuple>state)[1], x, &parts[1], flags))
+        return (self.plain_state((<tuple>state)[0], rows, &parts[0], flags)
+                and self.plain_state((<tuple>state)[1], rows, &parts[1], flags))
 
-    def __call__(self, x_t, state, out, int threads):
+    cdef object empty_state(self, object shape):
+        cdef object h = self.empty(shape, self.dtype)
+        return (h, self.empty(shape, self.dtype)) if self.lstm else h
+
+    def step(self, x_t, state, out, int threads):
         """(y, state), or for a cell the state; None if an argument is not plain: the caller checks and converts then.
 
         out: None, or (y, state) to write into, which is returned.
@@ -347,25 +352,24 @@ cdef class Stepper:
         cdef int parts = 2 if self.lstm else 1, i, k
         if not self.plain(x_t, &x, 0) or x.ndim > 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
             return None
-        if not self.plain_states(state, &x, now, 0):
+        cdef ptrdiff_t rows = x.shape[0] if x.ndim == 2 else -1
+        if not self.plain_states(state, rows, now, 0):
             return None
         if out is None:
             shape = (state[0] if self.lstm else state).shape
-            out_state = self.empty(shape, self.dtype)
-            if self.lstm:
-                out_state = (out_state, self.empty(shape, self.dtype))
+            out_state = self.empty_state(shape)
             if self.cell:
                 out = out_state
             else:
                 out = self.empty(shape[1:], self.dtype), out_state
                 self.plain(out[0], &y, PyBUF_WRITABLE)
-            self.plain_states(out_state, &x, after, PyBUF_WRITABLE)
+            self.plain_states(out_state, rows, after, PyBUF_WRITABLE)
         else:
             if type(out) is not tuple or len(<tuple>out) != 2 or not self.plain(out[0], &y, PyBUF_WRITABLE):
                 return None
             if y.ndim != x.ndim or y.shape[y.ndim - 1] != self.hidden_size or (x.ndim == 2 and y.shape[0] != x.shape[0]):
                 return None
-            if not self.plain_states(out[1], &x, after, PyBUF_WRITABLE) or overlap(&y, &x):
+            if not self.plain_states(out[1], rows, after, PyBUF_WRITABLE) or overlap(&y, &x):
                 return None
             for i in range(parts):
                 if overlap(&y, &now[i]) or overlap(&y, &after[i]) or overlap(&x, &after[i]):
@@ -383,26 +387,83 @@ cdef class Stepper:
         cdef fr_forward_run run
         cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0], size = B * self.hidden_size * self.item
         cdef int k
-        cdef Packed layer
-        cdef fr_status status
         memset(&run, 0, sizeof(run))
         run.x.data, run.x.row = x.data, self.input_size
         run.y.data, run.y.row = y.data, self.hidden_size
         for k in range(len(self.layers)):
-            layer = self.layers[k]
-            run.packed = layer.directions[0]
-            run.h0, run.h = now[0].data + k * size, after[0].data + k * size
-            if self.lstm:
-                run.c0, run.c = now[1].data + k * size, after[1].data + k * size
-            if B * self.row_flop < LEAST_FLOP_WITHOUT_GIL:
-                status = fr_forward(&run, 1, 1, B, NULL, threads)
-            else:
-                with nogil:
-                    status = fr_forward(&run, 1, 1, B, NULL, threads)
-            if status != FR_OK:
-                raise MemoryError("no memory for the step")
+            self.set_state(&run, now, after, k * size)
+            self.run(self.layers[k], &run, 1, B, threads)
             run.x.data, run.x.row = run.h, self.hidden_size
         return 0
+
+    cdef void set_state(self, fr_forward_run *run, Plain *now, Plain *after, ptrdiff_t offset) noexcept:
+        run.h0, run.h = now[0].data + offset, after[0].data + offset
+        if self.lstm:
+            run.c0, run.c = now[1].data + offset, after[1].data + offset
+
+    cdef int run(self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, int threads) except -1:
+        """One layer: its directions' runs, but for the weights."""
+        cdef fr_status status
+        cdef int d
+        for d in range(layer.count):
+            runs[d].packed, runs[d].reverse = layer.directions[d], d
+        if T * B * self.row_flop < LEAST_FLOP_WITHOUT_GIL:
+            status = fr_forward(runs, layer.count, T, B, NULL, threads)
+        else:
+            with nogil:
+                status = fr_forward(runs, layer.count, T, B, NULL, threads)
+        if status != FR_OK:
+            raise MemoryError("no memory for the forward pass")
+        return 0
+
+    def sequence(self, sequence, state, int threads):
+        """(y, state) of a layer; None if an argument is not plain: the caller checks and converts then."""
+        cdef Plain x
+        cdef Plain y
+        cdef Plain now[2]
+        cdef Plain after[2]
+        cdef fr_forward_run runs[2]
+        cdef ptrdiff_t T, B = 1, rows = -1, size, width = self.directions * self.hidden_size
+        cdef int parts = 2 if self.lstm else 1, batch = 0 if self.batch_first else 1, i, k, d
+        cdef tuple state_shape, shape
+        if not self.plain(sequence, &x, 0) or x.ndim < 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
+            return None
+        T = x.shape[0 if x.ndim == 2 else 1 - batch]
+        if x.ndim == 3:
+            B = rows = x.shape[batch]
+        if state is not None and not self.plain_states(state, rows, now, 0):
+            return None
+        if rows < 0:
+            state_shape, shape = (self.runs, self.hidden_size), (T, width)
+        else:
+            state_shape, shape = (self.runs, B, self.hidden_size), (x.shape[0], x.shape[1], width)
+        after_state = self.empty_state(state_shape)
+        self.plain_states(after_state, rows, after, PyBUF_WRITABLE)
+        if state is None:  # the final state may be the initial one
+            for i in range(parts):
+                now[i] = after[i]
+                memset(now[i].data, 0, now[i].bytes)
+        memset(runs, 0, sizeof(runs))
+        size = B * self.hidden_size * self.item
+        for k in range(len(self.layers)):
+            target = self.empty(shape, self.dtype)
+            self.plain(target, &y, PyBUF_WRITABLE)
+            for d in range(self.directions):
+                runs[d].x = self.strides(&x, T, B)
+                runs[d].y = self.strides(&y, T, B)
+                runs[d].y.data = y.data + d * self.hidden_size * self.item
+                self.set_state(&runs[d], now, after, (k * self.directions + d) * size)
+            self.run(self.layers[k], runs, T, B, threads)
+            sequence, x = target, y
+        return sequence, after_state
+
+    cdef fr_sequence strides(self, Plain *array, ptrdiff_t T, ptrdiff_t B) noexcept:
+        """A C-contiguous sequence, in the order of axes that the layer has."""
+        cdef fr_sequence result
+        cdef ptrdiff_t n = array.shape[array.ndim - 1]
+        result.data = array.data
+        result.time, result.row = (n, T * n) if self.batch_first else (B * n, n)
+        return result
 
 
 def levels():

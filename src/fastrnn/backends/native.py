@@ -2,12 +2,12 @@
 
 import os
 
-from ._native import Stepper, backward, compiler, fma_peak, forward, level, levels, pack, schedule, set_level
+from ._native import Shortcut, backward, compiler, fma_peak, forward, level, levels, pack, schedule, set_level
 
 name = "native"
 
 __all__ = [
-    "Stepper",
+    "Shortcut",
     "backward",
     "compiler",
     "fma_peak",
