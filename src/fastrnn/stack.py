@@ -14,7 +14,7 @@ import numpy as np
 
 from . import config
 from .backends.base import Backend
-from .geometry import Array, Call, LayerSpec, empty
+from .geometry import Array, Call, LayerSpec, aligned_empty, empty
 from .spec import Weights
 from .tape import Run, Tape
 
@@ -60,7 +60,7 @@ def record(
             kept = rng.random(x.shape, np.float32) >= spec.dropout
             x = drop(x, kept, spec.dropout)
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
-        saved = empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
+        saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
         before, then = layer_state(state, k, D), layer_state(after, k, D)
         backend.forward(backend.pack(spec.cell, layer), x, before, lengths, target, then, saved, threads)
         runs.append(Run(x, target, before, saved, kept))
