@@ -72,143 +72,142 @@ static void end_team(fr_barrier *barrier, const fr_schedule *schedule, ptrdiff_t
     fr_barrier_destroy(barrier);
 }
 
-/* --- Forward: the threads form one team per direction, or, alone, visit the directions in turn. */
+/* --- The threads form one team per direction, or, alone, visit the directions in turn. */
 
 enum { MAX_RUNS = 2 };
 
 typedef struct {
-    const fr_forward_run *run;
+    const void *run; /* fr_forward_run or fr_backward_run */
     const fr_batch *batch;
+    const fr_kernels *kernels;
     fr_schedule schedule;
     fr_barrier barrier;
     char *scratch;
-    size_t scratch_stride; /* per thread */
-} forward_team;
+    size_t scratch_bytes, scratch_stride; /* of the team, and from one thread's to the next; 0: shared */
+} team;
 
 typedef struct {
-    forward_team teams[MAX_RUNS];
+    team teams[MAX_RUNS];
     int n_teams;
     int side_by_side; /* thread i serves team i % n_teams; else thread i serves every team */
-} forward_job;
+    void (*work)(const team *, const fr_share *, void *scratch);
+    fr_barrier crossing; /* of all threads, side by side */
+} job;
 
-static void forward_body(void *context, int thread) {
-    forward_job *job = context;
-    for (int i = 0; i < job->n_teams; i++) {
-        forward_team *team = &job->teams[i];
-        int index = job->side_by_side ? thread / job->n_teams : thread;
-        if ((job->side_by_side && thread % job->n_teams != i) || index >= team->schedule.threads)
+static void job_body(void *context, int thread) {
+    job *j = context;
+    const ptrdiff_t T = j->teams[0].batch->T;
+    for (int i = 0; i < j->n_teams; i++) {
+        team *t = &j->teams[i];
+        int index = j->side_by_side ? thread / j->n_teams : thread;
+        if ((j->side_by_side && thread % j->n_teams != i) || index >= t->schedule.threads)
             continue;
-        fr_share share = {index, team->schedule.threads, team->schedule.by_units, &team->barrier};
-        team->run->packed->kernels->forward(team->run, team->batch, &share,
-                                            team->scratch + (size_t)index * team->scratch_stride);
+        fr_share share = {index, t->schedule.threads, t->schedule.by_units, &t->barrier, i ? 0 : T, NULL, i == 0};
+        if (j->side_by_side) {
+            share.dx_stored = i ? T / 2 : T - T / 2;
+            share.crossing = &j->crossing;
+        }
+        j->work(t, &share, t->scratch + (size_t)index * t->scratch_stride);
     }
 }
 
-/* Chooses a team's schedule; returns the scratch that all its members need. */
-static size_t plan_team(forward_team *team, const fr_forward_run *run, const fr_batch *batch, int threads) {
-    const fr_packed *packed = run->packed;
-    team->run = run;
-    team->batch = batch;
-    team->schedule = fr_choose_schedule(threads, !fr_pool_contended(), batch->T, batch->B, packed->panels,
-                                        step_flop(packed->cell, packed->I, packed->H));
-    team->scratch_stride = 0;
-    for (int i = 0; i < team->schedule.threads; i++) {
-        fr_share share = {i, team->schedule.threads, team->schedule.by_units, NULL};
-        size_t bytes = fr_aligned(packed->kernels->forward_bytes(packed, batch, &share));
-        if (bytes > team->scratch_stride)
-            team->scratch_stride = bytes;
-    }
-    return team->scratch_stride * (size_t)team->schedule.threads;
-}
-
-/* Divides `threads` among the directions; returns how many of them have work. */
-static int plan_forward(forward_job *job, const fr_forward_run *runs, const fr_batch *batch, int threads,
-                        size_t *scratch) {
-    const int n = job->n_teams;
-    const fr_packed *packed = runs[0].packed;
-    double flop = n * (double)batch->T * (double)batch->B * step_flop(packed->cell, packed->I, packed->H);
+/* Divides `threads` among the directions, for `step_flop` operations per row and step of each, the units cut into so
+ * many slices; returns how many threads have work. */
+static int plan_job(job *j, int threads, ptrdiff_t slices, double step_flop) {
+    const int n = j->n_teams;
+    const fr_batch *batch = j->teams[0].batch;
     int used = 1;
-    job->side_by_side = n > 1 && threads >= n && fr_worth_threads(flop);
+    j->side_by_side = n > 1 && threads >= n && fr_worth_threads(n * (double)batch->T * (double)batch->B * step_flop);
     for (int i = 0; i < n; i++) {
-        int members = job->side_by_side ? (threads - i + n - 1) / n : threads;
-        scratch[i] = plan_team(&job->teams[i], &runs[i], batch, members);
-        int last = job->teams[i].schedule.threads;
-        if (job->side_by_side)
+        int members = j->side_by_side ? (threads - i + n - 1) / n : threads;
+        j->teams[i].schedule = fr_choose_schedule(members, !fr_pool_contended(), batch->T, batch->B, slices, step_flop);
+        int last = j->teams[i].schedule.threads;
+        if (j->side_by_side)
             last = (last - 1) * n + i + 1;
         used = last > used ? last : used;
     }
     return used;
 }
 
+/* Plans, and plans anew where the pool has fewer threads; returns what was reserved. */
+static int reserve_job(job *j, int *used, int threads, ptrdiff_t slices, double step_flop) {
+    *used = plan_job(j, threads, slices, step_flop);
+    int reserved = fr_pool_reserve(*used);
+    if (reserved < *used)
+        *used = plan_job(j, reserved, slices, step_flop);
+    return reserved;
+}
+
+static fr_status run_job(job *j, call *c, int used) {
+    size_t total = 0;
+    int members = 0;
+    for (int i = 0; i < j->n_teams; i++)
+        total += j->teams[i].scratch_bytes;
+    if (!fr_workspace_take(&c->scratch, total))
+        return FR_NO_MEMORY;
+    char *next = c->scratch.data;
+    for (int i = 0; i < j->n_teams; next += j->teams[i].scratch_bytes, i++) {
+        j->teams[i].scratch = next;
+        members += j->teams[i].schedule.threads;
+        fr_barrier_init(&j->teams[i].barrier, j->teams[i].schedule.threads);
+    }
+    fr_barrier_init(&j->crossing, members);
+    fr_pool_run(used, job_body, j);
+    fr_barrier_destroy(&j->crossing);
+    for (int i = 0; i < j->n_teams; i++)
+        end_team(&j->teams[i].barrier, &j->teams[i].schedule, c->batch.T);
+    return FR_OK;
+}
+
+static void forward_work(const team *t, const fr_share *share, void *scratch) {
+    t->kernels->forward(t->run, t->batch, share, scratch);
+}
+
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads) {
+    const fr_packed *packed = runs[0].packed;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    forward_job job = {.n_teams = n_runs};
-    size_t scratch[MAX_RUNS], total = 0;
-    int used = plan_forward(&job, runs, &c.batch, threads, scratch), reserved = fr_pool_reserve(used);
-    if (reserved < used)
-        used = plan_forward(&job, runs, &c.batch, reserved, scratch);
+    job j = {.n_teams = n_runs, .work = forward_work};
     for (int i = 0; i < n_runs; i++)
-        total += scratch[i];
-    fr_status status = fr_workspace_take(&c.scratch, total) ? FR_OK : FR_NO_MEMORY;
-    if (status == FR_OK) {
-        char *next = c.scratch.data;
-        for (int i = 0; i < n_runs; next += scratch[i], i++) {
-            job.teams[i].scratch = next;
-            fr_barrier_init(&job.teams[i].barrier, job.teams[i].schedule.threads);
+        j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
+    int used, reserved = reserve_job(&j, &used, threads, packed->panels, step_flop(packed->cell, packed->I, packed->H));
+    for (int i = 0; i < n_runs; i++) {
+        team *t = &j.teams[i];
+        for (int index = 0; index < t->schedule.threads; index++) {
+            fr_share share = {.index = index, .size = t->schedule.threads, .by_units = t->schedule.by_units};
+            size_t bytes = fr_aligned(t->kernels->forward_bytes(runs[i].packed, &c.batch, &share));
+            t->scratch_stride = bytes > t->scratch_stride ? bytes : t->scratch_stride;
         }
-        fr_pool_run(used, forward_body, &job);
-        for (int i = 0; i < n_runs; i++)
-            end_team(&job.teams[i].barrier, &job.teams[i].schedule, T);
+        t->scratch_bytes = t->scratch_stride * (size_t)t->schedule.threads;
     }
+    fr_status status = run_job(&j, &c, used);
     fr_pool_release(reserved);
     end_call(&c);
     return status;
 }
 
-/* --- Backward: one direction, all threads. */
-
-typedef struct {
-    const fr_backward_run *run;
-    const fr_kernels *kernels;
-    const fr_batch *batch;
-    fr_schedule schedule;
-    fr_barrier barrier;
-    void *scratch;
-} backward_job;
-
-static void backward_body(void *context, int thread) {
-    backward_job *job = context;
-    fr_share share = {thread, job->schedule.threads, job->schedule.by_units, &job->barrier};
-    job->kernels->backward(job->run, job->batch, &share, job->scratch);
+static void backward_work(const team *t, const fr_share *share, void *scratch) {
+    t->kernels->backward(t->run, t->batch, share, scratch);
 }
 
-static void plan_backward(backward_job *job, int threads) {
-    const fr_backward_run *run = job->run;
-    ptrdiff_t slice = 4 * job->kernels->lanes, slices = (run->hidden_size + slice - 1) / slice;
-    job->schedule = fr_choose_schedule(threads, !fr_pool_contended(), job->batch->T, job->batch->B, slices,
-                                       2 * step_flop(run->cell, run->input_size, run->hidden_size));
-}
-
-fr_status fr_backward(const fr_backward_run *run, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads) {
+fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
+                      int threads) {
+    const fr_kernels *kernels = fr_level_kernels(runs->dtype);
+    const ptrdiff_t H = runs->hidden_size, slice = 4 * kernels->lanes;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    backward_job job = {.run = run, .kernels = fr_level_kernels(run->dtype), .batch = &c.batch};
-    plan_backward(&job, threads);
-    int reserved = fr_pool_reserve(job.schedule.threads);
-    if (reserved < job.schedule.threads)
-        plan_backward(&job, reserved);
-    size_t bytes = job.kernels->backward_bytes(run, &c.batch, job.schedule.threads);
-    fr_status status = fr_workspace_take(&c.scratch, bytes) ? FR_OK : FR_NO_MEMORY;
-    if (status == FR_OK) {
-        job.scratch = c.scratch.data;
-        fr_barrier_init(&job.barrier, job.schedule.threads);
-        fr_pool_run(job.schedule.threads, backward_body, &job);
-        end_team(&job.barrier, &job.schedule, T);
-    }
+    job j = {.n_teams = n_runs, .work = backward_work};
+    for (int i = 0; i < n_runs; i++)
+        j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
+    int used, reserved = reserve_job(&j, &used, threads, (H + slice - 1) / slice,
+                                     2 * step_flop(runs->cell, runs->input_size, H));
+    for (int i = 0; i < n_runs; i++)
+        j.teams[i].scratch_bytes =
+            fr_aligned(kernels->backward_bytes(&runs[i], &c.batch, j.teams[i].schedule.threads));
+    fr_status status = run_job(&j, &c, used);
     fr_pool_release(reserved);
     end_call(&c);
     return status;

@@ -233,7 +233,7 @@ static void prepare(const backward_state *b) {
         init_row(run->dh0, run->dh, row, b->H);
         if (b->cell == FR_LSTM)
             init_row(run->dc0, run->dc, row, b->H);
-        for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && !run->dx_add; t++)
+        for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
             memset((real *)at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
     fr_barrier_wait(b->share->barrier);
@@ -254,9 +254,27 @@ static void keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
     fr_barrier_wait(b->share->barrier);
 }
 
+/* The share's part of dx of the terms begin .. end-1, added to what is there from the term `stored` on. Two directions
+ * come from both ends of time: each stores the half it meets first, so after one meeting there is something to add to. */
+static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, ptrdiff_t end, int *met) {
+    const fr_share *share = b->share;
+    const ptrdiff_t bounds[] = {begin, stored < begin ? begin : stored > end ? end : stored, end};
+    for (int adds = 0; adds < 2; adds++) {
+        const ptrdiff_t first = bounds[adds], terms = bounds[adds + 1] - first;
+        if (adds && terms && share->crossing && !*met) {
+            fr_barrier_wait(share->crossing);
+            *met = 1;
+        }
+        dx_rows(b, first + fr_cut(terms, share->index, share->size), first + fr_cut(terms, share->index + 1, share->size),
+                adds);
+    }
+}
+
 static void run_steps(const backward_state *b) {
     const fr_batch *batch = b->batch;
     ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
+    ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
+    int met = 0;
     step s = {0};
     ptrdiff_t live = 0;
     for (ptrdiff_t left = batch->T; left > 0; left--) {
@@ -269,12 +287,13 @@ static void run_steps(const backward_state *b) {
         ptrdiff_t live_before = left > 1 ? fr_live(batch, s.t_next, live) : 0;
         backward_step(b, &s, live_before);
         end += s.live;
+        if (batch->T - left < b->share->dx_stored)
+            stored = end;
         if (left > 1 && end + live_before <= b->capacity)
             continue;
 
         fr_barrier_wait(b->share->barrier);
-        dx_rows(b, fresh + fr_cut(end - fresh, b->share->index, b->share->size),
-                fresh + fr_cut(end - fresh, b->share->index + 1, b->share->size));
+        dx_part(b, fresh, stored, end, &met);
         for (; summed + BLOCK <= end; summed += BLOCK)
             add_block(b, summed, BLOCK);
         if (left == 1) {
@@ -286,9 +305,12 @@ static void run_steps(const backward_state *b) {
         ptrdiff_t keep = summed < s.term ? summed : s.term;
         keep_terms(b, keep, end);
         summed -= keep;
+        stored -= keep;
         s.term -= keep;
         fresh = end -= keep;
     }
+    if (b->share->crossing && !met)
+        fr_barrier_wait(b->share->crossing);
 }
 
 void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch) {

@@ -76,13 +76,14 @@ typedef struct {
     const void *saved;     /* as the forward call left it; NULL where S is 0 */
     fr_sequence dy;        /* (T, B, H), or data NULL for zero; read only at valid steps */
     const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc LSTM only */
-    fr_sequence dx;        /* (T, B, I): written; zero past a row's end */
-    int dx_add;            /* instead add into dx, which another direction has written */
+    fr_sequence dx;        /* (T, B, I): written; zero past a row's end; the directions of a layer share it: their sum */
     void *dh0, *dc0;       /* (B, H): written; dc0 LSTM only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
 } fr_backward_run;
 
-fr_status fr_backward(const fr_backward_run *run, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads);
+/* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. */
+fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
+                      int threads);
 
 /* The instruction-set levels this machine can run, best first; NULL past the last. */
 const char *fr_level_name(int index);

@@ -144,8 +144,8 @@ static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t
 
 /* --- The products over a chunk's terms, divided by outputs. */
 
-/* dx of the terms begin .. end-1: the share's own. */
-static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
+/* dx of the terms begin .. end-1: stored, or added to what is there. */
+static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds) {
     for (ptrdiff_t panel = 0; panel < wide_panels(b->I); panel++) {
         const ptrdiff_t j = panel * COLUMNS * LANES;
         const int C = wide_columns(b->I, panel);
@@ -157,14 +157,16 @@ static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
             for (int r = 0; r < rows; r++) {
                 terms[r] = term + r;
                 for (int c = 0; c < C; c++)
-                    dx[r * COLUMNS + c] = b->run->dx_add ? vload_n(b->dx[term + r] + j + c * LANES,
-                                                                   min_lanes(b->I - j - c * LANES))
-                                                         : (vec){0};
+                    dx[r * COLUMNS + c] = (vec){0};
             }
             d_times_weights(b, 1, terms, rows, panel, dx);
             for (int r = 0; r < rows; r++)
-                for (int c = 0; c < C; c++)
-                    vstore_n(b->dx[term + r] + j + c * LANES, dx[r * COLUMNS + c], min_lanes(b->I - j - c * LANES));
+                for (int c = 0; c < C; c++) {
+                    const int n = min_lanes(b->I - j - c * LANES);
+                    real *out = b->dx[term + r] + j + c * LANES;
+                    vec sum = dx[r * COLUMNS + c];
+                    vstore_n(out, adds ? vload_n(out, n) + sum : sum, n);
+                }
         }
     }
 }

@@ -21,7 +21,11 @@ typedef struct {
 typedef struct {
     int index, size;
     int by_units;
-    fr_barrier *barrier; /* of the team */
+    fr_barrier *barrier;    /* of the team */
+    /* A backward pass stores dx of the first `dx_stored` steps that it visits, and adds to that of the others. */
+    ptrdiff_t dx_stored;
+    fr_barrier *crossing;   /* of the teams of two directions that go side by side, before either adds; else NULL */
+    int zeroes_padding;     /* of dx */
 } fr_share;
 
 typedef struct fr_kernels {

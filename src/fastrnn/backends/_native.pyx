@@ -62,14 +62,13 @@ cdef extern from "fastrnn.h" nogil:
         const void *dh
         const void *dc
         fr_sequence dx
-        int dx_add
         void *dh0
         void *dc0
         fr_gradients gradients
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
     void fr_packed_free(fr_packed *)
     fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
-    fr_status fr_backward(const fr_backward_run *, ptrdiff_t, ptrdiff_t, const int64_t *, int)
+    fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
     const char *fr_level_name(int)
     int fr_level()
     void fr_set_level(int)
@@ -224,23 +223,24 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
 
 def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, int threads):
     cdef Shape s = shape_of(x, state[0])
-    cdef fr_backward_run run
+    cdef fr_backward_run runs[2]
+    cdef fr_backward_run *run
     cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
     cdef bint lstm = cell.states == 2
     cdef ptrdiff_t saved_size = s.T * s.B * s.H * <ptrdiff_t>cell.saved * s.item
     cdef char *saved_data = <char *>pointer(saved if saved_size else None)
     cdef fr_status status
     cdef int d
-    memset(&run, 0, sizeof(run))
-    run.cell, run.dtype, run.input_size, run.hidden_size = CELLS[cell.name], s.dtype, s.I, s.H
+    memset(runs, 0, sizeof(runs))
     for d in range(len(weights)):
+        run = &runs[d]
+        run.cell, run.dtype, run.input_size, run.hidden_size = CELLS[cell.name], s.dtype, s.I, s.H
         run.weights = weights_of(weights[d])
         run.reverse = d
         run.x = sequence(x, 0, s.item)
         run.y = sequence(y, d * s.H, s.item)
         run.dy = sequence(dy, d * s.H, s.item)
         run.dx = sequence(dx, 0, s.item, PyBUF_WRITABLE)
-        run.dx_add = d
         run.h0 = part(state[0], d, &s)
         run.dh = part(dstate[0], d, &s)
         run.dh0 = part(dstate0[0], d, &s, PyBUF_WRITABLE)
@@ -253,10 +253,11 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         run.gradients.w_hh = pointer(dweights[d].w_hh, PyBUF_WRITABLE)
         run.gradients.b_ih = pointer(dweights[d].b_ih, PyBUF_WRITABLE)
         run.gradients.b_hh = pointer(dweights[d].b_hh, PyBUF_WRITABLE)
-        with nogil:
-            status = fr_backward(&run, s.T, s.B, row_lengths, threads)
-        if status != FR_OK:
-            raise MemoryError("no memory for the backward pass")
+    d = len(weights)
+    with nogil:
+        status = fr_backward(runs, d, s.T, s.B, row_lengths, threads)
+    if status != FR_OK:
+        raise MemoryError("no memory for the backward pass")
 
 
 # --- calls whose arguments are plain: no conversion, no Python between the layers
