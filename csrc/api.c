@@ -11,16 +11,35 @@ static double step_flop(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
     return 2.0 * gates_of(cell) * (double)H * (double)(I + H);
 }
 
+typedef struct {
+    const fr_packed *packed;
+    const fr_weights *weights;
+    int size;
+} pack_job;
+
+static void pack_body(void *context, int index) {
+    const pack_job *job = context;
+    job->packed->kernels->pack(job->packed, job->weights, index, job->size);
+}
+
+/* Packing moves some bytes a nanosecond: fewer than these are not worth another thread. */
+enum { LEAST_BYTES_TO_SHARE = 1 << 20 };
+
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
-                  fr_packed **packed) {
-    const fr_kernels *kernels = fr_level_kernels(dtype);
+                  int threads, fr_packed **packed) {
     fr_packed *p = calloc(1, sizeof *p);
-    if (!p || !fr_workspace_take(&p->memory, kernels->packed_bytes(cell, input_size, hidden_size))) {
+    if (!p)
+        return FR_NO_MEMORY;
+    p->kernels = fr_level_kernels(dtype), p->cell = cell, p->I = input_size, p->H = hidden_size;
+    size_t bytes = p->kernels->lay_out(p);
+    if (!fr_workspace_take(&p->memory, bytes)) {
         free(p);
         return FR_NO_MEMORY;
     }
-    p->kernels = kernels, p->cell = cell, p->I = input_size, p->H = hidden_size, p->data = p->memory.data;
-    kernels->pack(p, weights);
+    p->data = p->memory.data;
+    pack_job job = {p, weights, fr_pool_reserve(bytes < LEAST_BYTES_TO_SHARE ? 1 : threads)};
+    fr_pool_run(job.size, pack_body, &job);
+    fr_pool_release(job.size);
     *packed = p;
     return FR_OK;
 }

@@ -44,7 +44,7 @@ typedef struct {
 typedef struct fr_packed fr_packed;
 
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
-                  fr_packed **packed);
+                  int threads, fr_packed **packed);
 void fr_packed_free(fr_packed *packed); /* NULL is allowed */
 
 /* One direction of one layer. */

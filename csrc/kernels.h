@@ -30,8 +30,9 @@ typedef struct {
 
 typedef struct fr_kernels {
     int lanes;
-    size_t (*packed_bytes)(fr_cell cell, ptrdiff_t I, ptrdiff_t H);
-    void (*pack)(fr_packed *packed, const fr_weights *weights);
+    /* Sets the panels up, of cell, I and H, and returns the bytes of data; then part `index` of `size` of the packing. */
+    size_t (*lay_out)(fr_packed *packed);
+    void (*pack)(const fr_packed *packed, const fr_weights *weights, int index, int size);
     /* Scratch, in bytes: one thread's of a forward pass; the whole team's of a backward pass. */
     size_t (*forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
     void (*forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);

@@ -4,7 +4,7 @@
 extern const fr_kernels LEVEL(fr_kernels);
 const fr_kernels LEVEL(fr_kernels) = {
     .lanes = LANES,
-    .packed_bytes = LEVEL(fr_packed_bytes),
+    .lay_out = LEVEL(fr_lay_out),
     .pack = LEVEL(fr_pack),
     .forward_bytes = LEVEL(fr_forward_bytes),
     .forward = LEVEL(fr_forward),

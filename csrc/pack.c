@@ -1,9 +1,10 @@
 /* Weights into panels. */
 #include "panels.h"
 
-size_t LEVEL(fr_packed_bytes)(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
-    size_t vectors = COLUMNS + (size_t)(I + H) * (size_t)fed_columns(cell, COLUMNS);
-    return (size_t)count_panels(cell, H) * vectors * VEC_BYTES;
+size_t LEVEL(fr_lay_out)(fr_packed *packed) {
+    packed->panels = count_panels(packed->cell, packed->H);
+    packed->panel_size = (COLUMNS + (packed->I + packed->H) * fed_columns(packed->cell, COLUMNS)) * LANES;
+    return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);
 }
 
 /* out[k][lane] = w[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
@@ -50,10 +51,8 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out,
     return out + K * fed * LANES;
 }
 
-void LEVEL(fr_pack)(fr_packed *packed, const fr_weights *weights) {
-    packed->panels = count_panels(packed->cell, packed->H);
-    packed->panel_size = (COLUMNS + (packed->I + packed->H) * fed_columns(packed->cell, COLUMNS)) * LANES;
-    for (ptrdiff_t p = 0; p < packed->panels; p++) {
+void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size) {
+    for (ptrdiff_t p = fr_cut(packed->panels, index, size); p < fr_cut(packed->panels, index + 1, size); p++) {
         real *panel = (real *)packed->data + p * packed->panel_size;
         int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
         memset(panel, 0, (size_t)columns * VEC_BYTES);

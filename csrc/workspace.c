@@ -14,18 +14,40 @@ static void *aligned_memory(size_t bytes) {
     return posix_memalign(&data, FR_ALIGNMENT, bytes) ? NULL : data;
 }
 
+static size_t size_of(const char *block) { return *(const size_t *)block; }
+
+/* Leaves a block for a later call; frees it where no slot is empty. */
+static void put(char *block) {
+    for (int i = 0; i < SLOTS; i++) {
+        char *empty = NULL;
+        if (atomic_compare_exchange_strong(&slots[i], &empty, block))
+            return;
+    }
+    free(block);
+}
+
+/* The smallest waiting block that holds `total` bytes: the large ones wait for those who need them, since fresh memory
+ * costs a page fault every 4 KB. */
+static char *best_fit(size_t total) {
+    char *best = NULL;
+    for (int i = 0; i < SLOTS; i++) {
+        char *block = atomic_load_explicit(&slots[i], memory_order_relaxed) ? atomic_exchange(&slots[i], NULL) : NULL;
+        if (block && size_of(block) >= total && (!best || size_of(block) < size_of(best))) {
+            char *worse = best;
+            best = block;
+            block = worse;
+        }
+        if (block)
+            put(block);
+    }
+    return best;
+}
+
 int fr_workspace_take(fr_workspace *workspace, size_t bytes) {
     size_t total = fr_aligned(bytes) + FR_ALIGNMENT;
-    char *block = NULL;
-    for (int i = 0; i < SLOTS && !block; i++)
-        if (atomic_load_explicit(&slots[i], memory_order_relaxed))
-            block = atomic_exchange(&slots[i], NULL);
-    if (block && *(size_t *)block < total) {
-        free(block);
-        block = NULL;
-    }
-    if (!block) {
-        block = total < bytes ? NULL : aligned_memory(total);
+    char *block = total < bytes ? NULL : best_fit(total);
+    if (!block && total >= bytes) {
+        block = aligned_memory(total);
         if (block)
             *(size_t *)block = total;
     }
@@ -37,11 +59,8 @@ void fr_workspace_give(fr_workspace *workspace) {
     if (!workspace->data)
         return;
     char *block = (char *)workspace->data - FR_ALIGNMENT;
-    if (*(size_t *)block <= KEEP_BYTES)
-        for (int i = 0; i < SLOTS; i++) {
-            char *empty = NULL;
-            if (atomic_compare_exchange_strong(&slots[i], &empty, block))
-                return;
-        }
-    free(block);
+    if (size_of(block) <= KEEP_BYTES)
+        put(block);
+    else
+        free(block);
 }

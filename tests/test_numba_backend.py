@@ -131,7 +131,7 @@ class Case:
         y, dx = (self.view(np.empty(v.shape, dtype)) for v in (self.dy, self.x))
         out, dstate0 = ([np.empty_like(s) for s in self.state] for _ in range(2))
         saved = np.empty((len(self.weights), T, B, cell.saved, self.state[0].shape[-1]), dtype) if train else None
-        backend.forward(backend.pack(cell, self.weights), self.x, self.state, self.lengths, y, out, saved, 1)
+        backend.forward(backend.pack(cell, self.weights, 1), self.x, self.state, self.lengths, y, out, saved, 1)
         if not train:
             return [y, *out]
         dweights = [Weights(*map(np.zeros_like, w)) for w in self.weights]

@@ -73,7 +73,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
         """Return the next state."""
         backend = config.backend()
-        packed = [backend.pack(self._spec.cell, layer) for layer in self._weights]
+        packed = stack.pack(self._spec, backend, self._weights)
         return infer_cell(self._spec, backend, packed, x, state)
 
     def forward(self, x: ArrayLike, state: S | None = None) -> tuple[S, Tape]:

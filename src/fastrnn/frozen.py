@@ -82,7 +82,7 @@ class Frozen(DescribedCell):
     def __init__(
         self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Backend, cell: bool
     ) -> None:
-        packed = tuple([backend.pack(spec.cell, layer) for layer in weights])
+        packed = stack.pack(spec, backend, weights)
         short = shortcut(spec, backend, packed, cell)
         for name, value in zip(Frozen.__slots__, (backend, label, packed, short, spec)):
             object.__setattr__(self, name, value)

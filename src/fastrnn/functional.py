@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import checks, config
+from . import checks, config, stack
 from .cells import backprop_cell, read_cell_gradients, record_cell
 from .frozen import infer_cell
 from .geometry import Array, LayerSpec
@@ -55,7 +55,7 @@ def read_weights(cell: Cell, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: Bias, b_hh:
 def infer(cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
     spec, read = read_weights(cell, *weights)
     backend = config.backend()
-    return infer_cell(spec, backend, [backend.pack(cell, (read,))], x, state)
+    return infer_cell(spec, backend, stack.pack(spec, backend, [(read,)]), x, state)
 
 
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:

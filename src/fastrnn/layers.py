@@ -79,7 +79,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
         backend = config.backend()
-        packed = [backend.pack(self._spec.cell, layer) for layer in self._weights]
+        packed = stack.pack(self._spec, backend, self._weights)
         return infer(self._spec, backend, packed, shortcut(self._spec, backend, packed), x, state, lengths)
 
     def forward(

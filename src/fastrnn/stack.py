@@ -25,6 +25,12 @@ def layer_state(state: Sequence[Any], layer: int, directions: int) -> tuple[Any,
     return tuple([None if part is None else part[rows] for part in state])
 
 
+def pack(spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]]) -> tuple[Any, ...]:
+    """The weights of every layer, arranged for `infer`."""
+    threads = config.get_num_threads()
+    return tuple([backend.pack(spec.cell, layer, threads) for layer in weights])
+
+
 def infer(spec: LayerSpec, backend: Backend, packed: Sequence[Any], call: Call, y: Array) -> tuple[Array, ...]:
     """Fill y and return the final state."""
     x, state, lengths, _ = call
@@ -62,7 +68,8 @@ def record(
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
         before, then = layer_state(state, k, D), layer_state(after, k, D)
-        backend.forward(backend.pack(spec.cell, layer), x, before, lengths, target, then, saved, threads)
+        packed = backend.pack(spec.cell, layer, threads)
+        backend.forward(packed, x, before, lengths, target, then, saved, threads)
         runs.append(Run(x, target, before, saved, kept))
         x = target
     return after, runs

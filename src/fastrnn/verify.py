@@ -136,7 +136,7 @@ def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[
     (T, B, _), (D, _, H) = given.x.shape, given.state[0].shape
     y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
     saved = unset((D, T, B, spec.saved, H), dtype) if spec.saved else None
-    packed = backend.pack(spec, given.weights)
+    packed = backend.pack(spec, given.weights, 1)
     backend.forward(packed, given.x, given.state, given.lengths, y, out, saved, threads)
 
     dx, dstate0 = unset(given.x.shape, dtype), tuple(unset(part.shape, dtype) for part in given.state)
@@ -229,7 +229,7 @@ def chunks_differ(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
     """Outputs and state, without a tape in chunks and step by step, instead of as a whole with one."""
     given = inputs(case._replace(ragged=False), dtype)
     whole, _ = run(backend, case, given)
-    packed = backend.pack(CELLS[case.cell], given.weights)
+    packed = backend.pack(CELLS[case.cell], given.weights, 1)
     for cuts in ([0, case.T // 3, case.T], range(case.T + 1)):
         y, state = unset(whole["y"].shape, whole["y"].dtype), tuple(part.copy() for part in given.state)
         for start, stop in zip(cuts, cuts[1:]):

@@ -65,7 +65,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dh0
         void *dc0
         fr_gradients gradients
-    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
+    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_packed **)
     void fr_packed_free(fr_packed *)
     fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
     fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
@@ -95,6 +95,7 @@ cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
 
 # Below about 20 µs of work, taking the GIL back costs more than letting it go gives.
 cdef double LEAST_FLOP_WITHOUT_GIL = 2e6
+cdef double LEAST_PACKED_WITHOUT_GIL = 1e5  # elements
 
 
 cdef struct Shape:  # of a call
@@ -170,15 +171,24 @@ cdef class Packed:
     cdef int count
     cdef fr_cell cell
 
-    def __cinit__(self, cell, weights):
+    def __cinit__(self, cell, weights, int threads):
         cdef fr_weights w
         cdef fr_dtype dtype
+        cdef fr_status status
+        cdef ptrdiff_t I, H
+        cdef double elements
         self.cell = CELLS[cell.name]
         for direction in weights:
             w = weights_of(direction)
             dtype = DTYPES[direction.w_ih.dtype.char]
-            if fr_pack(self.cell, dtype, direction.w_ih.shape[1], direction.w_hh.shape[1], &w,
-                       &self.directions[self.count]) != FR_OK:
+            I, H = direction.w_ih.shape[1], direction.w_hh.shape[1]
+            elements = <double>(I + H) * <double>direction.w_hh.shape[0]
+            if elements < LEAST_PACKED_WITHOUT_GIL:
+                status = fr_pack(self.cell, dtype, I, H, &w, threads, &self.directions[self.count])
+            else:
+                with nogil:
+                    status = fr_pack(self.cell, dtype, I, H, &w, threads, &self.directions[self.count])
+            if status != FR_OK:
                 raise MemoryError("no memory for the packed weights")
             self.count += 1
 
@@ -187,8 +197,8 @@ cdef class Packed:
             fr_packed_free(self.directions[d])
 
 
-def pack(cell, weights):
-    return Packed(cell, weights)
+def pack(cell, weights, int threads):
+    return Packed(cell, weights, threads)
 
 
 def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int threads):

@@ -35,7 +35,7 @@ class Backend(Protocol):
 
     name: str
 
-    def pack(self, cell: Cell, weights: Sequence[Weights]) -> Any:
+    def pack(self, cell: Cell, weights: Sequence[Weights], threads: int) -> Any:
         """Arrange the weights of D directions, each C-contiguous, for `forward`.
 
         The result may refer to the arrays of `weights`: they stay unchanged while it is in use.

@@ -61,7 +61,7 @@ def flat(array, dtype):
     return np.empty(0, dtype) if array is None else array.reshape(-1)
 
 
-def pack(cell, weights):
+def pack(cell, weights, threads):
     f, dtype = kernels.LAYOUTS[cell.name], weights[0].w_ih.dtype
     sizes = cell.gates, f.units, f.count, f.hidden - f.first
     compiled = packing(dtype)

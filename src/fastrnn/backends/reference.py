@@ -99,7 +99,7 @@ EQUATIONS = {
 # --- a layer over time
 
 
-def pack(cell, weights):
+def pack(cell, weights, threads):
     return cell, tuple(weights)
 
 
