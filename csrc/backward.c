@@ -97,7 +97,7 @@ static void dh_tile(const backward_state *b, const step *s, ptrdiff_t i, int row
     vec dh[TILE_ROWS * COLUMNS];
     ptrdiff_t terms[TILE_ROWS];
     for (int r = 0; r < rows; r++) {
-        ptrdiff_t rank = b->first + (i + r) * b->stride, row = fr_row(b->batch, rank);
+        ptrdiff_t rank = fr_rank(b->hand, i + r), row = fr_row(b->batch, rank);
         const real *dy = b->run->dy.data ? at(&b->run->dy, s->t, row) + j : NULL;
         const real *dh0 = continues && !cell_carries(b->cell) ? NULL : (const real *)b->run->dh0 + row * b->H + j;
         terms[r] = s->term_after + rank;
@@ -111,7 +111,7 @@ static void dh_tile(const backward_state *b, const step *s, ptrdiff_t i, int row
     if (continues)
         d_times_weights(b, 0, terms, rows, panel, dh);
     for (int r = 0; r < rows; r++)
-        finish_blocks(b, s, b->first + (i + r) * b->stride, j, dh + r * COLUMNS, C);
+        finish_blocks(b, s, fr_rank(b->hand, i + r), j, dh + r * COLUMNS, C);
 }
 
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
@@ -124,7 +124,7 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
         rows = tile_rows(end - i, TILE_ROWS);
         for (int pass = 0; pass < 2; pass++) {
             for (int r = 0; r < rows; r++) {
-                ptrdiff_t rank = b->first + (i + r) * b->stride;
+                ptrdiff_t rank = fr_rank(b->hand, i + r);
                 real *dh0 = (real *)b->run->dh0 + fr_row(b->batch, rank) * b->H + j;
                 terms[r] = s->term + rank;
                 for (int c = 0; c < C; c++) {
@@ -142,8 +142,8 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
 }
 
 static void backward_step(const backward_state *b, const step *s, ptrdiff_t live_before) {
-    ptrdiff_t owned = fr_owned(s->live, b->first, b->stride), before = fr_owned(live_before, b->first, b->stride);
-    ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->first, b->stride);
+    ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
+    ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
         int rows;
         for (ptrdiff_t i = 0; i < continuing; i += rows) {
@@ -159,7 +159,7 @@ static void backward_step(const backward_state *b, const step *s, ptrdiff_t live
         fr_barrier_wait(b->share->barrier);
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++)
         dh0_rows(b, s, before < owned ? before : owned, owned, panel);
-    for (ptrdiff_t i = b->share->by_units ? b->share->index : b->first; i < s->live; i += b->share->size) {
+    for (ptrdiff_t i = b->share->index; i < s->live; i += b->share->size) {
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
         b->x[term] = at(&b->run->x, s->t, row);
         prefetch(b->x[term], b->I);
@@ -196,7 +196,7 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.cell = run->cell == FR_RNN_RELU ? FR_RNN_TANH : run->cell;
     b.panels = count_panels(b.cell, b.H);
     fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
-    b.first = part.first, b.stride = part.stride;
+    b.hand = part.hand;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
     for (int from_x = 0; from_x < 2; from_x++) {
         b.last_runs[from_x] = runs_of(&b, b.panels - 1, from_x);

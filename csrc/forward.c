@@ -8,7 +8,7 @@ typedef struct {
     const fr_forward_run *run;
     const fr_packed *weights;
     const fr_batch *batch;
-    ptrdiff_t first, stride;        /* the ranks this share owns */
+    fr_hand hand;                   /* the ranks this share owns */
     ptrdiff_t rows;                 /* how many */
     ptrdiff_t panel, panel_end;     /* the panels it owns */
     const real **h_prev;            /* (rows): h before the current step */
@@ -18,7 +18,7 @@ typedef struct {
     ptrdiff_t step_term;            /* where the current step's terms begin */
 } forward_state;
 
-static ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, f->first + i * f->stride); }
+static ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, fr_rank(f->hand, i)); }
 
 static real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) { return (real *)s->data + t * s->time + row * s->row; }
 
@@ -334,7 +334,7 @@ static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
     for (; steps < HOIST_STEPS && s + steps < f->batch->T; steps++) {
         ptrdiff_t t = visit(f, s + steps);
         live = fr_live(f->batch, t, live);
-        ptrdiff_t rows = fr_owned(live, f->first, f->stride);
+        ptrdiff_t rows = fr_owned(live, f->hand);
         if (terms + rows > f->terms)
             break;
         for (ptrdiff_t i = 0; i < rows; i++)
@@ -373,7 +373,7 @@ static void run_rows(forward_state *f, fr_barrier *barrier) {
         if (f->hoisted && s == hoisted_until)
             hoisted_until += hoist_chunk(f, s, live);
         live = fr_live(f->batch, t, live);
-        ptrdiff_t rows = fr_owned(live, f->first, f->stride);
+        ptrdiff_t rows = fr_owned(live, f->hand);
         forward_step(f, t, rows);
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
@@ -397,7 +397,7 @@ static int hoists(ptrdiff_t rows) { return rows < TILE_ROWS; }
 static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const fr_packed *weights = f->weights;
     fr_part part = fr_deal(share->index, share->size, share->by_units, f->batch->B, weights->panels);
-    f->first = part.first, f->stride = part.stride, f->rows = part.rows;
+    f->hand = part.hand, f->rows = part.rows;
     f->panel = part.begin, f->panel_end = part.end;
 
     ptrdiff_t panels = f->panel_end - f->panel;

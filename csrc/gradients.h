@@ -27,7 +27,7 @@ typedef struct {
     const fr_share *share;
     int cell;                /* FR_RNN_TANH for both RNNs */
     ptrdiff_t I, H;
-    ptrdiff_t first, stride; /* the ranks this share owns in the sequential part */
+    fr_hand hand;            /* the ranks this share owns in the sequential part */
     ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
     ptrdiff_t panels;        /* of d, as in the forward pass */
     panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */

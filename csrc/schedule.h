@@ -17,25 +17,40 @@ int fr_worth_threads(double flop);
 fr_schedule fr_choose_schedule(int threads, int may_meet, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices,
                                double step_flop);
 
-/* What is dealt to one of `size` threads: the ranks first, first + stride, ... (`rows` of them), since rows are ranked by
- * length and so everyone gets long and short ones, for the slices begin .. end-1 of the units. */
+/* The ranks that one of `turns` threads is dealt. Rows are ranked by length: dealt to and fro, 0 1 2 2 1 0 0 1 2 ...,
+ * everyone gets as much of the long ones as of the short. */
 typedef struct {
-    ptrdiff_t first, stride, rows;
+    int turn, turns;
+} fr_hand;
+
+static inline int fr_place(fr_hand hand, ptrdiff_t round) {
+    return round % 2 ? hand.turns - 1 - hand.turn : hand.turn;
+}
+
+/* The i-th rank of a hand. */
+static inline ptrdiff_t fr_rank(fr_hand hand, ptrdiff_t i) { return i * hand.turns + fr_place(hand, i); }
+
+/* How many ranks of a hand lie below `live`. */
+static inline ptrdiff_t fr_owned(ptrdiff_t live, fr_hand hand) {
+    ptrdiff_t rounds = live / hand.turns;
+    return rounds + (live - rounds * hand.turns > fr_place(hand, rounds));
+}
+
+/* What is dealt to one of `size` threads: `rows` ranks, for the slices begin .. end-1 of the units. */
+typedef struct {
+    fr_hand hand;
+    ptrdiff_t rows;
     ptrdiff_t begin, end;
 } fr_part;
 
 /* The bounds of part `index` of `size` when `total` things are dealt in runs: begin = fr_cut(index). */
 static inline ptrdiff_t fr_cut(ptrdiff_t total, int index, int size) { return total * index / size; }
 
-/* How many of the ranks first, first + stride, ... lie below `live`. */
-static inline ptrdiff_t fr_owned(ptrdiff_t live, ptrdiff_t first, ptrdiff_t stride) {
-    return live > first ? (live - first - 1) / stride + 1 : 0;
-}
-
 static inline fr_part fr_deal(int index, int size, int by_units, ptrdiff_t B, ptrdiff_t slices) {
     if (by_units)
-        return (fr_part){0, 1, B, fr_cut(slices, index, size), fr_cut(slices, index + 1, size)};
-    return (fr_part){index, size, fr_owned(B, index, size), 0, slices};
+        return (fr_part){{0, 1}, B, fr_cut(slices, index, size), fr_cut(slices, index + 1, size)};
+    fr_hand hand = {index, size};
+    return (fr_part){hand, fr_owned(B, hand), 0, slices};
 }
 
 #endif

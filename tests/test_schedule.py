@@ -50,6 +50,8 @@ def test_single_rows_are_divided_by_units():
     assert [(len(rows), len(units)) for rows, units in parts] == [(1, slices // 2)] * 2
 
 
-def test_rows_of_falling_length_are_dealt_in_turn():
+def test_rows_of_falling_length_are_dealt_to_and_fro():
     parts, _ = divided(2, 100, 32, 128)
-    assert [list(rows)[:3] for rows, _ in parts] == [[0, 2, 4], [1, 3, 5]]
+    assert [rows[:4] for rows, _ in parts] == [[0, 3, 4, 7], [1, 2, 5, 6]]
+    parts, _ = divided(3, 100, 32, 128)
+    assert [rows[:3] for rows, _ in parts] == [[0, 5, 6], [1, 4, 7], [2, 3, 8]]

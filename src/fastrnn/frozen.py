@@ -52,8 +52,8 @@ def infer(
     lengths: ArrayLike | None,
 ) -> tuple[Array, Any]:
     """The outputs and the final state of a whole sequence, from and to the caller's layout."""
-    if short is not None and lengths is None:
-        answer = short.sequence(x, state, config.get_num_threads())
+    if short is not None:
+        answer = short.sequence(x, state, lengths, config.get_num_threads())
         if answer is not None:
             return answer
     call = read_call(spec, x, state, lengths)

@@ -80,13 +80,15 @@ cdef extern from "schedule.h" nogil:
     ctypedef struct fr_schedule:
         int threads
         int by_units
+    ctypedef struct fr_hand:
+        pass
     ctypedef struct fr_part:
-        ptrdiff_t first
-        ptrdiff_t stride
+        fr_hand hand
         ptrdiff_t rows
         ptrdiff_t begin
         ptrdiff_t end
     fr_schedule fr_choose_schedule(int, int, ptrdiff_t, ptrdiff_t, ptrdiff_t, double)
+    ptrdiff_t fr_rank(fr_hand, ptrdiff_t)
     fr_part fr_deal(int, int, int, ptrdiff_t, ptrdiff_t)
 
 
@@ -347,6 +349,25 @@ cdef class Shortcut:
         return (self.plain_state((<tuple>state)[0], rows, &parts[0], flags)
                 and self.plain_state((<tuple>state)[1], rows, &parts[1], flags))
 
+    cdef bint plain_lengths(self, object lengths, ptrdiff_t T, ptrdiff_t B, const int64_t **result) except -1:
+        """Whether `lengths` is None or a plain array of B int64 from 1 to T."""
+        cdef Py_buffer buffer
+        cdef ptrdiff_t i
+        cdef bint good
+        result[0] = NULL
+        if lengths is None:
+            return True
+        if type(lengths) is not self.ndarray or lengths.dtype.char != "l" or not lengths.flags.c_contiguous:
+            return False
+        PyObject_GetBuffer(lengths, &buffer, PyBUF_STRIDES)
+        good = buffer.ndim == 1 and buffer.shape[0] == B and buffer.itemsize == 8 and <size_t>buffer.buf % 8 == 0
+        if good:
+            result[0] = <const int64_t *>buffer.buf
+            for i in range(B):
+                good = good and 1 <= result[0][i] <= T
+        PyBuffer_Release(&buffer)
+        return good
+
     cdef object empty_state(self, object shape):
         cdef object h = self.empty(shape, self.dtype)
         return (h, self.empty(shape, self.dtype)) if self.lstm else h
@@ -403,7 +424,7 @@ cdef class Shortcut:
         run.y.data, run.y.row = y.data, self.hidden_size
         for k in range(len(self.layers)):
             self.set_state(&run, now, after, k * size)
-            self.run(self.layers[k], &run, 1, B, threads)
+            self.run(self.layers[k], &run, 1, B, NULL, threads)
             run.x.data, run.x.row = run.h, self.hidden_size
         return 0
 
@@ -412,22 +433,24 @@ cdef class Shortcut:
         if self.lstm:
             run.c0, run.c = now[1].data + offset, after[1].data + offset
 
-    cdef int run(self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, int threads) except -1:
+    cdef int run(
+        self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads
+    ) except -1:
         """One layer: its directions' runs, but for the weights."""
         cdef fr_status status
         cdef int d
         for d in range(layer.count):
             runs[d].packed, runs[d].reverse = layer.directions[d], d
         if T * B * self.row_flop < LEAST_FLOP_WITHOUT_GIL:
-            status = fr_forward(runs, layer.count, T, B, NULL, threads)
+            status = fr_forward(runs, layer.count, T, B, lengths, threads)
         else:
             with nogil:
-                status = fr_forward(runs, layer.count, T, B, NULL, threads)
+                status = fr_forward(runs, layer.count, T, B, lengths, threads)
         if status != FR_OK:
             raise MemoryError("no memory for the forward pass")
         return 0
 
-    def sequence(self, sequence, state, int threads):
+    def sequence(self, sequence, state, lengths, int threads):
         """(y, state) of a layer; None if an argument is not plain: the caller checks and converts then."""
         cdef Plain x
         cdef Plain y
@@ -435,6 +458,7 @@ cdef class Shortcut:
         cdef Plain after[2]
         cdef fr_forward_run runs[2]
         cdef ptrdiff_t T, B = 1, rows = -1, size, width = self.directions * self.hidden_size
+        cdef const int64_t *row_lengths
         cdef int parts = 2 if self.lstm else 1, batch = 0 if self.batch_first else 1, i, k, d
         cdef tuple state_shape, shape
         if not self.plain(sequence, &x, 0) or x.ndim < 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
@@ -443,6 +467,8 @@ cdef class Shortcut:
         if x.ndim == 3:
             B = rows = x.shape[batch]
         if state is not None and not self.plain_states(state, rows, now, 0):
+            return None
+        if not self.plain_lengths(lengths, T, rows, &row_lengths):
             return None
         if rows < 0:
             state_shape, shape = (self.runs, self.hidden_size), (T, width)
@@ -464,7 +490,7 @@ cdef class Shortcut:
                 runs[d].y = self.strides(&y, T, B)
                 runs[d].y.data = y.data + d * self.hidden_size * self.item
                 self.set_state(&runs[d], now, after, (k * self.directions + d) * size)
-            self.run(self.layers[k], runs, T, B, threads)
+            self.run(self.layers[k], runs, T, B, row_lengths, threads)
             sequence, x = target, y
         return sequence, after_state
 
@@ -516,7 +542,8 @@ def fma_peak(dtype, int threads, double seconds):
 
 
 def schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop):
-    """How a call would be divided: for each thread the rows it takes and the slices of the units, two ranges.
+    """How a call would be divided: for each thread the rows it takes, ranked by falling length, and the slices
+    of the units.
 
     `step_flop` is the work of one row and step.
     """
@@ -525,5 +552,5 @@ def schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double ste
     parts = []
     for index in range(chosen.threads):
         part = fr_deal(index, chosen.threads, chosen.by_units, B, slices)
-        parts.append((range(part.first, part.first + part.rows * part.stride, part.stride), range(part.begin, part.end)))
+        parts.append(([fr_rank(part.hand, i) for i in range(part.rows)], range(part.begin, part.end)))
     return parts
