@@ -9,7 +9,7 @@ import pytest
 
 import fastrnn
 from fastrnn.benchmark import charlm, measure, peers, runner, text, workloads
-from fastrnn.benchmark.measure import Call, Timing
+from fastrnn.benchmark.measure import LocalCall, Timing
 from fastrnn.benchmark.workloads import Size, Workload
 
 # --- workloads
@@ -52,7 +52,11 @@ def test_problem_is_reproducible_and_head_takes_its_first_steps():
     assert first.x.dtype == first.dy.dtype == np.float64
     part = first.head(2)
     assert part.workload.size == Size(2, 2, 3, 4)
-    np.testing.assert_array_equal(part.dy, first.dy[:2])
+    alike = workloads.problem(part.workload, np.float64)
+    for name in ("x", "dy"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(first, name)[:2])
+        np.testing.assert_array_equal(getattr(part, name), getattr(alike, name))
+    np.testing.assert_array_equal(alike.layer.params["weight_ih_l0"], part.layer.params["weight_ih_l0"])
 
 
 # --- sampling
@@ -104,7 +108,7 @@ def test_interleave_samples_in_turns_within_each_context():
             def __exit__(self, *_):
                 active.remove(name)
 
-        return Call(lambda: log.append((name, tuple(active))), Context)
+        return LocalCall(lambda: log.append((name, tuple(active))), Context)
 
     timings = measure.interleave([competitor("a"), competitor("b")], budget=1e-4)
     assert [len(timing.samples) for timing in timings] == [3, 3]
@@ -131,7 +135,7 @@ def test_peers_compute_what_we_do(name, mode, cell):
         return
     problem = workloads.problem(Workload(cell, Size(5, 3, 4, 6), mode))
     shape = problem.dy.shape if mode == "forward" else problem.x.shape
-    results = [peers.result_of(who.prepare(problem), shape) for who in (peers.Ours("numpy"), peer)]
+    results = [who.prepare(problem).result(shape) for who in (peers.Ours("numpy"), peer)]
     peers.check_agreement(*results)
     assert np.abs(results[0]).max() > 0.1
 
@@ -161,7 +165,7 @@ class Crooked(peers.Ours):
 
     def prepare(self, problem):
         reference = peers.Ours("numpy").prepare(problem)
-        return Call(lambda: (reference.run()[0] + 0.01,), reference.context)
+        return LocalCall(lambda: (reference.run()[0] + 0.01,), reference.context)
 
 
 SETTINGS = runner.Settings(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import Call
+from .measure import LocalCall
 from .workloads import Problem
 
 
@@ -29,7 +29,7 @@ class Jax:
     def version(self) -> str:
         return self.jax.__version__
 
-    def prepare(self, problem: Problem) -> Call:
+    def prepare(self, problem: Problem) -> LocalCall:
         jax = self.jax
         layer = scanned(jax, problem.workload.cell)
         state = problem.layer.state_dict()
@@ -37,9 +37,9 @@ class Jax:
         x, dy = jax.numpy.asarray(problem.x), jax.numpy.asarray(problem.dy)
         if problem.workload.mode == "forward":
             compiled = jax.jit(layer)
-            return Call(lambda: [compiled(x, weights).block_until_ready()])
+            return LocalCall(lambda: [compiled(x, weights).block_until_ready()])
         gradient = jax.jit(jax.grad(lambda x, weights: (layer(x, weights) * dy).sum(), argnums=(0, 1)))
-        return Call(lambda: jax.block_until_ready(gradient(x, weights)))
+        return LocalCall(lambda: jax.block_until_ready(gradient(x, weights)))
 
 
 def scanned(jax: Any, cell: str) -> Callable[[Any, Any], Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import ceil
 from time import perf_counter, process_time, sleep
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,11 +14,43 @@ FEWEST, MOST = 3, 25  # samples
 PAUSE, LONGEST_PAUSE = 1e-3, 0.1  # seconds of a look at idle threads, and how long they may take to become idle
 
 
-class Call(NamedTuple):
-    """Something to time: `run`, inside `context()` entered outside the clock."""
+class Call(Protocol):
+    """Something to time, wherever it runs."""
+
+    def elapsed(self, calls: int) -> float:
+        """Seconds per call of `calls` calls in a row."""
+        ...
+
+    def result(self, shape: tuple[int, ...]) -> np.ndarray:
+        """What a call computes: the first part of its result, as an array of `shape`."""
+        ...
+
+
+class LocalCall(NamedTuple):
+    """A call in this process: `run`, inside `context()` entered outside the clock."""
 
     run: Callable[[], Any]
     context: Callable[[], AbstractContextManager] = nullcontext
+
+    def elapsed(self, calls: int) -> float:
+        """As in `timeit`, with the garbage collector held off."""
+        run, collecting = self.run, gc.isenabled()
+        gc.disable()
+        try:
+            with self.context():
+                if calls > 1:  # caches and threads as in a program that does nothing else
+                    run()
+                start = perf_counter()
+                for _ in range(calls):
+                    run()
+                return (perf_counter() - start) / calls
+        finally:
+            if collecting:
+                gc.enable()
+
+    def result(self, shape: tuple[int, ...]) -> np.ndarray:
+        with self.context():
+            return np.asarray(self.run()[0]).reshape(shape)
 
 
 class Timing(NamedTuple):
@@ -50,28 +82,11 @@ def settle() -> None:
             break
 
 
-def elapsed(call: Call, calls: int = 1) -> float:
-    """Seconds per call of `calls` calls in a row, the garbage collector held off as in `timeit`."""
-    run, collecting = call.run, gc.isenabled()
-    gc.disable()
-    try:
-        with call.context():
-            if calls > 1:  # caches and threads as in a program that does nothing else
-                run()
-            start = perf_counter()
-            for _ in range(calls):
-                run()
-            return (perf_counter() - start) / calls
-    finally:
-        if collecting:
-            gc.enable()
-
-
 def estimate(call: Call) -> float:
     """Seconds of one warm call, roughly."""
     settle()
     calls = 1
-    while (seconds := elapsed(call, calls)) * calls < SHORTEST:
+    while (seconds := call.elapsed(calls)) * calls < SHORTEST:
         calls *= 4
     return seconds
 
@@ -95,5 +110,5 @@ def interleave(calls: Sequence[Call], budget: float) -> list[Timing]:
     taken: list[list[float]] = [[] for _ in calls]
     for i in schedule([samples for samples, _ in plans]):
         settle()
-        taken[i].append(elapsed(calls[i], plans[i][1]))
+        taken[i].append(calls[i].elapsed(plans[i][1]))
     return [Timing(tuple(samples), n) for samples, (_, n) in zip(taken, plans, strict=True)]

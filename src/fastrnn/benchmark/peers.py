@@ -1,7 +1,7 @@
 """Who is measured: fastrnn's backends and, where they are installed, torch, onnxruntime, openvino and jax.
 
-A competitor turns a `Problem` into a `Call`. Its result starts with the array that all of them must agree on: y
-(T, B, H) of forward, the gradient of x (T, B, I) of training.
+A competitor turns a `Problem` into a `Call`, whose result is the array that all of them must agree on: y (T, B, H) of
+forward, the gradient of x (T, B, I) of training.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import fastrnn
 
 from .. import backends
 from .jax_peer import Jax
-from .measure import Call
+from .measure import Call, LocalCall
 from .workloads import GATES, Problem
 
 
@@ -41,19 +41,19 @@ class Ours:
     def version(self) -> str:
         return fastrnn.__version__
 
-    def prepare(self, problem: Problem) -> Call:
+    def prepare(self, problem: Problem) -> LocalCall:
         layer, x, dy = problem.layer, problem.x, problem.dy
         if problem.workload.mode == "forward":
             with fastrnn.use_backend(self.name):
                 served = layer.freeze()
-            return Call(lambda: served(x))
+            return LocalCall(lambda: served(x))
 
         def train() -> tuple:
             _, _, tape = layer.forward(x)
             grads = layer.backward(tape, dy)
             return grads.x, grads
 
-        return Call(train, lambda: fastrnn.use_backend(self.name))
+        return LocalCall(train, lambda: fastrnn.use_backend(self.name))
 
 
 class Torch:
@@ -71,7 +71,7 @@ class Torch:
     def version(self) -> str:
         return self.torch.__version__
 
-    def prepare(self, problem: Problem) -> Call:
+    def prepare(self, problem: Problem) -> LocalCall:
         torch = self.torch
         cell, (_, _, I, H), mode = problem.workload
         x, dy = torch.from_numpy(problem.x), torch.from_numpy(problem.dy)
@@ -80,10 +80,10 @@ class Torch:
         module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
         if mode == "forward":
             module.eval()
-            return Call(lambda: module(x), torch.inference_mode)
+            return LocalCall(lambda: module(x), torch.inference_mode)
         x = x.clone().requires_grad_()
         wanted = (x, *module.parameters())
-        return Call(lambda: torch.autograd.grad(module(x)[0], wanted, dy))
+        return LocalCall(lambda: torch.autograd.grad(module(x)[0], wanted, dy))
 
 
 class OnnxRuntime:
@@ -107,11 +107,11 @@ class OnnxRuntime:
     def version(self) -> str:
         return self.runtime.__version__
 
-    def prepare(self, problem: Problem) -> Call:
+    def prepare(self, problem: Problem) -> LocalCall:
         model = onnx_model(self.onnx, problem)
         session = self.runtime.InferenceSession(model, self.options, providers=["CPUExecutionProvider"])
         feed = {"x": problem.x}
-        return Call(lambda: session.run(["y"], feed))
+        return LocalCall(lambda: session.run(["y"], feed))
 
 
 class OpenVino:
@@ -132,7 +132,7 @@ class OpenVino:
     def version(self) -> str:
         return self.openvino.__version__.partition("-")[0]
 
-    def prepare(self, problem: Problem) -> Call:
+    def prepare(self, problem: Problem) -> LocalCall:
         core = self.openvino.Core()
         model = core.read_model(onnx_model(self.onnx, problem))
         model.reshape(list(problem.x.shape))
@@ -143,7 +143,7 @@ class OpenVino:
             request.infer()
             return [request.get_output_tensor().data]
 
-        return Call(run)
+        return LocalCall(run)
 
 
 # Our gate order in ONNX's: LSTM i,f,g,o -> i,o,f,c(=g); GRU r,z,n -> z,r,h(=n).
@@ -220,12 +220,6 @@ def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[
 
 class Disagreement(Exception):
     """A competitor computes something else, by what share of the largest value: its time would mean nothing."""
-
-
-def result_of(call: Call, shape: tuple[int, ...]) -> np.ndarray:
-    """What a call computed: the first part of its result, as an array of `shape`."""
-    with call.context():
-        return np.asarray(call.run()[0]).reshape(shape)
 
 
 AGREEMENT = 2000  # eps of the largest value: room for sums in another order, none for another equation

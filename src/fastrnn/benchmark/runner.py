@@ -7,7 +7,7 @@ import numpy as np
 
 from .machine import fma_peak
 from .measure import Call, Timing, estimate, interleave
-from .peers import Competitor, Disagreement, check_agreement, result_of
+from .peers import Competitor, Disagreement, check_agreement
 from .workloads import Problem, Size, Workload, problem, workloads
 
 Progress = Callable[[str, int, int], None]  # what is under way, how much is done, of how much
@@ -134,4 +134,4 @@ def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> li
 
 def first_result(call: Call, part: Problem) -> np.ndarray:
     T, B, I, H = part.workload.size
-    return result_of(call, (T, B, H if part.workload.mode == "forward" else I))
+    return call.result((T, B, H if part.workload.mode == "forward" else I))

@@ -95,23 +95,25 @@ class Problem(NamedTuple):
     """A workload with its data: a mutable layer, an input and the gradient of the loss by the output."""
 
     workload: Workload
+    seed: int
     layer: Any
     x: np.ndarray  # (T, B, I)
     dy: np.ndarray  # (T, B, H)
 
     def head(self, T: int) -> "Problem":
-        """The same with the first T time steps."""
+        """The same with the first T time steps: what `problem` makes of a workload of T steps."""
         workload = self.workload._replace(size=self.workload.size._replace(T=T))
-        return Problem(workload, self.layer, self.x[:T], self.dy[:T])
+        return self._replace(workload=workload, x=self.x[:T], dy=self.dy[:T])
 
 
 def problem(workload: Workload, dtype: Any = np.float32, seed: int = 0) -> Problem:
-    """The data of a workload: standard normal x and dy, initial weights, the same for the same seed."""
+    """The data of a workload: standard normal x and dy, initial weights, the same for the same seed in any process."""
     import fastrnn
 
     layers = {"rnn": fastrnn.RNN, "lstm": fastrnn.LSTM, "gru": fastrnn.GRU}
-    rng = np.random.default_rng(seed)
+    weights, inputs, gradients = np.random.default_rng(seed).spawn(3)
     T, B, I, H = workload.size
-    layer = layers[workload.cell](I, H, dtype=dtype, rng=rng)
-    x, dy = (rng.standard_normal((T, B, width)).astype(dtype) for width in (I, H))
-    return Problem(workload, layer, x, dy)
+    layer = layers[workload.cell](I, H, dtype=dtype, rng=weights)
+    x = inputs.standard_normal((T, B, I)).astype(dtype)
+    dy = gradients.standard_normal((T, B, H)).astype(dtype)
+    return Problem(workload, seed, layer, x, dy)
