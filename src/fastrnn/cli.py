@@ -231,7 +231,7 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
 
     from .benchmark import machine, table, workloads
     from .benchmark.charlm import Recipe, learn_all
-    from .benchmark.peers import load_backends, load_peers
+    from .benchmark.peers import load_backends, running_peers
     from .benchmark.report import Report
     from .benchmark.runner import Outcome, Settings, run_grid
 
@@ -247,15 +247,15 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     ours, missing = load_backends(options.backend or fastrnn.available_backends())
     if not ours:
         raise UsageError(f"argument --backend: {missing[0].reason}")
-    peers, absent = load_peers(options.peers, threads, settings.dtype)
-    competitors = [*ours, *peers]
-    versions = {peer.name: peer.version() for peer in peers}
     with machine.threads_everywhere(threads):
-        report = Report(machine.describe(), versions, settings, Outcome([], [], [], []))
-        for line in (*table.header(report), *(f"{name} is left out: {reason}" for name, reason in missing + absent)):
-            console.print(line)
-        with progress_bar() as show:
-            report = report._replace(outcome=run_grid(settings, competitors, show))
+        with running_peers(options.peers, threads, settings.dtype) as (peers, absent):
+            versions = {peer.name: peer.version() for peer in peers}
+            report = Report(machine.describe(), versions, settings, Outcome([], [], [], []))
+            absences = (f"{name} is left out: {reason}" for name, reason in missing + absent)
+            for line in (*table.header(report), *absences):
+                console.print(line)
+            with progress_bar() as show:
+                report = report._replace(outcome=run_grid(settings, [*ours, *peers], show))
         if corpus is not None:
             with progress_bar() as show, fastrnn.use_backend(ours[0].name):
                 learned = learn_all(settings.cells, corpus, recipe, model_seconds, show)

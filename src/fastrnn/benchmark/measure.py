@@ -26,6 +26,10 @@ class Call(Protocol):
         ...
 
 
+class CallFailed(Exception):
+    """A call that runs elsewhere did not come to its end; the message says why."""
+
+
 class LocalCall(NamedTuple):
     """A call in this process: `run`, inside `context()` entered outside the clock."""
 
@@ -104,11 +108,25 @@ def schedule(samples: Sequence[int]) -> list[int]:
     return [i for _, i in sorted(places)]
 
 
-def interleave(calls: Sequence[Call], budget: float) -> list[Timing]:
-    """Time every call for about `budget` seconds, in turns, so that a disturbance of the machine meets them all."""
-    plans = [plan(estimate(call), budget) for call in calls]
+def interleave(calls: Sequence[Call], budget: float) -> list[Timing | CallFailed]:
+    """Time every call for about `budget` seconds, in turns, so that a disturbance of the machine meets them all.
+
+    A call that fails has its failure in place of its timing, and the others go on.
+    """
+    plans, failures = [], {}
+    for i, call in enumerate(calls):
+        try:
+            plans.append(plan(estimate(call), budget))
+        except CallFailed as failure:
+            plans.append((0, 0))
+            failures[i] = failure
     taken: list[list[float]] = [[] for _ in calls]
     for i in schedule([samples for samples, _ in plans]):
+        if i in failures:
+            continue
         settle()
-        taken[i].append(calls[i].elapsed(plans[i][1]))
-    return [Timing(tuple(samples), n) for samples, (_, n) in zip(taken, plans, strict=True)]
+        try:
+            taken[i].append(calls[i].elapsed(plans[i][1]))
+        except CallFailed as failure:
+            failures[i] = failure
+    return [failures.get(i) or Timing(tuple(samples), plans[i][1]) for i, samples in enumerate(taken)]

@@ -1,10 +1,11 @@
-"""Who is measured: fastrnn's backends and, where they are installed, torch, onnxruntime, openvino and jax.
+"""Who is measured: fastrnn's backends, and torch, onnxruntime, openvino and jax, each of these in a process of its own.
 
 A competitor turns a `Problem` into a `Call`, whose result is the array that all of them must agree on: y (T, B, H) of
 forward, the gradient of x (T, B, I) of training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 import fastrnn
 
 from .. import backends
-from .jax_peer import Jax
-from .measure import Call, LocalCall
+from .measure import Call, CallFailed, LocalCall
+from .remote import RemotePeer
 from .workloads import GATES, Problem
 
 
@@ -137,7 +138,7 @@ class OpenVino:
         model = core.read_model(onnx_model(self.onnx, problem))
         model.reshape(list(problem.x.shape))
         request = core.compile_model(model, "CPU", self.options).create_infer_request()
-        request.set_input_tensor(self.openvino.Tensor(problem.x, shared_memory=True))
+        request.set_input_tensor(self.openvino.Tensor(problem.x))
 
         def run() -> list[np.ndarray]:
             request.infer()
@@ -183,11 +184,12 @@ class Unsuitable(Exception):
     """A competitor is there and cannot do what is to be measured."""
 
 
-PEERS: dict[str, Callable[[int, np.dtype], Competitor]] = {
-    "torch": Torch,
-    "onnxruntime": OnnxRuntime,
-    "openvino": OpenVino,
-    "jax": Jax,
+# The classes, made of a number of threads and a dtype in the peer's process.
+PEERS = {
+    "torch": f"{__name__}:Torch",
+    "onnxruntime": f"{__name__}:OnnxRuntime",
+    "openvino": f"{__name__}:OpenVino",
+    "jax": f"{__package__}.jax_peer:Jax",
 }
 
 
@@ -203,9 +205,17 @@ def load_backends(names: Sequence[str]) -> tuple[list[Competitor], list[Missing]
     return load(names, Ours)
 
 
-def load_peers(names: Sequence[str], threads: int, dtype: np.dtype) -> tuple[list[Competitor], list[Missing]]:
-    """Those of the named peers that are installed and compute in `dtype`, and the others."""
-    return load(names, lambda name: PEERS[name](threads, dtype))
+@contextmanager
+def running_peers(
+    names: Sequence[str], threads: int, dtype: np.dtype
+) -> Iterator[tuple[list[Competitor], list[Missing]]]:
+    """Those of the named peers that are installed and compute in `dtype`, and the others; their processes end here."""
+    with ExitStack() as processes:
+
+        def run(name: str) -> Competitor:
+            return processes.enter_context(closing(RemotePeer(name, PEERS[name], threads, dtype)))
+
+        yield load(names, run)
 
 
 def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[Competitor], list[Missing]]:
@@ -213,7 +223,7 @@ def load(names: Sequence[str], make: Callable[[str], Competitor]) -> tuple[list[
     for name in names:
         try:
             loaded.append(make(name))
-        except (ImportError, OSError, Unsuitable) as error:
+        except (ImportError, OSError, CallFailed) as error:
             missing.append(Missing(name, str(error)))
     return loaded, missing
 

@@ -1,12 +1,13 @@
 """The grid: every workload on every competitor, checked once against each other, then timed in turns."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .machine import fma_peak
-from .measure import Call, Timing, estimate, interleave
+from .measure import Call, CallFailed, Timing, estimate, interleave
 from .peers import Competitor, Disagreement, check_agreement
 from .workloads import Problem, Size, Workload, problem, workloads
 
@@ -44,6 +45,9 @@ class Result(NamedTuple):
     def flops(self) -> float:
         """flop/s"""
         return self.workload.flops / self.timing.median
+
+
+FAILED = "failed: "  # begins the reason of a competitor that raised an exception or died
 
 
 class LeftOut(NamedTuple):
@@ -95,7 +99,8 @@ def warm_up(settings: Settings, competitors: Sequence[Competitor], progress: Cal
                 verb = "compiling" if competitor.name == "numba" else "warming up"
                 progress(f"{verb} {competitor.name}: {workload.cell.upper()} {workload.mode}", done)
                 tiny_problem = problem(workload, settings.dtype)
-                first_result(competitor.prepare(tiny_problem), tiny_problem)
+                with suppress(CallFailed):  # it will fail in the grid again, where there is a place to say so
+                    first_result(competitor.prepare(tiny_problem), tiny_problem)
     return len(tiny)
 
 
@@ -107,28 +112,44 @@ def run_workload(
     able = [competitor for competitor in competitors if workload.mode in competitor.modes]
     left_out = vet(whole, able, seconds)
     absent = {who.competitor for who in left_out}
-    measured = [competitor for competitor in able if competitor.name not in absent]
-    timings = interleave([competitor.prepare(whole) for competitor in measured], seconds)
-    return [Result(workload, who.name, timing) for who, timing in zip(measured, timings, strict=True)], left_out
+    calls, results = {}, []
+    for competitor in able:
+        if competitor.name not in absent:
+            try:
+                calls[competitor.name] = competitor.prepare(whole)
+            except CallFailed as failure:
+                left_out.append(failed(workload, competitor.name, failure))
+    for name, timing in zip(calls, interleave(list(calls.values()), seconds), strict=True):
+        if isinstance(timing, CallFailed):
+            left_out.append(failed(workload, name, timing))
+        else:
+            results.append(Result(workload, name, timing))
+    return results, left_out
+
+
+def failed(workload: Workload, competitor: str, failure: CallFailed) -> LeftOut:
+    return LeftOut(workload, competitor, f"{FAILED}{failure}")
 
 
 def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> list[LeftOut]:
-    """On the first eighth of the time steps: who computes something else than the first, or takes too long?"""
-    T = whole.workload.size.T
+    """On the first eighth of the time steps: who fails, computes something else than the first, or takes too long?"""
+    workload, T = whole.workload, whole.workload.size.T
     part = whole.head(max(1, T // 8))
     expected, left_out = None, []
     for competitor in competitors:
-        call = competitor.prepare(part)
-        result = first_result(call, part)
-        expected = result if expected is None else expected
         try:
+            call = competitor.prepare(part)
+            result = first_result(call, part)
+            expected = result if expected is None else expected
             check_agreement(result, expected)
+            seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
         except Disagreement as error:
-            left_out.append(LeftOut(whole.workload, competitor.name, f"wrong by {error}"))
-            continue
-        seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
-        if seconds_per_call > PATIENCE * seconds:
-            left_out.append(LeftOut(whole.workload, competitor.name, f"{seconds_per_call:.1f} s a call"))
+            left_out.append(LeftOut(workload, competitor.name, f"wrong by {error}"))
+        except CallFailed as failure:
+            left_out.append(failed(workload, competitor.name, failure))
+        else:
+            if seconds_per_call > PATIENCE * seconds:
+                left_out.append(LeftOut(workload, competitor.name, f"{seconds_per_call:.1f} s a call"))
     return left_out
 
 

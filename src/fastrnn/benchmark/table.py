@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .report import Report
-from .runner import PATIENCE, Outcome, Result
+from .runner import FAILED, PATIENCE, Outcome, Result
 from .workloads import Size, workloads
 
 TITLES = {
@@ -171,7 +171,9 @@ def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:
 
 
 def gap_text(reason: str) -> Text:
-    return Text(reason, "bold red" if reason.startswith("wrong") else "dim")
+    """The reason, or of one that the legend gives whole, its first word."""
+    alarming = reason.startswith(("wrong", FAILED))
+    return Text(reason.partition(":")[0], "bold red" if alarming else "dim")
 
 
 def figures(result: Result, context: Context, layout: Layout, style: str) -> Text:
@@ -215,6 +217,9 @@ def legend(report: Report) -> Iterator[RenderableType]:
         yield Text(f"s a call: longer than {limit:.2g} s, not measured (--seconds gives more time).", "dim")
     if any(reason.startswith("wrong") for reason in reasons):
         yield Text(f"wrong: not what {lead} computes, not measured.", "bold red")
+    for failure in dict.fromkeys(f"{gap.competitor} {gap.reason}" for gap in outcome.left_out):
+        if FAILED in failure:
+            yield Text(failure, "bold red")
 
 
 def model_tables(report: Report) -> Iterator[RenderableType]:
