@@ -97,4 +97,8 @@ const char *fr_compiler(void);
 /* Measured peak of fused multiply-adds at the level in force, in flop/s, over about `seconds`. */
 double fr_fma_peak(fr_dtype dtype, int threads, double seconds);
 
+/* Measured rate, in bytes/s over about `seconds`, at which threads read `bytes` again and again, each its own part of
+ * them: the caches' where the parts fit. */
+fr_status fr_read_bandwidth(size_t bytes, int threads, double seconds, double *rate);
+
 #endif

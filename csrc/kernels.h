@@ -28,6 +28,8 @@ typedef struct {
     int zeroes_padding;     /* of dx */
 } fr_share;
 
+enum { FR_READ_UNIT = 512 };
+
 typedef struct fr_kernels {
     int lanes;
     /* Sets the panels up, of cell, I and H, and returns the bytes of data; then part `index` of `size` of the packing. */
@@ -39,6 +41,8 @@ typedef struct fr_kernels {
     size_t (*backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
     void (*backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
     double (*fma_block)(int64_t iterations); /* returns the flop it did */
+    /* Reads `data` (bytes), aligned, in whole units of FR_READ_UNIT, so many times; returns the bytes it read. */
+    double (*read_passes)(const void *data, ptrdiff_t bytes, int passes);
 } fr_kernels;
 
 /* The kernels of the level in force. */

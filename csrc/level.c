@@ -11,4 +11,5 @@ const fr_kernels LEVEL(fr_kernels) = {
     .backward_bytes = LEVEL(fr_backward_bytes),
     .backward = LEVEL(fr_backward),
     .fma_block = LEVEL(fr_fma_block),
+    .read_passes = LEVEL(fr_read_passes),
 };

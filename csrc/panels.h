@@ -41,5 +41,6 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
 size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
 void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
 double LEVEL(fr_fma_block)(int64_t iterations);
+double LEVEL(fr_read_passes)(const void *data, ptrdiff_t bytes, int passes);
 
 #endif

@@ -118,5 +118,21 @@ def test_fma_peak_counts_all_threads():
     assert native.fma_peak(np.dtype(np.float64), 2, 0.01) > 1e8
 
 
+@pytest.mark.parametrize("level", native.levels())
+def test_read_bandwidth_of_any_size(level):
+    before = native.level()
+    native.set_level(level)
+    for size, threads in [(1, 1), (100_000, 1), (100_000, 3), (1 << 20, 2)]:
+        assert native.read_bandwidth(size, threads, 0.002) > 1e8
+    native.set_level(before)
+
+
+def test_read_bandwidth_of_impossible_sizes():
+    with pytest.raises(ValueError, match="bytes: expected at least 1, got 0"):
+        native.read_bandwidth(0, 1, 0.001)
+    with pytest.raises(MemoryError, match="no memory to read 4611686018427387904 bytes from"):
+        native.read_bandwidth(1 << 62, 1, 0.001)
+
+
 if __name__ == "__main__":
     fork_before_and_after_use()

@@ -74,6 +74,7 @@ cdef extern from "fastrnn.h" nogil:
     void fr_set_level(int)
     const char *fr_compiler()
     double fr_fma_peak(fr_dtype, int, double)
+    fr_status fr_read_bandwidth(size_t, int, double, double *)
 
 
 cdef extern from "schedule.h" nogil:
@@ -538,6 +539,22 @@ def fma_peak(dtype, int threads, double seconds):
     cdef double rate
     with nogil:
         rate = fr_fma_peak(kind, threads, seconds)
+    return rate
+
+
+def read_bandwidth(ptrdiff_t bytes, int threads, double seconds):
+    """The rate at which `threads` threads together read `bytes` bytes again and again, in bytes/s, measured now.
+
+    Each reads its own part of them with the vectors of the level in force: from the caches, where the parts fit.
+    """
+    cdef double rate
+    cdef fr_status status
+    if bytes < 1:
+        raise ValueError(f"bytes: expected at least 1, got {bytes}")
+    with nogil:
+        status = fr_read_bandwidth(<size_t>bytes, threads, seconds, &rate)
+    if status != FR_OK:
+        raise MemoryError(f"no memory to read {bytes} bytes from")
     return rate
 
 

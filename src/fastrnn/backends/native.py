@@ -2,7 +2,19 @@
 
 import os
 
-from ._native import Shortcut, backward, compiler, fma_peak, forward, level, levels, pack, schedule, set_level
+from ._native import (
+    Shortcut,
+    backward,
+    compiler,
+    fma_peak,
+    forward,
+    level,
+    levels,
+    pack,
+    read_bandwidth,
+    schedule,
+    set_level,
+)
 
 name = "native"
 
@@ -16,6 +28,7 @@ __all__ = [
     "levels",
     "name",
     "pack",
+    "read_bandwidth",
     "schedule",
     "set_level",
 ]
