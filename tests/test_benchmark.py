@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from contextlib import nullcontext
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn.benchmark import charlm, measure, peers, runner, text, workloads
+from fastrnn.benchmark import ceiling, charlm, measure, peers, runner, text, workloads
 from fastrnn.benchmark.measure import CallFailed, LocalCall, Timing
 from fastrnn.benchmark.workloads import Size, Workload
 
@@ -58,6 +59,47 @@ def test_problem_is_reproducible_and_head_takes_its_first_steps():
         np.testing.assert_array_equal(getattr(part, name), getattr(first, name)[:2])
         np.testing.assert_array_equal(getattr(part, name), getattr(alike, name))
     np.testing.assert_array_equal(alike.layer.params["weight_ih_l0"], part.layer.params["weight_ih_l0"])
+
+
+# --- ceilings
+
+
+@pytest.mark.parametrize("mode", workloads.MODES)
+@pytest.mark.parametrize("cell", workloads.CELLS)
+def test_floor_without_a_cache_limit_is_all_flops_at_the_peak(cell, mode):
+    workload = Workload(cell, Size(T=7, B=3, I=5, H=11), mode)
+    assert ceiling.floor(workload, np.float32, 2.0**30, np.inf) == (workload.flops / 2**30, False)
+
+
+@pytest.mark.parametrize("dtype, seconds", [(np.float32, 120 + 400), (np.float64, 120 + 800)])
+def test_floor_of_a_cache_limit_by_hand(dtype, seconds):
+    # An LSTM of H = 5 has 100 weights in W_hh, in float32 40 s at 10 bytes/s; their 600 flop for 3 rows take 6 s at
+    # 100 flop/s. The x product: 10 steps, 3 rows, 20 dot products over 10 inputs, 12000 flop.
+    workload = Workload("lstm", Size(T=10, B=3, I=10, H=5), "forward")
+    assert workload.recurrent_bytes(dtype) == 100 * np.dtype(dtype).itemsize
+    assert ceiling.floor(workload, dtype, 100.0, 10.0) == (seconds, True)
+    # Training: three products with x's size, dW_hh (6000 flop), and the sequence once forward and once backward.
+    training = ceiling.floor(workload._replace(mode="training"), dtype, 100.0, 10.0)
+    assert training == (3 * 120 + 60 + 2 * (seconds - 120), True)
+
+
+def test_floor_turns_to_the_fmas_as_rows_share_a_stream():
+    def limit(B):
+        return ceiling.floor(Workload("gru", Size(4, B, 8, 8), "forward"), np.float32, 1000.0, 500.0).by_cache
+
+    # 4 bytes at 500 bytes/s against 2 flop a row at 1000 flop/s: 4 rows take as long to compute as to read for.
+    assert [limit(B) for B in (1, 3, 4, 5)] == [True, True, False, False]
+
+
+def test_ceilings_are_measured_once_per_footprint(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "fma_peak", lambda dtype, threads: 1e9 * (1 + len(asked)))
+    monkeypatch.setattr(runner, "read_bandwidth", lambda size, threads: asked.append((size, threads)) or 1e10 + size)
+    settings = SETTINGS._replace(sizes=(Size(2, 1, 1, 4), Size(3, 1, 1, 8)), cells=("rnn", "lstm"), threads=2)
+    outcome = runner.run_grid(settings, [peers.Ours("numpy")], lambda *what: None)
+    assert asked == [(64, 2), (256, 2), (1024, 2)]  # the LSTM of 4 units has as large a W_hh as the RNN of 8
+    assert outcome.bandwidths == {size: 1e10 + size for size, _ in asked}
+    assert outcome.peaks == [1e9, 3e9] and outcome.peak == 3e9
 
 
 # --- sampling
@@ -329,12 +371,34 @@ def test_json_of_a_run(run):
         assert record["competitor"] == "numpy"
         assert record["gflops"] == pytest.approx(record["flops"] / seconds["median"] / 1e9)
         assert record["steps_per_s"] == pytest.approx(record["T"] * record["sequences_per_s"])
+    if document["peak_gflops"] is None:
+        assert document["read_bandwidths"] == [] and {record["limit"] for record in document["results"]} == {None}
+    else:
+        check_limits(document)
     model = document["character_model"]
     assert model["text"] == "book.txt"
     assert [cell["cell"] for cell in model["cells"]] == ["rnn", "lstm", "gru"]
     for cell in model["cells"]:
         assert 4 < cell["bits_before"] < 6  # log2 of 29 characters is 4.9
         assert cell["characters_per_s"] == pytest.approx(cell["characters"] / cell["seconds"])
+
+
+def check_limits(document):
+    """The shares of a run whose sizes are (4, 2, 3, 5) and (3, 1, 2, 4), from the ceilings it measured."""
+    peak, rates = (
+        document["peak_gflops"],
+        {entry["bytes"]: entry["gbytes_per_s"] for entry in document["read_bandwidths"]},
+    )
+    assert set(rates) == {gates * H * H * 4 for gates in (1, 3, 4) for H in (4, 5)}
+    for record in document["results"]:
+        T, B, I, H, gates = *(record[name] for name in "TBIH"), {"rnn": 1, "lstm": 4, "gru": 3}[record["cell"]]
+        fma, read = 2 * B * gates * H * H / peak, gates * H * H * 4 / rates[gates * H * H * 4]
+        once = 2 * T * B * gates * H * I / peak + T * max(fma, read)
+        if record["mode"] == "training":
+            once = 3 * once - T * max(fma, read) + 2 * T * B * gates * H * H / peak  # dW_hh is not a sequence
+        assert record["limit_share"] == pytest.approx(once * 1e-9 / record["seconds"]["median"])
+        assert record["limit"] == ("cache" if read > fma else "fma")
+        assert record["peak_share"] == pytest.approx(record["gflops"] / peak)
 
 
 def test_plot_of_a_run(run):
@@ -355,7 +419,8 @@ def synthetic_report():
                 left_out.append(runner.LeftOut(workload, name, reason))
             else:
                 results.append(runner.Result(workload, name, Timing((seconds, 1.5 * seconds, 9.0 * seconds), 2)))
-    outcome = runner.Outcome(names, results, left_out, [5e11])
+    bandwidths = {n: 2e11 + n for n in (w.recurrent_bytes(np.float32) for w in workloads.workloads(settings.sizes))}
+    outcome = runner.Outcome(names, results, left_out, [5e11], bandwidths)
     machine = {"cpu": "A Processor", "instruction_set": "x86-64-v3", "fastrnn": "1.0", "numpy": "2.0", "python": "3.11"}
     machine |= {"blas_threads": None, "system": "Linux x86_64"}
     recipe = charlm.Recipe()
@@ -378,3 +443,12 @@ def test_tables_fit_the_terminal(columns):
     assert "torch failed: its process ended: Segmentation fault" in lines
     blocks = [line for line in lines if line.startswith("T=")]
     assert len(blocks) == 2 * len(workloads.GRID)
+    marked, apart = (
+        sum(len(re.findall(p, line)) for line in lines) for p in ("%[cf]", r" \d{1,3}(?:\.\d)?%[cf](?: |$)")
+    )
+    assert marked == apart == 4 * 6 * len(workloads.GRID), "figures touch"
+    headings = {
+        80: "step/s GFLOP/s limit",
+        120: "step/s GFLOP/s limit seq/s  ±% time",
+    }  # in one line where there is room
+    assert any(line.endswith(headings[columns]) for line in lines)

@@ -250,7 +250,7 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     with machine.threads_everywhere(threads):
         with running_peers(options.peers, threads, settings.dtype) as (peers, absent):
             versions = {peer.name: peer.version() for peer in peers}
-            report = Report(machine.describe(), versions, settings, Outcome([], [], [], []))
+            report = Report(machine.describe(), versions, settings, Outcome([], [], [], [], {}))
             absences = (f"{name} is left out: {reason}" for name, reason in missing + absent)
             for line in (*table.header(report), *absences):
                 console.print(line)

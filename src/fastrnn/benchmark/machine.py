@@ -1,4 +1,4 @@
-"""The machine a benchmark runs on: its name, its FMA peak, and the threads of NumPy's BLAS."""
+"""The machine a benchmark runs on: its name, its peaks, and the threads of NumPy's BLAS."""
 
 import ctypes
 import platform
@@ -60,6 +60,12 @@ def fma_peak(dtype: np.dtype, threads: int, seconds: float = 0.05) -> float | No
     """The most flop/s that fused multiply-adds reach here, by the native backend's own loop; None without it."""
     module = native()
     return None if module is None else module.fma_peak(dtype, threads, seconds)
+
+
+def read_bandwidth(size: int, threads: int, seconds: float = 0.05) -> float | None:
+    """The most bytes/s at which threads read `size` bytes again and again, each its part; None without the backend."""
+    module = native()
+    return None if module is None else module.read_bandwidth(size, threads, seconds)
 
 
 def blas_threads() -> int | None:

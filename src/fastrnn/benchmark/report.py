@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from .ceiling import Floor, floor
 from .charlm import Learned, Recipe
 from .runner import LeftOut, Outcome, Result, Settings
+from .workloads import Workload
 
 SCHEMA = "fastrnn-bench/1"
 
@@ -22,9 +24,20 @@ class Report(NamedTuple):
     recipe: Recipe | None = None
     learned: Sequence[Learned] = ()
 
+    def floor(self, workload: Workload) -> Floor | None:
+        """By what this run measured; None without the native backend."""
+        dtype, peak = self.settings.dtype, self.outcome.peak
+        bandwidth = self.outcome.bandwidths.get(workload.recurrent_bytes(dtype))
+        return None if peak is None or bandwidth is None else floor(workload, dtype, peak, bandwidth)
+
 
 def to_json(report: Report) -> str:
-    """The schema `fastrnn-bench/1`: seconds are per call, `gflops` and `peak_gflops` 1e9 flop/s; null where absent."""
+    """The schema `fastrnn-bench/1`: seconds are per call, `gflops` and `peak_gflops` 1e9 flop/s; null where absent.
+
+    `read_bandwidths`: 1e9 bytes/s at which all threads together read so many bytes, the size of a workload's W_hh, over
+    and over. `peak_share` is of the FMA peak; `limit_share` of both ceilings: the least time of ceiling.py over the
+    median, with `limit` the one that binds the sequential part, "fma" or "cache".
+    """
     settings, outcome = report.settings, report.outcome
     document = {
         "schema": SCHEMA,
@@ -35,7 +48,8 @@ def to_json(report: Report) -> str:
         "seconds_per_measurement": settings.seconds,
         "peak_gflops": None if outcome.peak is None else outcome.peak / 1e9,
         "peak_samples_gflops": [peak / 1e9 for peak in outcome.peaks],
-        "results": [result_record(result, outcome.peak) for result in outcome.results],
+        "read_bandwidths": [{"bytes": n, "gbytes_per_s": rate / 1e9} for n, rate in sorted(outcome.bandwidths.items())],
+        "results": [result_record(result, report) for result in outcome.results],
         "left_out": [{**identity(gap), "reason": gap.reason} for gap in outcome.left_out],
         "character_model": None if report.recipe is None else model_record(report, report.recipe),
     }
@@ -47,8 +61,8 @@ def identity(entry: Result | LeftOut) -> dict[str, Any]:
     return {"cell": cell, "mode": mode, **size._asdict(), "competitor": entry.competitor}
 
 
-def result_record(result: Result, peak: float | None) -> dict[str, Any]:
-    timing = result.timing
+def result_record(result: Result, report: Report) -> dict[str, Any]:
+    timing, peak, least = result.timing, report.outcome.peak, report.floor(result.workload)
     return {
         **identity(result),
         "flops": result.workload.flops,
@@ -65,6 +79,8 @@ def result_record(result: Result, peak: float | None) -> dict[str, Any]:
         "steps_per_s": result.steps_per_s,
         "gflops": result.flops / 1e9,
         "peak_share": None if peak is None else result.flops / peak,
+        "limit_share": None if least is None else least.seconds / timing.median,
+        "limit": None if least is None else "cache" if least.by_cache else "fma",
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .machine import fma_peak
+from .machine import fma_peak, read_bandwidth
 from .measure import Call, CallFailed, Timing, estimate, interleave
 from .peers import Competitor, Disagreement, check_agreement
 from .workloads import Problem, Size, Workload, problem, workloads
@@ -64,7 +64,9 @@ class Outcome(NamedTuple):
     competitors: list[str]
     results: list[Result]
     left_out: list[LeftOut]
-    peaks: list[float]  # flop/s of FMAs, measured along the way; empty without the native backend
+    # Measured along the way; empty without the native backend.
+    peaks: list[float]  # flop/s of FMAs
+    bandwidths: dict[int, float]  # bytes/s at which so many bytes are read again and again
 
     @property
     def peak(self) -> float | None:
@@ -74,20 +76,31 @@ class Outcome(NamedTuple):
 def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Progress) -> Outcome:
     """Measure the grid; the first competitor is the one that the others must agree with."""
     grid = list(workloads(settings.sizes, settings.cells, settings.modes))
-    outcome = Outcome([competitor.name for competitor in competitors], [], [], [])
+    outcome = Outcome([competitor.name for competitor in competitors], [], [], [], {})
     total = len(settings.cells) * len(settings.modes) + len(grid)
     warmed = warm_up(settings, competitors, lambda label, done: progress(label, done, total))
     size = None
     for done, workload in enumerate(grid, warmed):
         progress(f"{workload.cell.upper()} {workload.mode} {workload.size}", done, total)
         if workload.size != size:
-            size, peak = workload.size, fma_peak(settings.dtype, settings.threads)
-            outcome.peaks.extend([] if peak is None else [peak])
+            size = workload.size
+            measure_ceilings(outcome, settings, size)
         results, left_out = run_workload(problem(workload, settings.dtype), competitors, settings.seconds)
         outcome.results.extend(results)
         outcome.left_out.extend(left_out)
     progress("done", total, total)
     return outcome
+
+
+def measure_ceilings(outcome: Outcome, settings: Settings, size: Size) -> None:
+    """The FMA peak once more, and the bandwidths that the cells need at this size, once each."""
+    peak = fma_peak(settings.dtype, settings.threads)
+    outcome.peaks.extend([] if peak is None else [peak])
+    for workload in workloads([size], settings.cells, ["forward"]):
+        footprint = workload.recurrent_bytes(settings.dtype)
+        if footprint not in outcome.bandwidths:
+            bandwidth = read_bandwidth(footprint, settings.threads)
+            outcome.bandwidths.update({} if bandwidth is None else {footprint: bandwidth})
 
 
 def warm_up(settings: Settings, competitors: Sequence[Competitor], progress: Callable[[str, int], None]) -> int:

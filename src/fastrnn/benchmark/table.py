@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .ceiling import Floor
 from .report import Report
 from .runner import FAILED, PATIENCE, Outcome, Result
 from .workloads import Size, workloads
@@ -35,10 +36,10 @@ def si(value: float) -> str:
 
 
 class Context(NamedTuple):
-    """What a result is seen against: the leading competitor's on the same workload, and the FMA peak in flop/s."""
+    """What a result is seen against: the leading competitor's on the same workload, and the least time there can be."""
 
     lead: Result | None
-    peak: float | None
+    floor: Floor | None
 
 
 class Figure(NamedTuple):
@@ -47,10 +48,10 @@ class Figure(NamedTuple):
 
 
 def share(result: Result, context: Context) -> str:
-    if context.peak is None:
+    if context.floor is None:
         return "—"
-    percent = 100 * result.flops / context.peak
-    return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
+    percent = 100 * context.floor.seconds / result.timing.median
+    return f"{percent:.{1 if percent < 9.95 else 0}f}%{'c' if context.floor.by_cache else 'f'}"
 
 
 def spread(result: Result, context: Context) -> str:
@@ -64,16 +65,16 @@ def ratio(result: Result, context: Context) -> str:
     return digits(result.timing.median / context.lead.timing.median)
 
 
-STEPS = Figure("steps/s", lambda result, context: si(result.steps_per_s))
+STEPS = Figure("step/s", lambda result, context: si(result.steps_per_s))
 GFLOPS = Figure("GFLOP/s", lambda result, context: digits(result.flops / 1e9))
-PEAK = Figure("peak", share)
+LIMIT = Figure("limit", share)
 SEQUENCES = Figure("seq/s", lambda result, context: si(result.sequences_per_s))
 SPREAD = Figure("±%", spread)
 TIME = Figure("time", ratio)
 
 Line = tuple[tuple[Figure, int], ...]  # figures and their widths
-NARROW: tuple[Line, ...] = (((STEPS, 7), (GFLOPS, 8), (PEAK, 5)), ((SEQUENCES, 7), (SPREAD, 8), (TIME, 5)))
-WIDE: tuple[Line, ...] = (((STEPS, 7), (GFLOPS, 8), (PEAK, 5), (SEQUENCES, 6), (SPREAD, 4), (TIME, 5)),)
+NARROW: tuple[Line, ...] = (((STEPS, 6), (GFLOPS, 8), (LIMIT, 6)), ((SEQUENCES, 6), (SPREAD, 8), (TIME, 6)))
+WIDE: tuple[Line, ...] = (((STEPS, 6), (GFLOPS, 8), (LIMIT, 6), (SEQUENCES, 6), (SPREAD, 4), (TIME, 5)),)
 
 
 class Layout(NamedTuple):
@@ -164,7 +165,7 @@ def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:
                 continue
             rivals = [rival for (_, other), rival in found.items() if other == workload]
             fastest = min(rivals, key=lambda rival: rival.timing.median)
-            context = Context(found.get((outcome.competitors[0], workload)), outcome.peak)
+            context = Context(found.get((outcome.competitors[0], workload)), report.floor(workload))
             row.append(figures(result, context, layout, "bold green" if result is fastest else ""))
         table.add_row(*row)
     return table
@@ -200,17 +201,14 @@ def mean_block(outcome: Outcome, cells: Sequence[str], mode: str, layout: Layout
 
 def legend(report: Report) -> Iterator[RenderableType]:
     """What the columns mean, and what is missing."""
-    outcome, threads = report.outcome, plural(report.settings.threads, "thread")
-    peak, lead = outcome.peak, outcome.competitors[0]
+    outcome = report.outcome
+    lead = outcome.competitors[0]
     yield Text(
-        "steps/s, seq/s: time steps of all rows, whole sequences. GFLOP/s: of the gate products, training three times "
+        "step/s, seq/s: time steps of all rows, whole sequences. GFLOP/s: of the gate products, training three times "
         f"forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {lead}'s.",
         "dim",
     )
-    if peak is None:
-        yield Text("peak: not measured, it needs the native backend.", "dim")
-    else:
-        yield Text(f"peak: of {digits(peak / 1e9)} GFLOP/s, the most that FMAs reached here on {threads}.", "dim")
+    yield Text(limit_legend(outcome, plural(report.settings.threads, "thread")), "dim")
     reasons = [gap.reason for gap in outcome.left_out]
     if any(reason.endswith("a call") for reason in reasons):
         limit = PATIENCE * report.settings.seconds
@@ -220,6 +218,18 @@ def legend(report: Report) -> Iterator[RenderableType]:
     for failure in dict.fromkeys(f"{gap.competitor} {gap.reason}" for gap in outcome.left_out):
         if FAILED in failure:
             yield Text(failure, "bold red")
+
+
+def limit_legend(outcome: Outcome, threads: str) -> str:
+    if outcome.peak is None:
+        return "limit: not measured, it needs the native backend."
+    slowest, fastest = (digits(f(outcome.bandwidths.values()) / 1e9) for f in (min, max))
+    rates = slowest if slowest == fastest else f"{slowest} to {fastest}"
+    return (
+        f"limit: the least time possible as a share of the time taken, by the FMA peak, on {threads} "
+        f"{digits(outcome.peak / 1e9)} GFLOP/s (f), or, where a step waits longer for W_hh than for its FMAs, by how "
+        f"fast the caches give it, {rates} GB/s (c)."
+    )
 
 
 def model_tables(report: Report) -> Iterator[RenderableType]:

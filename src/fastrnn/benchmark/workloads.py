@@ -63,6 +63,16 @@ class Workload(NamedTuple):
         return forward if self.mode == "forward" else 3 * forward
 
     @property
+    def step_flops(self) -> int:
+        """Of these, those of one sequential product: one step of all rows with W_hh."""
+        _, B, _, H = self.size
+        return 2 * B * GATES[self.cell] * H * H
+
+    def recurrent_bytes(self, dtype: Any) -> int:
+        """The size of W_hh."""
+        return GATES[self.cell] * self.size.H**2 * np.dtype(dtype).itemsize
+
+    @property
     def steps(self) -> int:
         """Time steps of one call, over all rows."""
         return self.size.T * self.size.B
