@@ -214,10 +214,16 @@ def test_run_grid_measures_all_and_leaves_out_what_computes_something_else():
 
 
 def test_run_grid_leaves_out_what_takes_too_long(monkeypatch):
-    monkeypatch.setattr(runner, "estimate", lambda call: 2.0)
+    monkeypatch.setattr(runner, "estimate", lambda call: 4.0)
     outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy")], lambda *what: None)
     assert not outcome.results
-    assert {gap.reason for gap in outcome.left_out} == {"6.0 s a call"}  # 2 s for one of three steps
+    assert {gap.reason for gap in outcome.left_out} == {"12.0 s a call"}  # 4 s for one of three steps
+    monkeypatch.setattr(runner, "estimate", lambda call: 3.0)
+    assert len(runner.run_grid(SETTINGS, [peers.Ours("numpy")], lambda *what: None).results) == 4
+
+
+def test_a_long_budget_waits_for_longer_calls():
+    assert [runner.longest_call(seconds) for seconds in (0.05, 0.3, 0.5, 2.0)] == [10, 10, 10, 40]
 
 
 # --- the character model

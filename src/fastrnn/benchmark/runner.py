@@ -14,7 +14,8 @@ from .workloads import Problem, Size, Workload, problem, workloads
 Progress = Callable[[str, int, int], None]  # what is under way, how much is done, of how much
 
 TINY = Size(T=2, B=2, I=3, H=4)
-PATIENCE = 5  # a call longer than so many times the budget of its measurement is not measured
+LONGEST_CALL = 10.0  # seconds; a longer call is not measured,
+PATIENCE = 20  # unless it is shorter than so many times the budget of its measurement
 
 
 class Settings(NamedTuple):
@@ -161,9 +162,14 @@ def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> li
         except CallFailed as failure:
             left_out.append(failed(workload, competitor.name, failure))
         else:
-            if seconds_per_call > PATIENCE * seconds:
+            if seconds_per_call > longest_call(seconds):
                 left_out.append(LeftOut(workload, competitor.name, f"{seconds_per_call:.1f} s a call"))
     return left_out
+
+
+def longest_call(seconds: float) -> float:
+    """The longest call, in seconds, that is measured on a budget."""
+    return max(LONGEST_CALL, PATIENCE * seconds)
 
 
 def first_result(call: Call, part: Problem) -> np.ndarray:

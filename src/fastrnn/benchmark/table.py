@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .ceiling import Floor
 from .report import Report
-from .runner import FAILED, PATIENCE, Outcome, Result
+from .runner import FAILED, Outcome, Result, longest_call
 from .workloads import Size, workloads
 
 TITLES = {
@@ -211,8 +211,8 @@ def legend(report: Report) -> Iterator[RenderableType]:
     yield Text(limit_legend(outcome, plural(report.settings.threads, "thread")), "dim")
     reasons = [gap.reason for gap in outcome.left_out]
     if any(reason.endswith("a call") for reason in reasons):
-        limit = PATIENCE * report.settings.seconds
-        yield Text(f"s a call: longer than {limit:.2g} s, not measured (--seconds gives more time).", "dim")
+        limit = longest_call(report.settings.seconds)
+        yield Text(f"s a call: longer than {limit:.3g} s, not measured (--seconds gives more time).", "dim")
     if any(reason.startswith("wrong") for reason in reasons):
         yield Text(f"wrong: not what {lead} computes, not measured.", "bold red")
     for failure in dict.fromkeys(f"{gap.competitor} {gap.reason}" for gap in outcome.left_out):
