@@ -1,8 +1,8 @@
 /* The entry points: what is the same at every instruction-set level and for every dtype. */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "kernels.h"
 
 static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
@@ -111,6 +111,8 @@ typedef struct {
     int side_by_side; /* thread i serves team i % n_teams; else thread i serves every team */
     void (*work)(const team *, const fr_share *, void *scratch);
     fr_barrier crossing; /* of all threads, side by side */
+    fr_watch watch;
+    double row_flop; /* of a row and step of one direction */
 } job;
 
 static void job_body(void *context, int thread) {
@@ -121,7 +123,13 @@ static void job_body(void *context, int thread) {
         int index = j->side_by_side ? thread / j->n_teams : thread;
         if ((j->side_by_side && thread % j->n_teams != i) || index >= t->schedule.threads)
             continue;
-        fr_share share = {index, t->schedule.threads, t->schedule.by_units, &t->barrier, i ? 0 : T, NULL, i == 0};
+        const int size = t->schedule.threads, by_units = t->schedule.by_units;
+        fr_share share = {.index = index, .size = size, .by_units = by_units, .barrier = &t->barrier};
+        share.watch = &j->watch;
+        share.counts = thread == 0;
+        share.row_flop = by_units ? j->row_flop / size : j->row_flop;
+        share.dx_stored = i ? 0 : T;
+        share.zeroes_padding = i == 0;
         if (j->side_by_side) {
             share.dx_stored = i ? T / 2 : T - T / 2;
             share.crossing = &j->crossing;
@@ -130,16 +138,16 @@ static void job_body(void *context, int thread) {
     }
 }
 
-/* Divides `threads` among the directions, for `step_flop` operations per row and step of each, the units cut into so
- * many slices; returns how many threads have work. */
-static int plan_job(job *j, int threads, ptrdiff_t slices, double step_flop) {
+/* Divides `threads` among the directions, the units cut into so many slices; returns how many threads have work. */
+static int plan_job(job *j, int threads, ptrdiff_t slices) {
     const int n = j->n_teams;
     const fr_batch *batch = j->teams[0].batch;
     int used = 1;
-    j->side_by_side = n > 1 && threads >= n && fr_worth_threads(n * (double)batch->T * (double)batch->B * step_flop);
+    j->side_by_side = n > 1 && threads >= n && fr_worth_threads(n * (double)batch->T * (double)batch->B * j->row_flop);
     for (int i = 0; i < n; i++) {
         int members = j->side_by_side ? (threads - i + n - 1) / n : threads;
-        j->teams[i].schedule = fr_choose_schedule(members, !fr_pool_contended(), batch->T, batch->B, slices, step_flop);
+        j->teams[i].schedule = fr_choose_schedule(members, !fr_pool_contended(), batch->T, batch->B, slices,
+                                                  j->row_flop);
         int last = j->teams[i].schedule.threads;
         if (j->side_by_side)
             last = (last - 1) * n + i + 1;
@@ -149,11 +157,11 @@ static int plan_job(job *j, int threads, ptrdiff_t slices, double step_flop) {
 }
 
 /* Plans, and plans anew where the pool has fewer threads; returns what was reserved. */
-static int reserve_job(job *j, int *used, int threads, ptrdiff_t slices, double step_flop) {
-    *used = plan_job(j, threads, slices, step_flop);
+static int reserve_job(job *j, int *used, int threads, ptrdiff_t slices) {
+    *used = plan_job(j, threads, slices);
     int reserved = fr_pool_reserve(*used);
     if (reserved < *used)
-        *used = plan_job(j, reserved, slices, step_flop);
+        *used = plan_job(j, reserved, slices);
     return reserved;
 }
 
@@ -168,14 +176,14 @@ static fr_status run_job(job *j, call *c, int used) {
     for (int i = 0; i < j->n_teams; next += j->teams[i].scratch_bytes, i++) {
         j->teams[i].scratch = next;
         members += j->teams[i].schedule.threads;
-        fr_barrier_init(&j->teams[i].barrier, j->teams[i].schedule.threads);
+        fr_barrier_init(&j->teams[i].barrier, j->teams[i].schedule.threads, &j->watch.stop);
     }
-    fr_barrier_init(&j->crossing, members);
+    fr_barrier_init(&j->crossing, members, &j->watch.stop);
     fr_pool_run(used, job_body, j);
     fr_barrier_destroy(&j->crossing);
     for (int i = 0; i < j->n_teams; i++)
         end_team(&j->teams[i].barrier, &j->teams[i].schedule, c->batch.T);
-    return FR_OK;
+    return fr_watch_stopped(&j->watch) ? FR_INTERRUPTED : FR_OK;
 }
 
 static void forward_work(const team *t, const fr_share *share, void *scratch) {
@@ -183,15 +191,16 @@ static void forward_work(const team *t, const fr_share *share, void *scratch) {
 }
 
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
-                     int threads) {
+                     int threads, fr_interrupted *interrupted) {
     const fr_packed *packed = runs[0].packed;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    job j = {.n_teams = n_runs, .work = forward_work};
+    job j = {.n_teams = n_runs, .work = forward_work, .watch = {.interrupted = interrupted},
+             .row_flop = step_flop(packed->cell, packed->I, packed->H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
-    int used, reserved = reserve_job(&j, &used, threads, packed->panels, step_flop(packed->cell, packed->I, packed->H));
+    int used, reserved = reserve_job(&j, &used, threads, packed->panels);
     for (int i = 0; i < n_runs; i++) {
         team *t = &j.teams[i];
         for (int index = 0; index < t->schedule.threads; index++) {
@@ -212,17 +221,17 @@ static void backward_work(const team *t, const fr_share *share, void *scratch) {
 }
 
 fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
-                      int threads) {
+                      int threads, fr_interrupted *interrupted) {
     const fr_kernels *kernels = fr_level_kernels(runs->dtype);
     const ptrdiff_t H = runs->hidden_size, slice = 4 * kernels->lanes;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    job j = {.n_teams = n_runs, .work = backward_work};
+    job j = {.n_teams = n_runs, .work = backward_work, .watch = {.interrupted = interrupted},
+             .row_flop = 2 * step_flop(runs->cell, runs->input_size, H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
-    int used, reserved = reserve_job(&j, &used, threads, (H + slice - 1) / slice,
-                                     2 * step_flop(runs->cell, runs->input_size, H));
+    int used, reserved = reserve_job(&j, &used, threads, (H + slice - 1) / slice);
     for (int i = 0; i < n_runs; i++)
         j.teams[i].scratch_bytes =
             fr_aligned(kernels->backward_bytes(&runs[i], &c.batch, j.teams[i].schedule.threads));
@@ -246,11 +255,7 @@ typedef struct yardstick {
     double rate[MAX_YARDSTICK_THREADS];
 } yardstick;
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+static double seconds_now(void) { return 1e-9 * (double)fr_nanoseconds(); }
 
 /* The best of many short stretches: the peak, not the average of a shared machine. */
 static void yardstick_body(void *context, int thread) {

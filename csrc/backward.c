@@ -141,7 +141,8 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
     }
 }
 
-static void backward_step(const backward_state *b, const step *s, ptrdiff_t live_before) {
+/* Returns whether the call ends. */
+static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_before) {
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
     ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
@@ -155,8 +156,8 @@ static void backward_step(const backward_state *b, const step *s, ptrdiff_t live
             dh_tile(b, s, i, rows, panel, 0);
         }
     }
-    if (b->share->by_units)
-        fr_barrier_wait(b->share->barrier);
+    if (b->share->by_units && fr_barrier_wait(b->share->barrier))
+        return 1;
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++)
         dh0_rows(b, s, before < owned ? before : owned, owned, panel);
     for (ptrdiff_t i = b->share->index; i < s->live; i += b->share->size) {
@@ -166,6 +167,7 @@ static void backward_step(const backward_state *b, const step *s, ptrdiff_t live
         b->h[term] = h_before(b, s->t, row);
         b->dx[term] = (real *)at(&b->run->dx, s->t, row);
     }
+    return 0;
 }
 
 /* --- The whole. */
@@ -219,8 +221,8 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
         memset(out + row * H, 0, (size_t)H * sizeof(real));
 }
 
-/* Packs the share's part of the weights and sets its rows' dh0, dc0 and dx up. */
-static void prepare(const backward_state *b) {
+/* Packs the share's part of the weights and sets its rows' dh0, dc0 and dx up. Returns whether the call ends. */
+static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t x_panels = wide_panels(b->I), panel_size = weight_rows(b) * COLUMNS * LANES;
     for (ptrdiff_t i = b->share->index; i < x_panels + wide_panels(b->H); i += b->share->size) {
@@ -236,11 +238,11 @@ static void prepare(const backward_state *b) {
         for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
             memset((real *)at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
-    fr_barrier_wait(b->share->barrier);
+    return fr_barrier_wait(b->share->barrier);
 }
 
-/* Moves the terms from `keep` on to the front of the buffers. */
-static void keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
+/* Moves the terms from `keep` on to the front of the buffers. Returns whether the call ends. */
+static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
     const size_t count = (size_t)(end - keep);
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
         vec *d = b->d + p * b->capacity * COLUMNS;
@@ -251,7 +253,7 @@ static void keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
         memmove(b->h, b->h + keep, count * sizeof *b->h);
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
     }
-    fr_barrier_wait(b->share->barrier);
+    return fr_barrier_wait(b->share->barrier);
 }
 
 /* The share's part of dx of the terms begin .. end-1, added to what is there from the term `stored` on. Two directions
@@ -270,11 +272,13 @@ static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, 
     }
 }
 
-static void run_steps(const backward_state *b) {
+/* The steps from the last visited back, and the products whenever a chunk of terms is full. Whoever learns that the call
+ * ends goes to the team's next meeting, which tells all alike. */
+static void run_steps(const backward_state *b, int *met) {
     const fr_batch *batch = b->batch;
+    fr_barrier *team = b->share->barrier;
     ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
     ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
-    int met = 0;
     step s = {0};
     ptrdiff_t live = 0;
     for (ptrdiff_t left = batch->T; left > 0; left--) {
@@ -285,39 +289,42 @@ static void run_steps(const backward_state *b) {
         s.term = end;
         s.t_next = left == 1 ? -1 : b->run->reverse ? s.t + 1 : s.t - 1;
         ptrdiff_t live_before = left > 1 ? fr_live(batch, s.t_next, live) : 0;
-        backward_step(b, &s, live_before);
+        if (backward_step(b, &s, live_before))
+            return;
         end += s.live;
         if (batch->T - left < b->share->dx_stored)
             stored = end;
-        if (left > 1 && end + live_before <= b->capacity)
+        if (!fr_share_stopped(b->share, fr_owned(s.live, b->hand)) && left > 1 && end + live_before <= b->capacity)
             continue;
 
-        fr_barrier_wait(b->share->barrier);
-        dx_part(b, fresh, stored, end, &met);
+        if (fr_barrier_wait(team))
+            return;
+        dx_part(b, fresh, stored, end, met);
         for (; summed + BLOCK <= end; summed += BLOCK)
             add_block(b, summed, BLOCK);
         if (left == 1) {
             if (summed < end)
                 add_block(b, summed, end - summed);
-            break;
+            return;
         }
-        fr_barrier_wait(b->share->barrier);
         ptrdiff_t keep = summed < s.term ? summed : s.term;
-        keep_terms(b, keep, end);
+        if (fr_barrier_wait(team) || keep_terms(b, keep, end))
+            return;
         summed -= keep;
         stored -= keep;
         s.term -= keep;
         fresh = end -= keep;
     }
-    if (b->share->crossing && !met)
-        fr_barrier_wait(b->share->crossing);
 }
 
 void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch) {
     backward_state b = begin(run, batch, share);
     lay_out(&b, scratch);
     fp_mode mode = denormals_off();
-    prepare(&b);
-    run_steps(&b);
+    int met = 0;
+    if (!prepare(&b))
+        run_steps(&b, &met);
+    if (share->crossing && !met)
+        fr_barrier_wait(share->crossing);
     denormals_restore(mode);
 }

@@ -18,7 +18,7 @@
 
 typedef enum { FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU } fr_cell;
 typedef enum { FR_F32, FR_F64 } fr_dtype;
-typedef enum { FR_OK = 0, FR_NO_MEMORY = -1 } fr_status;
+typedef enum { FR_OK = 0, FR_NO_MEMORY = -1, FR_INTERRUPTED = -2 } fr_status;
 
 /* The parameters of one direction, row-major. Gate order: LSTM i f g o, GRU r z n. */
 typedef struct {
@@ -60,10 +60,14 @@ typedef struct {
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
 } fr_forward_run;
 
+/* Asked by the thread that makes a call, about every tenth of a second: not 0 ends the call with FR_INTERRUPTED, what
+ * it writes half written. */
+typedef int fr_interrupted(void);
+
 /* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 1..T, or
- * NULL for T. The result does not depend on `threads`, nor a row's on the other rows. */
+ * NULL for T. The result does not depend on `threads`, nor a row's on the other rows. `interrupted` may be NULL. */
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
-                     int threads);
+                     int threads, fr_interrupted *interrupted);
 
 typedef struct {
     fr_cell cell;
@@ -83,7 +87,7 @@ typedef struct {
 
 /* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. */
 fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
-                      int threads);
+                      int threads, fr_interrupted *interrupted);
 
 /* The instruction-set levels this machine can run, best first; NULL past the last. */
 const char *fr_level_name(int index);

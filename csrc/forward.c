@@ -241,9 +241,9 @@ INLINE void row_panels(const int cell, const int P, const int C, const forward_s
     }
 }
 
-/* `steps` steps from t on of a hoisted chunk, through all owned panels, P at a time. */
-INLINE void row_steps(const int cell, const int P, const int C, forward_state *f, ptrdiff_t t, ptrdiff_t steps,
-                      fr_barrier *barrier) {
+/* `steps` steps from t on of a hoisted chunk, through all owned panels, P at a time. Returns whether the call ends. */
+INLINE int row_steps(const int cell, const int P, const int C, forward_state *f, ptrdiff_t t, ptrdiff_t steps,
+                     fr_barrier *barrier) {
     const ptrdiff_t groups = (f->panel_end - f->panel) / P, row = owned_row(f, 0);
     for (; f->step_term < steps; f->step_term++, t += f->run->reverse ? -1 : 1) {
         finish_state under_way[PAIR];
@@ -259,14 +259,15 @@ INLINE void row_steps(const int cell, const int P, const int C, forward_state *f
             for (int stage = 0; stage < finish_stages(cell, C); stage++)
                 finish_stage(cell, stage, f, under_way + q);
         f->h_prev[0] = at(&f->run->y, t, row);
-        if (barrier)
-            fr_barrier_wait(barrier);
+        if (barrier && fr_barrier_wait(barrier))
+            return 1;
     }
+    return 0;
 }
 
 #define DEFINE_ROW(name, cell, P, C) \
-    static void name(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier) { \
-        row_steps(cell, P, C, f, t, steps, barrier); \
+    static int name(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier) { \
+        return row_steps(cell, P, C, f, t, steps, barrier); \
     }
 DEFINE_ROW(rnn1_row, FR_RNN_TANH, 1, 1)
 DEFINE_ROW(rnn2_row, FR_RNN_TANH, 1, 2)
@@ -278,7 +279,7 @@ DEFINE_ROW(lstm_row_pair, FR_LSTM, 2, 4)
 DEFINE_ROW(gru_row, FR_GRU, 1, 4)
 DEFINE_ROW(gru_row_pair, FR_GRU, 2, 4)
 
-typedef void row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
+typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
 
 typedef struct {
     void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
@@ -353,7 +354,8 @@ static row_function *row_function_of(const forward_state *f) {
     return functions->row_pair && (f->panel_end - f->panel) % PAIR == 0 ? functions->row_pair : functions->row;
 }
 
-static void run_row(forward_state *f, row_function *run_steps, fr_barrier *barrier) {
+static void run_row(forward_state *f, const fr_share *share, row_function *run_steps) {
+    fr_barrier *barrier = share->by_units ? share->barrier : NULL;
     const ptrdiff_t row = owned_row(f, 0), length = fr_length(f->batch, row), direction = f->run->reverse ? -1 : 1;
     ptrdiff_t t = f->run->reverse ? length - 1 : 0;
     for (ptrdiff_t left = length, steps; left > 0; left -= steps) {
@@ -361,12 +363,14 @@ static void run_row(forward_state *f, row_function *run_steps, fr_barrier *barri
         for (ptrdiff_t s = 0; s < steps; s++)
             f->x_terms[s] = at(&f->run->x, t + s * direction, row);
         hoist(f, steps);
-        run_steps(f, t, steps, barrier);
+        const int stopped = fr_share_stopped(share, steps); /* a team that meets decides there */
+        if (run_steps(f, t, steps, barrier) || (stopped && !barrier))
+            return;
         t += steps * direction;
     }
 }
 
-static void run_rows(forward_state *f, fr_barrier *barrier) {
+static void run_rows(forward_state *f, const fr_share *share) {
     ptrdiff_t live = 0, hoisted_until = 0;
     for (ptrdiff_t s = 0; s < f->batch->T; s++) {
         ptrdiff_t t = visit(f, s);
@@ -378,8 +382,9 @@ static void run_rows(forward_state *f, fr_barrier *barrier) {
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
         f->step_term += rows;
-        if (barrier)
-            fr_barrier_wait(barrier);
+        const int stopped = fr_share_stopped(share, rows);
+        if (share->by_units ? fr_barrier_wait(share->barrier) : stopped)
+            return;
     }
 }
 
@@ -448,11 +453,10 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
     fp_mode mode = denormals_off();
     begin_rows(&f, j, units);
     row_function *row = row_function_of(&f);
-    fr_barrier *barrier = share->by_units ? share->barrier : NULL;
     if (row)
-        run_row(&f, row, barrier);
+        run_row(&f, share, row);
     else
-        run_rows(&f, barrier);
+        run_rows(&f, share);
     end_rows(&f, j, units);
     denormals_restore(mode);
 }

@@ -6,6 +6,7 @@
 #include "fastrnn.h"
 #include "pool.h"
 #include "schedule.h"
+#include "watch.h"
 #include "workspace.h"
 
 /* The rows of a call in the order in which the kernels take them: longest first, so that the rows which have a step t
@@ -22,6 +23,9 @@ typedef struct {
     int index, size;
     int by_units;
     fr_barrier *barrier;    /* of the team */
+    fr_watch *watch;        /* of the call */
+    int counts;             /* whether this is the thread that made the call, ... */
+    double row_flop;        /* ... and what it counts for one row and step */
     /* A backward pass stores dx of the first `dx_stored` steps that it visits, and adds to that of the others. */
     ptrdiff_t dx_stored;
     fr_barrier *crossing;   /* of the teams of two directions that go side by side, before either adds; else NULL */
@@ -44,6 +48,13 @@ typedef struct fr_kernels {
     /* Reads `data` (bytes), aligned, in whole units of FR_READ_UNIT, so many times; returns the bytes it read. */
     double (*read_passes)(const void *data, ptrdiff_t bytes, int passes);
 } fr_kernels;
+
+/* Counts the work of a step; returns whether the call is to end. */
+static inline int fr_share_stopped(const fr_share *share, ptrdiff_t rows) {
+    if (share->counts)
+        fr_watch_count(share->watch, (double)rows * share->row_flop);
+    return fr_watch_stopped(share->watch);
+}
 
 /* The kernels of the level in force. */
 const fr_kernels *fr_level_kernels(fr_dtype dtype);

@@ -1,7 +1,8 @@
 #include "pool.h"
 
 #include <stdlib.h>
-#include <time.h>
+
+#include "clock.h"
 
 #if defined(__x86_64__)
 #define SPIN_HINT() __builtin_ia32_pause()
@@ -17,12 +18,6 @@ enum { CALL_SPIN = 50000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 /* For so many nanoseconds a neighbour is expected to stay. */
 enum { CONTENTION_LASTS = 100000000 };
 
-static long long nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
 /* Spins until *word differs from `old`, for `limit` nanoseconds at most; returns whether it does. */
 static int spin_while(atomic_uint *word, unsigned old, long long limit) {
     long long deadline = 0;
@@ -32,7 +27,7 @@ static int spin_while(atomic_uint *word, unsigned old, long long limit) {
                 return 1;
             SPIN_HINT();
         }
-        long long now = nanoseconds();
+        long long now = fr_nanoseconds();
         if (!deadline)
             deadline = now + limit;
         else if (now > deadline)
@@ -40,8 +35,10 @@ static int spin_while(atomic_uint *word, unsigned old, long long limit) {
     }
 }
 
-void fr_barrier_init(fr_barrier *barrier, int size) {
+void fr_barrier_init(fr_barrier *barrier, int size, const atomic_int *stop) {
     barrier->size = size;
+    barrier->stop = stop;
+    barrier->stopped = 0;
     atomic_init(&barrier->arrived, 0);
     atomic_init(&barrier->sleepers, 0);
     atomic_init(&barrier->slept, 0);
@@ -57,12 +54,17 @@ void fr_barrier_destroy(fr_barrier *barrier) {
 
 /* A sleeper counts itself and then looks at the phase; the last arrival moves the phase and then looks for sleepers:
  * in the total order of these four accesses one of the two sees the other, so no wake-up is lost. */
-void fr_barrier_wait(fr_barrier *barrier) {
+static int look_at_stop(const fr_barrier *barrier) {
+    return barrier->stop && atomic_load_explicit(barrier->stop, memory_order_relaxed);
+}
+
+int fr_barrier_wait(fr_barrier *barrier) {
     if (barrier->size == 1)
-        return;
+        return look_at_stop(barrier);
     unsigned phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
     if (atomic_fetch_add(&barrier->arrived, 1) + 1 == barrier->size) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        barrier->stopped = look_at_stop(barrier);
         atomic_store(&barrier->phase, phase + 1);
         if (atomic_load(&barrier->sleepers)) {
             pthread_mutex_lock(&barrier->mutex);
@@ -78,6 +80,7 @@ void fr_barrier_wait(fr_barrier *barrier) {
         atomic_fetch_sub(&barrier->sleepers, 1);
         pthread_mutex_unlock(&barrier->mutex);
     }
+    return barrier->stopped;
 }
 
 /* A worker waits for `ticket` to change, runs the job that came with it, and meets the caller at `done`. */
@@ -125,7 +128,7 @@ static void *work(void *argument) {
 static void forget_after_fork(void) {
     pool.workers = NULL;
     pool.size = 0;
-    fr_barrier_init(&pool.done, 1);
+    fr_barrier_init(&pool.done, 1, NULL);
     atomic_flag_clear(&pool.reserved);
 }
 
@@ -159,7 +162,7 @@ int fr_pool_reserve(int wanted) {
         return 1;
     if (!pool.initialised) {
         pool.initialised = 1;
-        fr_barrier_init(&pool.done, 1);
+        fr_barrier_init(&pool.done, 1, NULL);
         pthread_atfork(NULL, NULL, forget_after_fork);
     }
     while (pool.size < wanted - 1 && add_worker())
@@ -200,9 +203,9 @@ void fr_pool_release(int reserved) {
 
 static _Atomic long long contended_until;
 
-void fr_pool_note_contention(void) { atomic_store(&contended_until, nanoseconds() + CONTENTION_LASTS); }
+void fr_pool_note_contention(void) { atomic_store(&contended_until, fr_nanoseconds() + CONTENTION_LASTS); }
 
 int fr_pool_contended(void) {
     long long until = atomic_load_explicit(&contended_until, memory_order_relaxed);
-    return until && nanoseconds() < until;
+    return until && fr_nanoseconds() < until;
 }

@@ -8,6 +8,8 @@
 /* A meeting point for `size` threads, to be used again and again. Waiting spins first, then sleeps. */
 typedef struct {
     int size;
+    const atomic_int *stop; /* may be NULL */
+    int stopped;            /* what the last meeting found there */
     atomic_int arrived, sleepers;
     atomic_int slept; /* how often a wait outlasted its spin */
     atomic_uint phase;
@@ -15,8 +17,9 @@ typedef struct {
     pthread_cond_t condition;
 } fr_barrier;
 
-void fr_barrier_init(fr_barrier *barrier, int size);
-void fr_barrier_wait(fr_barrier *barrier);
+void fr_barrier_init(fr_barrier *barrier, int size, const atomic_int *stop);
+/* Returns whether *stop was set when the last thread came: the same to all, so that they leave together. */
+int fr_barrier_wait(fr_barrier *barrier);
 void fr_barrier_destroy(fr_barrier *barrier);
 
 /* Reserves the pool for up to `wanted` threads, the caller among them, and returns how many it got: 1, with nothing

@@ -5,6 +5,8 @@ Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI.
 because the caller holds the array for the whole call.
 """
 
+import threading
+
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
 )
@@ -19,7 +21,8 @@ cdef extern from "fastrnn.h" nogil:
     ctypedef enum fr_dtype:
         FR_F32, FR_F64
     ctypedef enum fr_status:
-        FR_OK, FR_NO_MEMORY
+        FR_OK, FR_NO_MEMORY, FR_INTERRUPTED
+    ctypedef int fr_interrupted() noexcept nogil
     ctypedef struct fr_weights:
         const void *w_ih
         const void *w_hh
@@ -67,8 +70,8 @@ cdef extern from "fastrnn.h" nogil:
         fr_gradients gradients
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_packed **)
     void fr_packed_free(fr_packed *)
-    fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
-    fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int)
+    fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
+    fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
     const char *fr_level_name(int)
     int fr_level()
     void fr_set_level(int)
@@ -99,6 +102,35 @@ cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
 # Below about 20 µs of work, taking the GIL back costs more than letting it go gives.
 cdef double LEAST_FLOP_WITHOUT_GIL = 2e6
 cdef double LEAST_PACKED_WITHOUT_GIL = 1e5  # elements
+
+
+# --- long calls: Python runs the handlers of signals, Ctrl-C's among them, in its main thread, when that asks
+
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+    int PyErr_CheckSignals() noexcept
+
+
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+cdef int signalled() noexcept nogil:
+    """Whether a signal's handler has raised; its exception is then under way."""
+    with gil:
+        return PyErr_CheckSignals() != 0
+
+
+cdef fr_interrupted *asker() noexcept:
+    if PyThread_get_thread_ident() == main_thread:
+        return signalled
+    return NULL
+
+
+cdef int check(fr_status status) except -1:
+    if status == FR_NO_MEMORY:
+        raise MemoryError("no memory for the kernels' scratch")
+    return -1 if status == FR_INTERRUPTED else 0
 
 
 cdef struct Shape:  # of a call
@@ -213,6 +245,7 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
     cdef ptrdiff_t saved_size = s.T * s.B * s.H * (5 if lstm else 4 if packed.cell == FR_GRU else 0) * s.item
     cdef char *saved_data = <char *>pointer(saved if saved_size else None, PyBUF_WRITABLE)
     cdef fr_status status
+    cdef fr_interrupted *ask
     cdef int d
     for d in range(packed.count):
         run = &runs[d]
@@ -226,12 +259,12 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
         run.c = part(out_state[1], d, &s, PyBUF_WRITABLE) if lstm else NULL
         run.saved = NULL if saved_data == NULL else saved_data + d * saved_size
     if flop(packed.cell, &s, packed.count) < LEAST_FLOP_WITHOUT_GIL:
-        status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads)
+        status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads, NULL)
     else:
+        ask = asker()
         with nogil:
-            status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads)
-    if status != FR_OK:
-        raise MemoryError("no memory for the forward pass")
+            status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads, ask)
+    check(status)
 
 
 def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, int threads):
@@ -243,6 +276,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
     cdef ptrdiff_t saved_size = s.T * s.B * s.H * <ptrdiff_t>cell.saved * s.item
     cdef char *saved_data = <char *>pointer(saved if saved_size else None)
     cdef fr_status status
+    cdef fr_interrupted *ask
     cdef int d
     memset(runs, 0, sizeof(runs))
     for d in range(len(weights)):
@@ -267,10 +301,10 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         run.gradients.b_ih = pointer(dweights[d].b_ih, PyBUF_WRITABLE)
         run.gradients.b_hh = pointer(dweights[d].b_hh, PyBUF_WRITABLE)
     d = len(weights)
+    ask = asker()
     with nogil:
-        status = fr_backward(runs, d, s.T, s.B, row_lengths, threads)
-    if status != FR_OK:
-        raise MemoryError("no memory for the backward pass")
+        status = fr_backward(runs, d, s.T, s.B, row_lengths, threads, ask)
+    check(status)
 
 
 # --- calls whose arguments are plain: no conversion, no Python between the layers
@@ -439,17 +473,17 @@ cdef class Shortcut:
     ) except -1:
         """One layer: its directions' runs, but for the weights."""
         cdef fr_status status
+        cdef fr_interrupted *ask
         cdef int d
         for d in range(layer.count):
             runs[d].packed, runs[d].reverse = layer.directions[d], d
         if T * B * self.row_flop < LEAST_FLOP_WITHOUT_GIL:
-            status = fr_forward(runs, layer.count, T, B, lengths, threads)
+            status = fr_forward(runs, layer.count, T, B, lengths, threads, NULL)
         else:
+            ask = asker()
             with nogil:
-                status = fr_forward(runs, layer.count, T, B, lengths, threads)
-        if status != FR_OK:
-            raise MemoryError("no memory for the forward pass")
-        return 0
+                status = fr_forward(runs, layer.count, T, B, lengths, threads, ask)
+        return check(status)
 
     def sequence(self, sequence, state, lengths, int threads):
         """(y, state) of a layer; None if an argument is not plain: the caller checks and converts then."""
