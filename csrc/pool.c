@@ -10,10 +10,10 @@
 #define SPIN_HINT() __asm__ volatile("yield")
 #endif
 
-/* How long a thread spins before it sleeps, in nanoseconds. In a call: longer than any wait between steps on an idle
- * machine, short against a scheduler's time slice. Between calls: longer than what a program does between a forward
+/* How long a thread spins before it sleeps, in nanoseconds. In a call: longer than it takes to wake a thread, or two that
+ * meet at every step would take turns sleeping; short against a scheduler's time slice. Between calls: longer than what a program does between a forward
  * and a backward, since waking a core that has gone to sleep can take as long as a small call. */
-enum { CALL_SPIN = 50000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
+enum { CALL_SPIN = 200000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 
 /* For so many nanoseconds a neighbour is expected to stay. */
 enum { CONTENTION_LASTS = 100000000 };

@@ -2,7 +2,7 @@
 
 /* Waking the pool costs some microseconds, and a meeting of two threads half of one; a core does about 10^5 operations
  * in a microsecond. */
-static const double LEAST_FLOP_PER_CALL = 3e6, LEAST_FLOP_PER_MEETING = 2e5;
+static const double LEAST_FLOP_PER_CALL = 3e6, LEAST_FLOP_PER_MEETING = 9e4;
 
 enum { ROWS_PER_THREAD = 6 }; /* that fill a tile */
 
