@@ -89,13 +89,13 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
-/* dh of up to TILE_ROWS owned ranks from the i-th on, one panel of units wide. What it starts from: dy, and what
+/* dh of up to GROUP_ROWS owned ranks from the i-th on, one panel of units wide. What it starts from: dy, and what
  * dh0 holds, which is dh of the final state where a row begins (`!continues`), and the carry. */
-static void dh_tile(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int continues) {
+static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int continues) {
     const ptrdiff_t j = panel * COLUMNS * LANES;
     const int C = wide_columns(b->H, panel);
-    vec dh[TILE_ROWS * COLUMNS];
-    ptrdiff_t terms[TILE_ROWS];
+    vec dh[GROUP_ROWS * COLUMNS];
+    ptrdiff_t terms[GROUP_ROWS] = {0};
     for (int r = 0; r < rows; r++) {
         ptrdiff_t rank = fr_rank(b->hand, i + r), row = fr_row(b->batch, rank);
         const real *dy = b->run->dy.data ? at(&b->run->dy, s->t, row) + j : NULL;
@@ -148,12 +148,12 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
         int rows;
         for (ptrdiff_t i = 0; i < continuing; i += rows) {
-            rows = tile_rows(continuing - i, TILE_ROWS);
-            dh_tile(b, s, i, rows, panel, 1);
+            rows = tile_rows(continuing - i, GROUP_ROWS);
+            dh_rows(b, s, i, rows, panel, 1);
         }
         for (ptrdiff_t i = continuing; i < owned; i += rows) {
-            rows = tile_rows(owned - i, TILE_ROWS);
-            dh_tile(b, s, i, rows, panel, 0);
+            rows = tile_rows(owned - i, GROUP_ROWS);
+            dh_rows(b, s, i, rows, panel, 0);
         }
     }
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))

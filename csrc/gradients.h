@@ -87,9 +87,9 @@ static void pack_rows(const backward_state *b, real *out, const real *w, ptrdiff
 
 /* --- Products of rows of d with a packed panel of W. */
 
-/* sum (R, COLUMNS) += the terms `term`.. of d times a panel of C columns of W_ih (from_x) or W_hh. */
+/* sum (R, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of W_ih (from_x) or W_hh, at w. */
 INLINE void d_times_weights_rows(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
-                                 const real *w, vec *sum_out) {
+                                 const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
     vec sum[TILE_ROWS * COLUMNS];
     const real *a[TILE_ROWS];
 #pragma GCC unroll 8
@@ -98,7 +98,7 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
         for (int c = 0; c < C; c++)
             sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
     const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
-    for (ptrdiff_t p = 0; p < b->panels; p++) {
+    for (ptrdiff_t p = begin; p < end; p++) {
         /* The runs of a full panel lie side by side: one long run. */
         const int whole = p + 1 < b->panels || last->length == full->length;
         const int count = whole ? 1 : last->count;
@@ -121,25 +121,39 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
 
 #define DEFINE_D_TIMES_WEIGHTS(C) \
     static void d_times_weights_##C(int rows, const backward_state *b, int from_x, const ptrdiff_t *terms, \
-                                    const real *w, vec *sum) { \
+                                    const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
         FOR_TILE_ROWS(rows, d_times_weights_##C##_rows) \
     }
-#define d_times_weights_1_rows(R) d_times_weights_rows(R, 1, b, from_x, terms, w, sum)
-#define d_times_weights_2_rows(R) d_times_weights_rows(R, 2, b, from_x, terms, w, sum)
-#define d_times_weights_3_rows(R) d_times_weights_rows(R, 3, b, from_x, terms, w, sum)
-#define d_times_weights_4_rows(R) d_times_weights_rows(R, 4, b, from_x, terms, w, sum)
+#define d_times_weights_1_rows(R) d_times_weights_rows(R, 1, b, from_x, terms, w, begin, end, sum)
+#define d_times_weights_2_rows(R) d_times_weights_rows(R, 2, b, from_x, terms, w, begin, end, sum)
+#define d_times_weights_3_rows(R) d_times_weights_rows(R, 3, b, from_x, terms, w, begin, end, sum)
+#define d_times_weights_4_rows(R) d_times_weights_rows(R, 4, b, from_x, terms, w, begin, end, sum)
 DEFINE_D_TIMES_WEIGHTS(1)
 DEFINE_D_TIMES_WEIGHTS(2)
 DEFINE_D_TIMES_WEIGHTS(3)
 DEFINE_D_TIMES_WEIGHTS(4)
 
-/* sum (rows, COLUMNS) += terms of d times panel `panel` of the packed W_ih (I columns) or W_hh (H columns). */
+/* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
+enum { GROUP_ROWS = 16 * TILE_ROWS, PART_BYTES = 3 << 17 };
+
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of the packed W_ih (I columns) or W_hh (H). */
 static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                             vec *sum) {
-    static void (*const by_columns[])(int, const backward_state *, int, const ptrdiff_t *, const real *, vec *) = {
-        d_times_weights_1, d_times_weights_2, d_times_weights_3, d_times_weights_4};
+    static void (*const by_columns[])(int, const backward_state *, int, const ptrdiff_t *, const real *, ptrdiff_t,
+                                      ptrdiff_t, vec *) = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
+                                                           d_times_weights_4};
+    const int C = wide_columns(from_x ? b->I : b->H, panel);
+    const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
+    const ptrdiff_t part = rows <= TILE_ROWS ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b) * COLUMNS * LANES;
-    by_columns[wide_columns(from_x ? b->I : b->H, panel) - 1](rows, b, from_x, terms, w, sum);
+    for (ptrdiff_t p = 0; p < b->panels; p += part) {
+        const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
+        int tile;
+        for (int i = 0; i < rows; i += tile) {
+            tile = tile_rows(rows - i, TILE_ROWS);
+            by_columns[C - 1](tile, b, from_x, terms + i, w + p * full, p, end, sum + i * COLUMNS);
+        }
+    }
 }
 
 /* --- The products over a chunk's terms, divided by outputs. */
@@ -151,9 +165,9 @@ static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int
         const int C = wide_columns(b->I, panel);
         int rows;
         for (ptrdiff_t term = begin; term < end; term += rows) {
-            vec dx[TILE_ROWS * COLUMNS];
-            ptrdiff_t terms[TILE_ROWS];
-            rows = tile_rows(end - term, TILE_ROWS);
+            vec dx[GROUP_ROWS * COLUMNS];
+            ptrdiff_t terms[GROUP_ROWS];
+            rows = tile_rows(end - term, GROUP_ROWS);
             for (int r = 0; r < rows; r++) {
                 terms[r] = term + r;
                 for (int c = 0; c < C; c++)
