@@ -241,6 +241,10 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
     return status;
 }
 
+void fr_activate(fr_dtype dtype, fr_activation function, const void *from, void *to, ptrdiff_t n) {
+    fr_level_kernels(dtype)->activate(function, from, to, n);
+}
+
 /* --- The yardsticks. */
 
 enum { MAX_YARDSTICK_THREADS = 64, LEAST_READ = 4 << 20 };

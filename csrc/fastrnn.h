@@ -18,6 +18,7 @@
 
 typedef enum { FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU } fr_cell;
 typedef enum { FR_F32, FR_F64 } fr_dtype;
+typedef enum { FR_EXP, FR_SIGMOID, FR_TANH } fr_activation;
 typedef enum { FR_OK = 0, FR_NO_MEMORY = -1, FR_INTERRUPTED = -2 } fr_status;
 
 /* The parameters of one direction, row-major. Gate order: LSTM i f g o, GRU r z n. */
@@ -97,6 +98,10 @@ void fr_set_level(int index);
 
 /* The compiler that built the kernels. */
 const char *fr_compiler(void);
+
+/* to[i] = function of from[i], n of them, at the level in force: bit for bit what the kernels compute. Where e^v or
+ * 1 / e^v would not be a normal number, FR_EXP gives the nearest v's for which both are. */
+void fr_activate(fr_dtype dtype, fr_activation function, const void *from, void *to, ptrdiff_t n);
 
 /* Measured peak of fused multiply-adds at the level in force, in flop/s, over about `seconds`. */
 double fr_fma_peak(fr_dtype dtype, int threads, double seconds);

@@ -20,6 +20,8 @@ cdef extern from "fastrnn.h" nogil:
         FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU
     ctypedef enum fr_dtype:
         FR_F32, FR_F64
+    ctypedef enum fr_activation:
+        FR_EXP, FR_SIGMOID, FR_TANH
     ctypedef enum fr_status:
         FR_OK, FR_NO_MEMORY, FR_INTERRUPTED
     ctypedef int fr_interrupted() noexcept nogil
@@ -76,6 +78,7 @@ cdef extern from "fastrnn.h" nogil:
     int fr_level()
     void fr_set_level(int)
     const char *fr_compiler()
+    void fr_activate(fr_dtype, fr_activation, const void *, void *, ptrdiff_t)
     double fr_fma_peak(fr_dtype, int, double)
     fr_status fr_read_bandwidth(size_t, int, double, double *)
 
@@ -97,6 +100,7 @@ cdef extern from "schedule.h" nogil:
 
 
 cdef dict CELLS = {"rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "lstm": FR_LSTM, "gru": FR_GRU}
+cdef dict ACTIVATIONS = {"exp": FR_EXP, "sigmoid": FR_SIGMOID, "tanh": FR_TANH}
 cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
 
 # Below about 20 µs of work, taking the GIL back costs more than letting it go gives.
@@ -562,6 +566,23 @@ def set_level(name):
 def compiler():
     """The compiler that built the kernels."""
     return fr_compiler().decode()
+
+
+def activate(name, v, result):
+    """result[i] = exp, sigmoid or tanh of v[i], as the kernels of the level in force compute it, denormals as zero.
+
+    Both are C-contiguous arrays of one dtype, float32 or float64, and as many elements. exp stays where it is at the
+    ends of the range in which e^v is a normal number.
+    """
+    cdef Py_buffer given, filled
+    cdef fr_activation function = ACTIVATIONS[name]
+    view(v, &given, PyBUF_C_CONTIGUOUS)
+    view(result, &filled, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    cdef fr_dtype dtype = DTYPES[v.dtype.char]
+    if v.dtype != result.dtype or given.len != filled.len:
+        raise ValueError(f"result: expected {v.size} elements of {v.dtype}, got {result.size} of {result.dtype}")
+    with nogil:
+        fr_activate(dtype, function, given.buf, filled.buf, given.len // given.itemsize)
 
 
 def fma_peak(dtype, int threads, double seconds):

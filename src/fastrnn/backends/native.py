@@ -4,6 +4,7 @@ import os
 
 from ._native import (
     Shortcut,
+    activate,
     backward,
     compiler,
     fma_peak,
@@ -20,6 +21,7 @@ name = "native"
 
 __all__ = [
     "Shortcut",
+    "activate",
     "backward",
     "compiler",
     "fma_peak",

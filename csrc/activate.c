@@ -1,0 +1,20 @@
+/* The activations over an array, the very functions that the kernels inline: what a sweep of their errors measures. */
+#include "panels.h"
+
+/* e^v for v in EXP_MIN..EXP_MAX, at whose ends it stays. */
+static vec exp_of(vec v) {
+    exp_parts e = vexp_parts(vmax(vset1(EXP_MIN), vmin(vset1(EXP_MAX), v)));
+    return e.scale * (1 + e.p);
+}
+
+void LEVEL(fr_activate)(fr_activation function, const void *from, void *to, ptrdiff_t n) {
+    const real *v = from;
+    real *result = to;
+    fp_mode mode = denormals_off();
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const int lanes = min_lanes(n - i);
+        const vec x = vload_n(v + i, lanes);
+        vstore_n(result + i, function == FR_EXP ? exp_of(x) : function == FR_SIGMOID ? vsigmoid(x) : vtanh(x), lanes);
+    }
+    denormals_restore(mode);
+}
