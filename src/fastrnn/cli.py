@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import groupby
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
     from .benchmark.report import Report
     from .benchmark.text import Corpus
+    from .verify import Finding
 
 PEERS = ("torch", "onnxruntime", "openvino", "jax")
 CELLS = ("rnn", "lstm", "gru")
 PICTURES = (".png", ".pdf", ".svg")
-CELL = {"load": 8, "forward": 13, "backward": 13, "threads": 9, "batch": 8, "chunks": 8}  # widths for `verify`
+# Widths for `verify`.
+CELL = {"load": 8, "forward": 13, "backward": 13, "threads": 9, "batch": 8, "chunks": 8, "sigmoid": 13, "tanh": 13}
 INTERRUPTED = 130  # the exit code, as a shell gives it
 
 
@@ -171,32 +173,49 @@ def info(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """One line per backend, level and dtype, written as the checks come in; below it, what failed."""
-    from .verify import CHECKS
+    from .verify import ACTIVATIONS, CHECKS
     from .verify import verify as findings
 
     print("forward, backward: the worst error against the reference in higher precision, of")
     print("what is allowed there, in eps of the largest magnitude in the array. threads,")
-    print("batch, chunks: whether results are the same bits on any number of threads, in any")
-    print("batch and in pieces.")
-    print()
-    start = "{:8} {:10} {:8}".format
-    print(start("backend", "level", "dtype"), *(f"{check:>{CELL[check]}}" for check in CHECKS), sep="")
-    failures = 0
-    for key, group in groupby(findings(options.backend or fastrnn.available_backends()), lambda found: found[:3]):
-        print(start(*(word or "-" for word in key)), end="", flush=True)
-        faults = []
-        for found in group:
-            value = "same" if found.ok else "FAILED"
-            if found.error is not None:
-                size = ".2f" if found.error < 1000 else ".0e"
-                value = f"{found.error:{size}} of {found.allowed:.0f}"
-            print(f"{value:>{CELL[found.check]}}", end="", flush=True)
-            faults += [] if found.ok else [f"FAILED {found.check}: {found.where}"]
-        print("".join(f"\n    {fault}" for fault in faults))
-        failures += len(faults)
+    print("batch, chunks: whether results are the same bits on any number of threads, in")
+    print("any batch and in pieces.")
+    print_header(CHECKS)
+    failures, layers = 0, True
+    found_so_far = findings(options.backend or fastrnn.available_backends())
+    for key, group in groupby(found_so_far, lambda found: (*found[:3], found.check in ACTIVATIONS)):
+        if layers and key[3]:
+            print("\nsigmoid, tanh: the worst error found, of what is guaranteed, in units in the")
+            print("last place, where input and result are normal numbers.")
+            print_header(ACTIVATIONS)
+            layers = False
+        failures += print_findings(key[:3], group)
     print()
     print(f"checks failed: {failures}" if failures else "all checks passed")
     return 1 if failures else 0
+
+
+START = "{:8} {:10} {:8}".format
+
+
+def print_header(checks: Sequence[str]) -> None:
+    print()
+    print(START("backend", "level", "dtype"), *(f"{check:>{CELL[check]}}" for check in checks), sep="")
+
+
+def print_findings(key: Sequence[str], group: Iterable[Finding]) -> int:
+    """A line of the findings about one backend, level and dtype; returns how many of them are failures."""
+    print(START(*(word or "-" for word in key)), end="", flush=True)
+    faults = []
+    for found in group:
+        value = "same" if found.ok else "FAILED"
+        if found.error is not None:
+            size = ".2f" if found.error < 1000 else ".0e"
+            value = f"{found.error:{size}} of {found.allowed:.0f}"
+        print(f"{value:>{CELL[found.check]}}", end="", flush=True)
+        faults += [] if found.ok else [f"FAILED {found.check}: {found.where}"]
+    print("".join(f"\n    {fault}" for fault in faults))
+    return len(faults)
 
 
 def bench(options: argparse.Namespace) -> int:

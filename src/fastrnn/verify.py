@@ -2,7 +2,7 @@
 
 The reference runs in the next wider type (float64 for float32, long double for float64). Errors are relative to the
 largest magnitude in the array, in units of the type's eps; what is allowed follows from the length of the sums:
-4·ceil(log2((I+H)·T)) forward, twice that backward.
+4·ceil(log2((I+H)·T)) forward, twice that backward. The kernels' sigmoid and tanh are measured alone, too, in ULP.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backends
+from . import backends, ulps
 from .backends import reference
 from .backends.base import Backend
 from .spec import CELLS, Weights
 
 Arrays = dict[str, np.ndarray]
 DTYPES = ("float32", "float64")
-WIDER = {"float32": np.float64, "float64": np.longdouble}
 
 
 class Case(NamedTuple):
@@ -83,7 +82,7 @@ class Finding(NamedTuple):
     level: str  # the instruction set, "" where there is no choice
     dtype: str
     check: str  # of CHECKS, or "load"
-    error: float | None  # in eps; None for an invariance, which holds bit for bit or not
+    error: float | None  # in eps or ULP; None for an invariance, which holds bit for bit or not
     allowed: float | None
     where: str  # the case and array of the worst error, or of the first difference
     ok: bool
@@ -151,7 +150,7 @@ def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[
 @cache
 def expected(case: Case, dtype: str) -> tuple[Arrays, Arrays]:
     """The reference's answer in the wider type."""
-    given, wider = inputs(case, dtype), WIDER[dtype]
+    given, wider = inputs(case, dtype), ulps.WIDER[dtype]
 
     def widen(arrays: Iterable[np.ndarray | None]) -> tuple:
         return tuple(None if array is None else array.astype(wider) for array in arrays)
@@ -241,6 +240,27 @@ INVARIANCES = {"threads": threads_differ, "batch": batch_differs, "chunks": chun
 CHECKS = ("forward", "backward", *INVARIANCES)
 
 
+# --- the activations
+
+
+ACTIVATIONS = ("sigmoid", "tanh")
+ACTIVATION_INPUTS = 400_000
+
+
+def check_activations(backend: Any, level: str, dtype: str) -> Iterator[Finding]:
+    """The worst error of each, in ULP, where input and result are normal numbers."""
+    v = ulps.sample(dtype, ACTIVATION_INPUTS)
+    v = v[(v == 0) | (np.abs(v) >= np.finfo(dtype).tiny)]
+    for name in ACTIVATIONS:
+        got = np.full_like(v, np.nan)
+        backend.activate(name, v, got)
+        errors = ulps.errors(got, ulps.exact(name, v))
+        worst = int(np.argmax(errors))  # of a NaN, if there is one
+        error = inf if np.isnan(errors[worst]) else float(errors[worst])
+        where = f"{name}({v[worst]!r})"
+        yield Finding(backend.name, level, dtype, name, error, ulps.BOUND, where, ok=error <= ulps.BOUND)
+
+
 # --- all of them
 
 
@@ -259,16 +279,25 @@ def at_level(backend: Any, level: str) -> Iterator[None]:
 
 
 def verify(names: Iterable[str]) -> Iterator[Finding]:
-    """Check the named backends at every level, finding by finding."""
+    """Check the named backends at every level, finding by finding: first their layers, then their activations."""
+    loaded = []
     for name in names:
         try:
-            backend = backends.load(name)
+            loaded.append(backends.load(name))
         except backends.BackendUnavailable as error:
             yield Finding(name, "", "", "load", None, None, str(error), ok=False)
-            continue
+    for backend, level, dtype in settings(loaded):
+        yield from check_values(backend, level, dtype)
+        if backend is not reference:  # the reference promises values, not bits
+            yield from check_invariances(backend, level, dtype)
+    for backend, level, dtype in settings(backend for backend in loaded if hasattr(backend, "activate")):
+        yield from check_activations(backend, level, dtype)
+
+
+def settings(loaded: Iterable[Any]) -> Iterator[tuple[Any, str, str]]:
+    """Each backend in each dtype, at each of its levels while that is in force."""
+    for backend in loaded:
         for level in backend.levels() if hasattr(backend, "levels") else [""]:
             with at_level(backend, level):
                 for dtype in DTYPES:
-                    yield from check_values(backend, level, dtype)
-                    if backend is not reference:  # the reference promises values, not bits
-                        yield from check_invariances(backend, level, dtype)
+                    yield backend, level, dtype

@@ -217,6 +217,16 @@ def tanh(v):
     return copysign(near if abs(v) < type(v)(0.55) else far, v)
 
 
+def build_map(activation):
+    """activation of each element, as the loops over time inline it."""
+
+    def apply(v, result):
+        for k in range(v.size):
+            result[k] = activation(v[k])
+
+    return apply
+
+
 @inlined
 def d_sigmoid(s):
     """The derivative of sigmoid where its value is s."""

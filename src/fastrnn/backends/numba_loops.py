@@ -48,6 +48,18 @@ def backward_loop(cell_name, dtype):
     return kernels.jit(loop, types.void(*given, dx, dstart, dstart, vector, vector, *[dvector] * 4, types.boolean))
 
 
+@cache
+def activation_loop(activation, dtype):
+    real = from_dtype(dtype)
+    given, result = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
+    return kernels.jit(kernels.build_map(getattr(kernels, activation)), types.void(given, result))
+
+
+def activate(activation, v, result):
+    """result[i] = sigmoid or tanh of v[i], vectors of one dtype, as the loops compute it."""
+    activation_loop(activation, v.dtype)(v, result)
+
+
 # --- The contract
 
 
