@@ -4,7 +4,7 @@
  * in a microsecond. */
 static const double LEAST_FLOP_PER_CALL = 3e6, LEAST_FLOP_PER_MEETING = 9e4;
 
-enum { ROWS_PER_THREAD = 6 }; /* that fill a tile */
+enum { ROWS_PER_THREAD = 4 }; /* so many keep the FMAs busy while their weights come from the second-level cache */
 
 int fr_worth_threads(double flop) { return flop >= LEAST_FLOP_PER_CALL; }
 
