@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from . import backends, checks, cpus
 from .backends import BackendUnavailable
@@ -90,8 +91,9 @@ def _read_environment() -> None:
     global _backend, _threads
     if name := os.environ.get("FASTRNN_BACKEND"):
         _backend = backends.load(name, "FASTRNN_BACKEND")
-    if os.environ.get("FASTRNN_ISA"):
-        backends.available()  # imports the native module, which reads the variable
+    if (level := os.environ.get("FASTRNN_ISA")) and "native" in backends.available():
+        native: Any = backends.load("native")
+        native.cap_level(level)
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
         if not (word.isdecimal() and int(word) >= 1):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")

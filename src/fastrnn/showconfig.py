@@ -43,7 +43,8 @@ def show_config() -> Config:
     """The versions, backend, instruction set, threads and compiler in use: a read-only mapping, printable as a table.
 
     instruction_set, instruction_sets (best first) and compiler are those of
-    the native backend, None or () where it is not available.
+    the native backend, None or () where it is not available;
+    unavailable_backends says why.
     """
     names = backends.available()
     native: Any = backends.load("native") if "native" in names else None
@@ -52,6 +53,7 @@ def show_config() -> Config:
             "version": __version__,
             "backend": config.get_backend(),
             "available_backends": names,
+            "unavailable_backends": backends.unavailable(),
             "instruction_set": native and native.level(),
             "instruction_sets": tuple(native.levels()) if native else (),
             "threads": config.get_num_threads(),

@@ -40,7 +40,7 @@ def load(name: str, argument: str = "backend") -> Backend:
             raise BackendUnavailable(f"{argument}: {name!r} is not installed (no module {ENTRIES[name].needs})")
         try:
             _loaded[name] = import_module(f".{ENTRIES[name].module}", __name__)  # type: ignore[assignment]
-        except (ImportError, OSError) as error:
+        except Exception as error:  # whatever a module that is broken here raises, the others still work
             raise BackendUnavailable(f"{argument}: {name!r} cannot be loaded: {error}") from error
     return _loaded[name]
 
@@ -51,6 +51,17 @@ def available() -> tuple[str, ...]:
     The native module is imported to know; Numba, which takes long to import, only has to be installed.
     """
     return tuple(name for name in ENTRIES if installed(name) and (name != "native" or _loads(name)))
+
+
+def unavailable() -> tuple[str, ...]:
+    """Why each of the other backends cannot be used here."""
+    reasons = []
+    for name in ENTRIES.keys() - available():
+        try:
+            load(name)
+        except BackendUnavailable as error:
+            reasons.append(str(error).removeprefix("backend: "))
+    return tuple(sorted(reasons))
 
 
 def _loads(name: str) -> bool:

@@ -1,7 +1,5 @@
 """The native backend: fused C kernels, compiled once per instruction-set level, behind a thin Cython module."""
 
-import os
-
 from ._native import (
     Shortcut,
     activate,
@@ -40,7 +38,7 @@ FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))
 
 
 def cap_level(word: str) -> None:
-    """Use the best level of this machine that is not above `word`."""
+    """Use the best level of this machine that is not above `word`, the value of FASTRNN_ISA."""
     available = levels()
     family = next(family for family in FAMILIES if available[0] in family)
     if word.lower() not in family:
@@ -51,5 +49,3 @@ def cap_level(word: str) -> None:
 
 if not levels():
     raise ImportError("fastrnn's native kernels need SSE4.2 and POPCNT (x86-64-v2), which this CPU lacks")
-if os.environ.get("FASTRNN_ISA"):
-    cap_level(os.environ["FASTRNN_ISA"])
