@@ -196,7 +196,7 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    job j = {.n_teams = n_runs, .work = forward_work, .watch = {.interrupted = interrupted},
+    job j = {.n_teams = n_runs, .work = forward_work, .watch = {.interrupted = interrupted, .mode = fp_mode_now()},
              .row_flop = step_flop(packed->cell, packed->I, packed->H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
@@ -227,7 +227,7 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    job j = {.n_teams = n_runs, .work = backward_work, .watch = {.interrupted = interrupted},
+    job j = {.n_teams = n_runs, .work = backward_work, .watch = {.interrupted = interrupted, .mode = fp_mode_now()},
              .row_flop = 2 * step_flop(runs->cell, runs->input_size, H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "fpmode.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -160,25 +162,5 @@ INLINE void vtranspose(vec *rows) {
         memcpy(rows, other, sizeof other);
     }
 }
-
-/* Denormals count as zero inside the kernels: they cost 100 cycles an operation where a decaying state meets them. */
-#if defined(__x86_64__)
-typedef unsigned fp_mode;
-INLINE fp_mode denormals_off(void) {
-    fp_mode old = _mm_getcsr();
-    _mm_setcsr(old | 0x8040); /* flush results to zero, read operands as zero */
-    return old;
-}
-INLINE void denormals_restore(fp_mode old) { _mm_setcsr(old); }
-#elif defined(__aarch64__)
-typedef uint64_t fp_mode;
-INLINE fp_mode denormals_off(void) {
-    fp_mode old;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"(old | (1u << 24)));
-    return old;
-}
-INLINE void denormals_restore(fp_mode old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
-#endif
 
 #endif

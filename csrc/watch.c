@@ -17,6 +17,10 @@ void fr_watch_count(fr_watch *watch, double flop) {
     if (now - watch->asked < ASK_EVERY)
         return;
     watch->asked = now;
-    if (watch->interrupted())
+    const fp_mode kernels = fp_mode_now();
+    denormals_restore(watch->mode);
+    const int interrupted = watch->interrupted();
+    denormals_restore(kernels);
+    if (interrupted)
         atomic_store_explicit(&watch->stop, 1, memory_order_relaxed);
 }

@@ -4,8 +4,11 @@
 
 #include <stdatomic.h>
 
+#include "fpmode.h"
+
 typedef struct {
     int (*interrupted)(void); /* NULL: nobody is asked */
+    fp_mode mode;         /* the caller's, in which it is asked: a signal's handler may run there */
     atomic_int stop;
     double work;          /* operations since the clock was last looked at */
     long long asked;      /* when, in nanoseconds; 0: the clock was not looked at yet */
