@@ -1,4 +1,4 @@
-"""The mode of the floating-point unit (MXCSR, FPCR) is the caller's own: no call leaves a trace in it, nor needs one."""
+"""The mode of the floating-point unit (MXCSR, FPCR) is the caller's own: no call leaves a trace in it."""
 
 import ctypes
 import os

@@ -18,7 +18,7 @@ import numpy as np
 from . import checks, config, stack
 from .frozen import FrozenCell, infer_cell
 from .geometry import Array, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
-from .params import Accumulators, Parameters, group, rnn_cell
+from .params import Accumulators, Parameters, check_memory, group, rnn_cell
 from .spec import GRU, LSTM, Cell, Weights
 from .tape import Grads, S, Tape, check_tape
 
@@ -68,6 +68,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
             bidirectional=False,
             dtype=checks.float_dtype(dtype),
         )
+        check_memory(spec)
         super().__init__(spec, SUFFIXES, checks.generator(rng))
 
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
@@ -86,7 +87,8 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
     def _backward(self, tape: Tape, named: Sequence[tuple[str, ArrayLike | None]], accumulate: Any) -> Grads[S]:
         check_tape(tape, self)
         dafter = read_cell_gradients(tape, *named)
-        sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate)
+        read = [*tape.arrays(), *zip([name for name, _ in named], dafter)]
+        sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx, dstate = backprop_cell(tape, dafter, group(sums.inner, self._suffixes))
         return Grads(dx, dstate, sums.finish())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,11 @@ def show(shape: Shape) -> str:
     return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
 
 
+def digits(number: int) -> str:
+    """An integer for a message: Python refuses to write out those of thousands of digits."""
+    return str(number) if number.bit_length() < 256 else f"an integer of {number.bit_length()} bits"
+
+
 # --- plain values
 
 
@@ -40,7 +45,7 @@ def integer(name: str, value: Any) -> int:
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {kind(value)}")
     if number < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {number}")
+        raise ValueError(f"{name}: expected an integer of at least 1, got {digits(number)}")
     return number
 
 
@@ -145,6 +150,9 @@ def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | N
         return None
     if not batched:
         raise ValueError("lengths: expected None for an unbatched x (T, input_size), got lengths")
+    for n in value if isinstance(value, (list, tuple)) else ():  # what NumPy would make floats or objects of
+        if isinstance(n, int) and n.bit_length() > 63:
+            raise ValueError(f"lengths: expected integers from 1 to T = {T}, got {digits(n)}")
     array = real("lengths", value)
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
@@ -214,9 +222,25 @@ def disjoint(name: str, y: Array, after: Sequence[Array], x: Array, now: Sequenc
             raise ValueError(f"{name}: expected arrays that overlap neither each other nor x_t, got some that do")
 
 
-def own_memory(name: str, array: Array, other: Array) -> None:
-    if np.may_share_memory(array, other):
-        raise ValueError(f"{name}: expected an array of its own, got one that overlaps a parameter")
+def own_memory(name: str, array: Array, others: Iterable[tuple[str, Array | None]]) -> None:
+    """No two elements of `array` are the same memory, nor any of them one of the others'."""
+    if overlaps_itself(array):
+        raise ValueError(f"{name}: expected an array of its own, got one that overlaps itself")
+    for what, other in others:
+        if other is not None and np.may_share_memory(array, other) and np.shares_memory(array, other):
+            raise ValueError(f"{name}: expected an array of its own, got one that overlaps {what}")
+
+
+def overlaps_itself(array: Array) -> bool:
+    """Whether strides are zero or so small that elements may lie on each other: those of an axis span the next."""
+    if array.flags.c_contiguous:
+        return False
+    extent = array.itemsize
+    for stride, n in sorted((abs(stride), n) for stride, n in zip(array.strides, array.shape) if n > 1):
+        if stride < extent:
+            return True
+        extent += stride * (n - 1)
+    return False
 
 
 def same_memory(a: Array, b: Array) -> bool:

@@ -17,6 +17,8 @@ from . import backends, checks, cpus
 from .backends import BackendUnavailable
 from .backends.base import Backend
 
+MOST_THREADS = 1 << 16  # more than any machine has, few enough for the kernels' arithmetic
+
 _in_context: ContextVar[Backend | None] = ContextVar("fastrnn_backend", default=None)
 _backend: Backend | None = None
 _threads: int | None = None
@@ -84,7 +86,10 @@ def get_num_threads() -> int:
 def set_num_threads(n: int) -> None:
     """Let every call in the process use up to n >= 1 threads. Results do not depend on it."""
     global _threads
-    _threads = checks.integer("n", n)
+    n = checks.integer("n", n)
+    if n > MOST_THREADS:
+        raise ValueError(f"n: expected at most {MOST_THREADS} threads, got {checks.digits(n)}")
+    _threads = n
 
 
 def _read_environment() -> None:
@@ -95,7 +100,7 @@ def _read_environment() -> None:
         native: Any = backends.load("native")
         native.cap_level(level)
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
-        if not (word.isdecimal() and int(word) >= 1):
+        if not (word.isdecimal() and len(word) <= len(str(MOST_THREADS)) and 1 <= int(word) <= MOST_THREADS):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")
         _threads = int(word)
 

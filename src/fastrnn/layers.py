@@ -36,7 +36,7 @@ from .geometry import (
     state_shape,
     time_major,
 )
-from .params import Accumulators, Parameters, group, layer_suffixes, rnn_cell
+from .params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell
 from .spec import GRU as GRU_CELL
 from .spec import LSTM as LSTM_CELL
 from .spec import Cell
@@ -74,6 +74,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             checks.float_dtype(dtype),
         )
         self._rng = checks.generator(rng)
+        check_memory(spec)
         super().__init__(spec, layer_suffixes(spec), self._rng)
 
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
@@ -121,7 +122,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))
             dy = time_major(checks.strided(dy, spec.dtype), spec.batch_first)
         checks.some_gradient("dy, dstate", dy, *dafter)
-        sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate)
+        read = [*tape.arrays(), ("dy", dy), *[("dstate", part) for part in dafter]]
+        sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
         inner = group(sums.inner, self._suffixes)
         before = stack.backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from math import prod, sqrt
+from collections.abc import Mapping, Sequence
+from math import sqrt
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +58,24 @@ def group(arrays: Mapping[str, Array], suffixes: list[list[str]]) -> list[tuple[
     ]
 
 
+ARRAY_BYTES = 256  # that an array and its name take, at the least, beside its elements
+
+
+def check_memory(spec: LayerSpec) -> None:
+    """A MemoryError, before any of the parameters is named or drawn, where they could not all be allocated."""
+    rows, biases = spec.directions * spec.cell.gates * spec.hidden_size, 2 if spec.bias else 0
+    columns = spec.input_size + (spec.num_layers - 1) * spec.output_size + spec.num_layers * (spec.hidden_size + biases)
+    arrays = spec.num_layers * spec.directions * (2 + biases)
+    try:
+        np.empty(rows * columns * spec.dtype.itemsize + arrays * ARRAY_BYTES, np.uint8)  # asked for, never touched
+    except (MemoryError, ValueError, OverflowError):
+        sizes = ("input_size", "hidden_size", "num_layers")
+        given = ", ".join(f"{size}={checks.digits(getattr(spec, size))}" for size in sizes)
+        raise MemoryError(f"cannot allocate the parameters of {given}") from None
+
+
 def draw(shapes: Mapping[str, tuple[int, ...]], spec: LayerSpec, rng: np.random.Generator) -> dict[str, Array]:
     """Parameters from U(-1/√H, 1/√H), in order."""
-    if sum(map(prod, shapes.values())) * 8 > sys.maxsize:
-        raise MemoryError(f"cannot allocate parameters of the shapes {', '.join(map(str, shapes.values()))}")
     bound = 1 / sqrt(spec.hidden_size)
     return {name: rng.uniform(-bound, bound, shape).astype(spec.dtype) for name, shape in shapes.items()}
 
@@ -104,9 +117,17 @@ class Parameters:
 
 
 class Accumulators:
-    """Where the gradients of parameters go: `named` as the caller gets them, `inner` as a backend writes them."""
+    """Where the gradients of parameters go: `named` as the caller gets them, `inner` as a backend writes them.
 
-    def __init__(self, params: Mapping[str, Array], accumulate: Mapping[str, Any] | None) -> None:
+    `read` are the arrays that the backward pass reads, apart from the parameters.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Array],
+        accumulate: Mapping[str, Any] | None,
+        read: Sequence[tuple[str, Array | None]],
+    ) -> None:
         self.named: dict[str, Array] = {}
         self.inner: dict[str, Array] = {}
         if accumulate is not None:
@@ -115,9 +136,11 @@ class Accumulators:
             if accumulate is None:
                 self.named[name] = self.inner[name] = np.zeros(param.shape, param.dtype)
                 continue
-            array = checks.output(f"accumulate[{name!r}]", accumulate[name], param.shape, param.dtype, contiguous=False)
-            for other in params.values():
-                checks.own_memory(f"accumulate[{name!r}]", array, other)
+            label = f"accumulate[{name!r}]"
+            array = checks.output(label, accumulate[name], param.shape, param.dtype, contiguous=False)
+            others = [("a parameter", other) for other in params.values()]
+            others += [(f"accumulate[{other!r}]", earlier) for other, earlier in self.named.items()]
+            checks.own_memory(label, array, [*others, *read])
             direct = array.flags.c_contiguous and array.flags.aligned
             self.named[name], self.inner[name] = array, array if direct else np.zeros(param.shape, param.dtype)
 

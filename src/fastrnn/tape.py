@@ -44,6 +44,14 @@ class Tape:
         self.owner, self.spec, self.backend = owner, spec, backend
         self.weights, self.call, self.runs = weights, call, runs
 
+    def arrays(self) -> list[tuple[str, Array | None]]:
+        """What `backward` reads of it beside the parameters, by the names for messages."""
+        found: list[tuple[str, Array | None]] = [("lengths", self.call.lengths)]
+        for run in self.runs:
+            kept = (run.saved, run.kept, *run.state)
+            found += [("x", run.x), ("y", run.y), *[("what the tape keeps", array) for array in kept]]
+        return found
+
     def __repr__(self) -> str:
         T, B, _ = self.call.x.shape
         return f"<Tape of {self.owner}, T={T}, B={B}, backend {self.backend.name}>"
