@@ -53,13 +53,13 @@ def check_nans(case, key):
 
 
 def spoil_every_position(case):
-    """Each row of the batch has one special value at one place of x, the state, dy or dstate, at the middle step.
+    """Each row of the batch has one special value at one place of x, the state, dy or dstate: of the first step's x, of the last one's dy.
 
     Rows do not meet but in the gradients of the parameters. A place has another of the values in layers one unit wider.
     Returns how many rows were used.
     """
-    T, row = len(case.x) // 2, 0
-    for array in (case.x[T], case.dy[T], *(part[0] for part in case.state + case.dstate)):
+    row = 0
+    for array in (case.x[0], case.dy[-1], *(part[0] for part in case.state + case.dstate)):
         for position in range(array.shape[-1]):
             array[row, position] = SPECIAL[(position + sum(array.shape)) % len(SPECIAL)]
             row += 1
@@ -75,7 +75,7 @@ def rows_needed(kind, I, H):
 def test_every_position_of_a_row(kernels, kind, dtype):
     for I, H in sizes_to(kernels, dtype):
         B = rows_needed(kind, I, H)
-        case = make_case(kind, 3, B, I, H, dtype=dtype)
+        case = make_case(kind, 2, B, I, H, dtype=dtype)
         assert spoil_every_position(case) == B
         check_nans(case, (kind, dtype, I, H, "rows"))
 

@@ -190,7 +190,7 @@ def check_example(example):
     assert_results_close(expected, {name: reference[name] for name in expected}, case)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(example=examples())
 def test_sequences(kernels, example):
     check_example(example)
@@ -221,7 +221,7 @@ def steps(draw):
     return layer, plain, [draw(st.sampled_from(names)) for _ in plain]
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(example=steps())
 def test_steps(kernels, example):
     """A step, with and without `out` and in place, is a sequence of length one."""
