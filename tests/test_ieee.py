@@ -53,7 +53,7 @@ def check_nans(case, key):
 
 
 def spoil_every_position(case):
-    """Each row of the batch has one special value at one place of x, the state, dy or dstate: of the first step's x, of the last one's dy.
+    """Each row of the batch has one special value at one place: of the first x, the state, the last dy, or dstate.
 
     Rows do not meet but in the gradients of the parameters. A place has another of the values in layers one unit wider.
     Returns how many rows were used.
