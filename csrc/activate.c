@@ -10,11 +10,11 @@ static vec exp_of(vec v) {
 void LEVEL(fr_activate)(fr_activation function, const void *from, void *to, ptrdiff_t n) {
     const real *v = from;
     real *result = to;
-    fp_mode mode = denormals_off();
+    fr_fp_mode mode = fr_fp_mode_enter();
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         const int lanes = min_lanes(n - i);
         const vec x = vload_n(v + i, lanes);
         vstore_n(result + i, function == FR_EXP ? exp_of(x) : function == FR_SIGMOID ? vsigmoid(x) : vtanh(x), lanes);
     }
-    denormals_restore(mode);
+    fr_fp_mode_set(mode);
 }

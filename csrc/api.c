@@ -38,7 +38,7 @@ fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t 
     }
     p->data = p->memory.data;
     pack_job job = {p, weights, fr_pool_reserve(bytes < LEAST_BYTES_TO_SHARE ? 1 : threads)};
-    fr_pool_run(job.size, pack_body, &job);
+    fr_pool_run(job.size, pack_body, &job, NULL);
     fr_pool_release(job.size);
     *packed = p;
     return FR_OK;
@@ -95,6 +95,9 @@ static void end_team(fr_barrier *barrier, const fr_schedule *schedule, ptrdiff_t
 
 enum { MAX_RUNS = 2 };
 
+/* What a core could do in the time that a row's step takes at least, by the order of magnitude. */
+static const double LEAST_ROW_FLOP = 5e3;
+
 typedef struct {
     const void *run; /* fr_forward_run or fr_backward_run */
     const fr_batch *batch;
@@ -128,6 +131,8 @@ static void job_body(void *context, int thread) {
         share.watch = &j->watch;
         share.counts = thread == 0;
         share.row_flop = by_units ? j->row_flop / size : j->row_flop;
+        if (share.row_flop < LEAST_ROW_FLOP)
+            share.row_flop = LEAST_ROW_FLOP;
         share.dx_stored = i ? 0 : T;
         share.zeroes_padding = i == 0;
         if (j->side_by_side) {
@@ -179,7 +184,7 @@ static fr_status run_job(job *j, call *c, int used) {
         fr_barrier_init(&j->teams[i].barrier, j->teams[i].schedule.threads, &j->watch.stop);
     }
     fr_barrier_init(&j->crossing, members, &j->watch.stop);
-    fr_pool_run(used, job_body, j);
+    fr_pool_run(used, job_body, j, &j->watch);
     fr_barrier_destroy(&j->crossing);
     for (int i = 0; i < j->n_teams; i++)
         end_team(&j->teams[i].barrier, &j->teams[i].schedule, c->batch.T);
@@ -196,7 +201,7 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    job j = {.n_teams = n_runs, .work = forward_work, .watch = {.interrupted = interrupted, .mode = fp_mode_now()},
+    job j = {.n_teams = n_runs, .work = forward_work, .watch = fr_watch_begin(interrupted),
              .row_flop = step_flop(packed->cell, packed->I, packed->H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
@@ -227,7 +232,7 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
-    job j = {.n_teams = n_runs, .work = backward_work, .watch = {.interrupted = interrupted, .mode = fp_mode_now()},
+    job j = {.n_teams = n_runs, .work = backward_work, .watch = fr_watch_begin(interrupted),
              .row_flop = 2 * step_flop(runs->cell, runs->input_size, H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
@@ -277,7 +282,7 @@ static void yardstick_body(void *context, int thread) {
 /* What `threads` of the reserved ones reach together. */
 static double run_yardstick(yardstick *job, int threads) {
     double sum = 0;
-    fr_pool_run(threads, yardstick_body, job);
+    fr_pool_run(threads, yardstick_body, job, NULL);
     for (int i = 0; i < threads; i++)
         sum += job->rate[i];
     return sum;

@@ -264,7 +264,7 @@ static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, 
     for (int adds = 0; adds < 2; adds++) {
         const ptrdiff_t first = bounds[adds], terms = bounds[adds + 1] - first;
         if (adds && terms && share->crossing && !*met) {
-            fr_barrier_wait(share->crossing);
+            fr_share_cross(share);
             *met = 1;
         }
         dx_rows(b, first + fr_cut(terms, share->index, share->size), first + fr_cut(terms, share->index + 1, share->size),
@@ -320,11 +320,11 @@ static void run_steps(const backward_state *b, int *met) {
 void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch) {
     backward_state b = begin(run, batch, share);
     lay_out(&b, scratch);
-    fp_mode mode = denormals_off();
+    fr_fp_mode mode = fr_fp_mode_enter();
     int met = 0;
     if (!prepare(&b))
         run_steps(&b, &met);
     if (share->crossing && !met)
-        fr_barrier_wait(share->crossing);
-    denormals_restore(mode);
+        fr_share_cross(share);
+    fr_fp_mode_set(mode);
 }

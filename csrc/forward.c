@@ -305,10 +305,11 @@ static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) 
     }
 }
 
-/* Step t of the first `live` owned rows through all owned panels. */
-static void forward_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
+/* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. */
+static int forward_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
     const int width = live <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
+    const double flop = (double)live * share->row_flop / (double)groups;
     for (ptrdiff_t k = 0; k < groups && live; k++) {
         ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
         if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->pair)
@@ -316,7 +317,10 @@ static void forward_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
         else
             for (; p < end && p < f->panel_end; p++)
                 functions_of(f, p)->step(f, p, t, live);
+        if (fr_share_worked(share, flop))
+            return 1;
     }
+    return fr_watch_stopped(share->watch);
 }
 
 /* The steps in the order of the visit. */
@@ -354,19 +358,27 @@ static row_function *row_function_of(const forward_state *f) {
     return functions->row_pair && (f->panel_end - f->panel) % PAIR == 0 ? functions->row_pair : functions->row;
 }
 
+/* Large weights may come from memory at every step, at a tenth of a core's peak. */
+static const double UNASKED_FLOP = 1e8;
+
 static void run_row(forward_state *f, const fr_share *share, row_function *run_steps) {
     fr_barrier *barrier = share->by_units ? share->barrier : NULL;
     const ptrdiff_t row = owned_row(f, 0), length = fr_length(f->batch, row), direction = f->run->reverse ? -1 : 1;
+    const ptrdiff_t unasked = 1 + (ptrdiff_t)(UNASKED_FLOP / share->row_flop);
     ptrdiff_t t = f->run->reverse ? length - 1 : 0;
     for (ptrdiff_t left = length, steps; left > 0; left -= steps) {
         steps = left < f->terms ? left : f->terms;
         for (ptrdiff_t s = 0; s < steps; s++)
             f->x_terms[s] = at(&f->run->x, t + s * direction, row);
         hoist(f, steps);
-        const int stopped = fr_share_stopped(share, steps); /* a team that meets decides there */
-        if (run_steps(f, t, steps, barrier) || (stopped && !barrier))
-            return;
-        t += steps * direction;
+        for (ptrdiff_t until = 0; until < steps;) {
+            const ptrdiff_t more = steps - until < unasked ? steps - until : unasked;
+            const int stopped = fr_share_stopped(share, more); /* a team that meets decides there */
+            until += more;
+            if (run_steps(f, t, until, barrier) || (stopped && !barrier))
+                return;
+            t += more * direction;
+        }
     }
 }
 
@@ -378,11 +390,10 @@ static void run_rows(forward_state *f, const fr_share *share) {
             hoisted_until += hoist_chunk(f, s, live);
         live = fr_live(f->batch, t, live);
         ptrdiff_t rows = fr_owned(live, f->hand);
-        forward_step(f, t, rows);
+        const int stopped = forward_step(f, share, t, rows);
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
         f->step_term += rows;
-        const int stopped = fr_share_stopped(share, rows);
         if (share->by_units ? fr_barrier_wait(share->barrier) : stopped)
             return;
     }
@@ -450,7 +461,7 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
 
     ptrdiff_t j = f.panel * panel_units(weights->cell), end = f.panel_end * panel_units(weights->cell);
     ptrdiff_t units = (end < H ? end : H) - j;
-    fp_mode mode = denormals_off();
+    fr_fp_mode mode = fr_fp_mode_enter();
     begin_rows(&f, j, units);
     row_function *row = row_function_of(&f);
     if (row)
@@ -458,5 +469,5 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
     else
         run_rows(&f, share);
     end_rows(&f, j, units);
-    denormals_restore(mode);
+    fr_fp_mode_set(mode);
 }

@@ -9,25 +9,25 @@
  * the bits would depend on the caller's rounding, which the pool's threads do not share. */
 #if defined(__x86_64__)
 #include <xmmintrin.h>
-typedef unsigned fp_mode;
-#define KERNEL_FP_MODE 0x9fc0u
-static inline fp_mode fp_mode_now(void) { return _mm_getcsr(); }
-static inline void denormals_restore(fp_mode old) { _mm_setcsr(old); }
+typedef unsigned fr_fp_mode;
+#define FR_KERNELS_FP_MODE 0x9fc0u
+static inline fr_fp_mode fr_fp_mode_get(void) { return _mm_getcsr(); }
+static inline void fr_fp_mode_set(fr_fp_mode mode) { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
-typedef uint64_t fp_mode;
-#define KERNEL_FP_MODE (1u << 24)
-static inline fp_mode fp_mode_now(void) {
-    fp_mode mode;
+typedef uint64_t fr_fp_mode;
+#define FR_KERNELS_FP_MODE (1u << 24)
+static inline fr_fp_mode fr_fp_mode_get(void) {
+    fr_fp_mode mode;
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
     return mode;
 }
-static inline void denormals_restore(fp_mode old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
+static inline void fr_fp_mode_set(fr_fp_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
 #endif
 
-/* Enters the kernels' mode and returns the one to restore. */
-static inline fp_mode denormals_off(void) {
-    fp_mode old = fp_mode_now();
-    denormals_restore(KERNEL_FP_MODE);
+/* Enters the kernels' mode and returns the one to set again. */
+static inline fr_fp_mode fr_fp_mode_enter(void) {
+    fr_fp_mode old = fr_fp_mode_get();
+    fr_fp_mode_set(FR_KERNELS_FP_MODE);
     return old;
 }
 

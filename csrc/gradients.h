@@ -158,9 +158,10 @@ static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t
 
 /* --- The products over a chunk's terms, divided by outputs. */
 
-/* dx of the terms begin .. end-1: stored, or added to what is there. */
+/* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 static void dx_rows(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds) {
-    for (ptrdiff_t panel = 0; panel < wide_panels(b->I); panel++) {
+    const double panel_flop = 2.0 * (double)(end - begin) * (double)weight_rows(b) * COLUMNS * LANES;
+    for (ptrdiff_t panel = 0; panel < wide_panels(b->I) && !fr_share_worked(b->share, panel_flop); panel++) {
         const ptrdiff_t j = panel * COLUMNS * LANES;
         const int C = wide_columns(b->I, panel);
         int rows;
@@ -265,8 +266,11 @@ static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) 
     const int index = b->share->index, size = b->share->size;
     const fr_gradients *gradients = &b->run->gradients;
     const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+    const double item_flop = 2.0 * (double)terms * COLUMNS * LANES * COLUMNS * LANES;
     ptrdiff_t packed = -1;
     for (ptrdiff_t item = fr_cut(items, index, size); item < fr_cut(items, index + 1, size); item++) {
+        if (fr_share_worked(b->share, item_flop))
+            return;
         ptrdiff_t wide = item / b->panels, from_x = wide < x_panels;
         if (wide != packed)
             pack_block((from_x ? b->x : b->h) + term, terms, from_x ? b->I : b->H, from_x ? wide : wide - x_panels,

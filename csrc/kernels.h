@@ -50,11 +50,21 @@ typedef struct fr_kernels {
     double (*read_passes)(const void *data, ptrdiff_t bytes, int passes);
 } fr_kernels;
 
-/* Counts the work of a step; returns whether the call is to end. */
-static inline int fr_share_stopped(const fr_share *share, ptrdiff_t rows) {
+/* Counts work; returns whether the call is to end. */
+static inline int fr_share_worked(const fr_share *share, double flop) {
     if (share->counts)
-        fr_watch_count(share->watch, (double)rows * share->row_flop);
+        fr_watch_count(share->watch, flop);
     return fr_watch_stopped(share->watch);
+}
+
+/* The same for a step of so many rows. */
+static inline int fr_share_stopped(const fr_share *share, ptrdiff_t rows) {
+    return fr_share_worked(share, (double)rows * share->row_flop);
+}
+
+/* Meets the other direction's team, which may have farther to go. */
+static inline void fr_share_cross(const fr_share *share) {
+    fr_barrier_wait_asking(share->crossing, share->counts ? share->watch : NULL);
 }
 
 /* The kernels of the level in force. */

@@ -52,7 +52,7 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out,
 }
 
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size) {
-    fp_mode mode = denormals_off(); /* the biases are added here */
+    fr_fp_mode mode = fr_fp_mode_enter(); /* the biases are added here */
     for (ptrdiff_t p = fr_cut(packed->panels, index, size); p < fr_cut(packed->panels, index + 1, size); p++) {
         real *panel = (real *)packed->data + p * packed->panel_size;
         int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
@@ -62,5 +62,5 @@ void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int inde
         real *h_part = pack_part(packed, p, fed, panel + columns * LANES, weights->w_ih, packed->I, 1);
         pack_part(packed, p, fed, h_part, weights->w_hh, packed->H, 0);
     }
-    denormals_restore(mode);
+    fr_fp_mode_set(mode);
 }

@@ -1,6 +1,8 @@
 #include "pool.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "clock.h"
 
@@ -14,6 +16,9 @@
  * meet at every step would take turns sleeping; short against a scheduler's time slice. Between calls: longer than what a program does between a forward
  * and a backward, since waking a core that has gone to sleep can take as long as a small call. */
 enum { CALL_SPIN = 200000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
+
+/* How long the thread that made a call sleeps before it asks whether the call is to go on, in nanoseconds. */
+enum { ASKER_SLEEPS = 20000000 };
 
 /* For so many nanoseconds a neighbour is expected to stay. */
 enum { CONTENTION_LASTS = 100000000 };
@@ -52,19 +57,42 @@ void fr_barrier_destroy(fr_barrier *barrier) {
     pthread_cond_destroy(&barrier->condition);
 }
 
-/* A sleeper counts itself and then looks at the phase; the last arrival moves the phase and then looks for sleepers:
- * in the total order of these four accesses one of the two sees the other, so no wake-up is lost. */
 static int look_at_stop(const fr_barrier *barrier) {
     return barrier->stop && atomic_load_explicit(barrier->stop, memory_order_relaxed);
 }
 
-int fr_barrier_wait(fr_barrier *barrier) {
-    if (barrier->size == 1)
+/* Sleeps, under the mutex, until woken; who has a watch also wakes now and then, to ask. */
+static void sleep_at(fr_barrier *barrier, fr_watch *watch) {
+    if (!watch || !watch->interrupted) {
+        pthread_cond_wait(&barrier->condition, &barrier->mutex);
+        return;
+    }
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until); /* the clock of conditions */
+    until.tv_nsec += ASKER_SLEEPS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    if (pthread_cond_timedwait(&barrier->condition, &barrier->mutex, &until) == ETIMEDOUT) {
+        pthread_mutex_unlock(&barrier->mutex);
+        fr_watch_look(watch);
+        pthread_mutex_lock(&barrier->mutex);
+    }
+}
+
+/* A sleeper counts itself and then looks at the phase; the last arrival moves the phase and then looks for sleepers:
+ * in the total order of these four accesses one of the two sees the other, so no wake-up is lost.
+ *
+ * Once a thread has arrived, the others may go on, and the pool's next run sets another size: so the size is read
+ * before, and what the last meeting found is not written where nobody reads it. */
+int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) {
+    const int size = barrier->size;
+    if (size == 1)
         return look_at_stop(barrier);
     unsigned phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
-    if (atomic_fetch_add(&barrier->arrived, 1) + 1 == barrier->size) {
+    if (atomic_fetch_add(&barrier->arrived, 1) + 1 == size) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        barrier->stopped = look_at_stop(barrier);
+        if (barrier->stop)
+            barrier->stopped = look_at_stop(barrier);
         atomic_store(&barrier->phase, phase + 1);
         if (atomic_load(&barrier->sleepers)) {
             pthread_mutex_lock(&barrier->mutex);
@@ -76,12 +104,14 @@ int fr_barrier_wait(fr_barrier *barrier) {
         pthread_mutex_lock(&barrier->mutex);
         atomic_fetch_add(&barrier->sleepers, 1);
         while (atomic_load(&barrier->phase) == phase)
-            pthread_cond_wait(&barrier->condition, &barrier->mutex);
+            sleep_at(barrier, watch);
         atomic_fetch_sub(&barrier->sleepers, 1);
         pthread_mutex_unlock(&barrier->mutex);
     }
     return barrier->stopped;
 }
+
+int fr_barrier_wait(fr_barrier *barrier) { return fr_barrier_wait_asking(barrier, NULL); }
 
 /* A worker waits for `ticket` to change, runs the job that came with it, and meets the caller at `done`. */
 typedef struct worker {
@@ -99,7 +129,6 @@ typedef struct worker {
  * it looks at it once more after it has let the others go. */
 static struct {
     atomic_flag reserved;
-    int initialised;
     worker *workers; /* by falling index, size .. 1 */
     int size;
     fr_barrier done;
@@ -132,6 +161,12 @@ static void forget_after_fork(void) {
     atomic_flag_clear(&pool.reserved);
 }
 
+/* When the library is loaded, not when the pool is first reserved: another thread may fork just then. */
+static __attribute__((constructor)) void prepare_pool(void) {
+    fr_barrier_init(&pool.done, 1, NULL);
+    pthread_atfork(NULL, NULL, forget_after_fork);
+}
+
 static int add_worker(void) {
     worker *w = calloc(1, sizeof *w);
     if (!w)
@@ -160,11 +195,6 @@ static int add_worker(void) {
 int fr_pool_reserve(int wanted) {
     if (wanted <= 1 || atomic_flag_test_and_set(&pool.reserved))
         return 1;
-    if (!pool.initialised) {
-        pool.initialised = 1;
-        fr_barrier_init(&pool.done, 1, NULL);
-        pthread_atfork(NULL, NULL, forget_after_fork);
-    }
     while (pool.size < wanted - 1 && add_worker())
         ;
     if (pool.size == 0) {
@@ -174,7 +204,7 @@ int fr_pool_reserve(int wanted) {
     return pool.size < wanted - 1 ? pool.size + 1 : wanted;
 }
 
-void fr_pool_run(int n, void (*body)(void *context, int index), void *context) {
+void fr_pool_run(int n, void (*body)(void *context, int index), void *context, fr_watch *watch) {
     if (n == 1) {
         body(context, 0);
         return;
@@ -193,7 +223,7 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context) {
         }
     }
     body(context, 0);
-    fr_barrier_wait(&pool.done);
+    fr_barrier_wait_asking(&pool.done, watch);
 }
 
 void fr_pool_release(int reserved) {

@@ -8,14 +8,17 @@
 
 typedef struct {
     int (*interrupted)(void); /* NULL: nobody is asked */
-    fp_mode mode;         /* the caller's, in which it is asked: a signal's handler may run there */
     atomic_int stop;
     double work;          /* operations since the clock was last looked at */
-    long long asked;      /* when, in nanoseconds; 0: the clock was not looked at yet */
+    long long asked;      /* when, in nanoseconds */
+    fr_fp_mode mode;      /* the caller's, in which it is asked: a signal's handler may run there */
 } fr_watch;
 
-/* Counts the calling thread's work and asks, at most every tenth of a second. Not for other threads. */
-void fr_watch_count(fr_watch *watch, double flop);
+fr_watch fr_watch_begin(int (*interrupted)(void));
+
+/* These are for the thread that made the call. */
+void fr_watch_count(fr_watch *watch, double flop); /* looks at the clock after enough work */
+void fr_watch_look(fr_watch *watch); /* asks, at most every tenth of a second */
 
 static inline int fr_watch_stopped(const fr_watch *watch) {
     return atomic_load_explicit(&watch->stop, memory_order_relaxed);

@@ -5,6 +5,7 @@ Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI.
 because the caller holds the array for the whole call.
 """
 
+import os
 import threading
 
 from cpython.buffer cimport (
@@ -114,9 +115,18 @@ cdef double LEAST_PACKED_WITHOUT_GIL = 1e5  # elements
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
     int PyErr_CheckSignals() noexcept
+    int check_signals "PyErr_CheckSignals"() except -1
 
 
 cdef unsigned long main_thread = threading.main_thread().ident
+
+
+def become_main_thread():
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
+
+
+os.register_at_fork(after_in_child=become_main_thread)  # whichever thread forked is the child's main thread
 
 
 cdef int signalled() noexcept nogil:
@@ -522,6 +532,7 @@ cdef class Shortcut:
         memset(runs, 0, sizeof(runs))
         size = B * self.hidden_size * self.item
         for k in range(len(self.layers)):
+            check_signals()  # layers each too short to ask may be many
             target = self.empty(shape, self.dtype)
             self.plain(target, &y, PyBUF_WRITABLE)
             for d in range(self.directions):
