@@ -108,6 +108,7 @@ def broken(monkeypatch, tmp_path):
     monkeypatch.setattr(backends, "__path__", [str(tmp_path), *backends.__path__])
     monkeypatch.delitem(backends._loaded, "native", raising=False)
     monkeypatch.setattr(config, "_backend", None)
+    monkeypatch.setattr(config, "_best_backend", None)
 
 
 def test_a_broken_backend_falls_back_with_one_warning(broken):
@@ -132,6 +133,7 @@ def test_a_missing_native_module_falls_back_silently(monkeypatch):
     monkeypatch.setitem(backends.ENTRIES, "native", backends.Entry("native", needs="no_such_module"))
     monkeypatch.delitem(backends._loaded, "native", raising=False)
     monkeypatch.setattr(config, "_backend", None)
+    monkeypatch.setattr(config, "_best_backend", None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fastrnn.get_backend() == fastrnn.available_backends()[0] != "native"

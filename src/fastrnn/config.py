@@ -20,26 +20,28 @@ from .backends.base import Backend
 MOST_THREADS = 1 << 16  # more than any machine has, few enough for the kernels' arithmetic
 
 _in_context: ContextVar[Backend | None] = ContextVar("fastrnn_backend", default=None)
-_backend: Backend | None = None
+_backend: Backend | None = None  # as set
 _threads: int | None = None
+# Found out at first use, and kept apart: another thread may set them meanwhile.
+_best_backend: Backend | None = None
+_usable_cpus: int | None = None
 
 
 def backend() -> Backend:
     """The backend in force: of the context, of the process, of the environment, or the best that works here."""
-    return _in_context.get() or _backend or _choose()
+    return _in_context.get() or _backend or _best_backend or _choose()
 
 
 def _choose() -> Backend:
     """Settle on the first backend that loads; one that is installed and does not load earns a warning."""
-    global _backend
+    global _best_backend
     for name in filter(backends.installed, backends.ENTRIES):
         try:
-            _backend = backends.load(name)
-            break
+            _best_backend = best = backends.load(name)
+            return best
         except BackendUnavailable as error:
             warnings.warn(f"fastrnn falls back to a slower backend; {error}", RuntimeWarning, stacklevel=4)
-    assert _backend is not None, "the numpy backend always loads"
-    return _backend
+    raise AssertionError("the numpy backend always loads")
 
 
 def available_backends() -> tuple[str, ...]:
@@ -77,10 +79,13 @@ def _use(chosen: Backend) -> Iterator[None]:
 
 def get_num_threads() -> int:
     """The number of threads a call may use; by default the usable CPUs (affinity mask and cgroup quota)."""
-    global _threads
-    if _threads is None:
-        _threads = cpus.usable_cpus()
-    return _threads
+    return _threads or _usable_cpus or _count_cpus()
+
+
+def _count_cpus() -> int:
+    global _usable_cpus
+    _usable_cpus = count = cpus.usable_cpus()
+    return count
 
 
 def set_num_threads(n: int) -> None:
