@@ -404,27 +404,24 @@ def add_sum(out, tile, a, terms):
 
 
 @inlined
-def pack_weights(w, gates, units, turn):
-    """w (gates·H, terms) in panels (terms, gates, units), gate g at (g + turn) % gates."""
+def pack_weights(panels, w, gates, units, turn):
+    """w (gates·H, terms) in panels (terms, gates, units), which are zero, gate g at (g + turn) % gates."""
     H, terms, pitch = w.shape[0] // gates, w.shape[1], gates * units
-    panels = np.zeros(-(-H // units) * terms * pitch, w.dtype)
     for start in range(0, H, units):
         for g in range(gates):
             at = start // units * terms * pitch + (g + turn) % gates * units
             for k in range(terms):
                 for j in range(min(units, H - start)):
                     panels[unsigned(at + k * pitch + j)] = w[unsigned(g * H + start + j), unsigned(k)]
-    return panels
 
 
 @inlined
-def pack(w_ih, w_hh, b_ih, b_hh, gates, units, count, turn):
-    """The weights in panels, and the starts of the pre-activations' chains, (panel, count, units).
+def pack(panels_ih, panels_hh, starts, w_ih, w_hh, b_ih, b_hh, gates, units, count, turn):
+    """The weights in panels, and the starts of the pre-activations' chains, (panel, count, units); all begin as zero.
 
     A start is the sum of both biases, but each alone for the gate that `turn` takes apart; an absent bias is empty.
     """
     H = w_hh.shape[1]
-    starts = np.zeros(-(-H // units) * count * units, w_ih.dtype)
     for g in range(gates):
         for j in range(H):
             panel = j // units * count * units + j % units
@@ -432,7 +429,8 @@ def pack(w_ih, w_hh, b_ih, b_hh, gates, units, count, turn):
                 starts[panel + (g + turn) % gates * units] += b_ih[g * H + j]
             if b_hh.size:
                 starts[panel + (g + turn) * units] += b_hh[g * H + j]
-    return pack_weights(w_ih, gates, units, turn), pack_weights(w_hh, gates, units, 0), starts
+    pack_weights(panels_ih, w_ih, gates, units, turn)
+    pack_weights(panels_hh, w_hh, gates, units, 0)
 
 
 # --- the loops over time, of one direction. Rows are taken longest first, in `order`, so that those still running are
@@ -544,19 +542,19 @@ def build_backward(gates, states, kept, step):
     split = gates == 3  # GRU's da and du differ
     C, values = COLUMNS, 5 + kept  # a block holds C units: dh, dc, h, h_prev, c_prev, *saved, then dh, dc, *da, *du
 
-    def backward(x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, reverse):
+    def backward(
+        x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, reverse,
+        first, last, terms, n,
+    ):  # fmt: skip
+        """The visited steps last-1 to first; n terms were collected in `terms`, and so many are when it returns."""
         (T, B, I), H = x.shape, h0.shape[1]
-        G, size = gates * H, min(TERMS, T * B)
-        xs, hs, places = np.empty(size * I, x.dtype), np.empty(size * H, x.dtype), np.empty((size, 2), np.intp)
-        da = np.empty(size * G, x.dtype)
-        du = np.empty(size * G, x.dtype) if split else da
+        (xs, hs, da, du, places), G, size = terms, gates * H, len(terms[4])
         dh, dc = np.empty(B * H, x.dtype), np.empty(B * H if states == 2 else 0, x.dtype)
         tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(10 * C, x.dtype)
         gather(dh, H, dh0, order)
         if states == 2:
             gather(dc, H, dc0, order)
-        n = 0  # terms collected, from the last step back
-        for k in range(T - 1, -1, -1):
+        for k in range(last - 1, first - 1, -1):
             t, before = (T - 1 - k, T - k) if reverse else (k, k - 1)
             live = running(ends, t)
             b = 0
@@ -603,11 +601,12 @@ def build_backward(gates, states, kept, step):
                 if n == size:
                     add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
                     n = 0
-        if n:
+        if first == 0 and n:
             add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
         scatter(dh0, order, dh, H)
         if states == 2:
             scatter(dc0, order, dc, H)
+        return n
 
     return backward
 

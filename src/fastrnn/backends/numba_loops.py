@@ -19,8 +19,8 @@ name = "numba"
 def packing(dtype):
     real = from_dtype(dtype)
     matrix, vector = types.Array(real, 2, "C", readonly=True), types.Array(real, 1, "C", readonly=True)
-    packed = types.UniTuple(types.Array(real, 1, "C"), 3)
-    return kernels.jit(kernels.pack, packed(matrix, matrix, vector, vector, *[types.intp] * 4))
+    packed = [types.Array(real, 1, "C")] * 3
+    return kernels.jit(kernels.pack, types.void(*packed, matrix, matrix, vector, vector, *[types.intp] * 4))
 
 
 @cache
@@ -45,7 +45,22 @@ def backward_loop(cell_name, dtype):
     vector, dvector = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
     index = types.Array(types.int64, 1, "C", readonly=True)
     given = [x, index, index, x, start, start, vector, x]
-    return kernels.jit(loop, types.void(*given, dx, dstart, dstart, vector, vector, *[dvector] * 4, types.boolean))
+    terms = types.Tuple([*[dvector] * 4, types.Array(types.intp, 2, "C")])
+    results = [dx, dstart, dstart, vector, vector, *[dvector] * 4]
+    return kernels.jit(loop, types.intp(*given, *results, types.boolean, types.intp, types.intp, terms, types.intp))
+
+
+# --- Long calls: compiled loops answer no signal, so Python calls them for one part of the time after another
+
+
+PART = 5e8  # operations, some tens of milliseconds of them
+LEAST_STEP = 5e3  # operations that fit into the time of the smallest step
+
+
+def parts(T, step_flop):
+    """The bounds of the parts of T steps."""
+    steps = max(1, int(PART / max(step_flop, LEAST_STEP)))
+    return [(first, min(first + steps, T)) for first in range(0, T, steps)]
 
 
 @cache
@@ -65,7 +80,7 @@ def activate(activation, v, result):
 
 class Packed(NamedTuple):
     cell: Cell
-    directions: list  # of (w_ih, w_hh, starts), as numba_kernels.pack returns them
+    directions: list  # of (w_ih, w_hh, starts), as numba_kernels.pack fills them
 
 
 def flat(array, dtype):
@@ -75,9 +90,16 @@ def flat(array, dtype):
 
 def pack(cell, weights, threads):
     f, dtype = kernels.LAYOUTS[cell.name], weights[0].w_ih.dtype
-    sizes = cell.gates, f.units, f.count, f.hidden - f.first
-    compiled = packing(dtype)
-    return Packed(cell, [compiled(w.w_ih, w.w_hh, flat(w.b_ih, dtype), flat(w.b_hh, dtype), *sizes) for w in weights])
+    packed = Packed(cell, [])
+    for w in weights:
+        (_, I), H = w.w_ih.shape, w.w_hh.shape[1]
+        padded = -(-H // f.units) * f.units
+        # Not made and returned by the compiled code: Numba cannot hand an array out while a signal's handler raises.
+        arrays = [np.zeros(rows * padded, dtype) for rows in (I * cell.gates, H * cell.gates, f.count)]
+        sizes = cell.gates, f.units, f.count, f.hidden - f.first
+        packing(dtype)(*arrays, w.w_ih, w.w_hh, flat(w.b_ih, dtype), flat(w.b_hh, dtype), *sizes)
+        packed.directions.append(arrays)
+    return packed
 
 
 def longest_first(lengths, T, B):
@@ -89,19 +111,25 @@ def longest_first(lengths, T, B):
 
 
 def forward(packed, x, state, lengths, y, out_state, saved, threads):
-    H = state[0].shape[-1]
-    order, ends = longest_first(lengths, *x.shape[:2])
+    (T, B, I), H = x.shape, state[0].shape[-1]
+    order, ends = longest_first(lengths, T, B)
     loop = forward_loop(packed.cell.name, x.dtype)
+    bounds = parts(T, 2 * packed.cell.gates * B * H * (I + H))
     for d, direction in enumerate(packed.directions):
-        start, end = (state[0][d], state[-1][d]), (out_state[0][d], out_state[-1][d])
-        keep = flat(None if saved is None else saved[d], x.dtype)
-        loop(x, order, ends, *start, y[:, :, d * H : (d + 1) * H], *end, keep, *direction, d == 1)
+        before, after = (state[0][d], state[-1][d]), (out_state[0][d], out_state[-1][d])
+        for first, last in reversed(bounds) if d else bounds:
+            part, ends_of_part = np.s_[first:last], np.clip(ends - first, 0, last - first)
+            keep = flat(None if saved is None else saved[d, part], x.dtype)
+            y_d = y[part, :, d * H : (d + 1) * H]
+            loop(x[part], order, ends_of_part, *before, y_d, *after, keep, *direction, d == 1)
+            before = after
 
 
 def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
-    H = state[0].shape[-1]
-    order, ends = longest_first(lengths, *x.shape[:2])
+    (T, B, I), H = x.shape, state[0].shape[-1]
+    order, ends = longest_first(lengths, T, B)
     loop = backward_loop(cell.name, x.dtype)
+    bounds = parts(T, 4 * cell.gates * B * H * (I + H))
     dx[...] = 0
     for running, given in zip(dstate0, dstate):
         running[...] = 0 if given is None else given
@@ -110,5 +138,15 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         start, dstart = (state[0][d], state[-1][d]), (dstate0[0][d], dstate0[-1][d])
         kept = flat(None if saved is None else saved[d], x.dtype)
         dy_d = np.empty((0, 0, 0), x.dtype) if dy is None else dy[half]
-        w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), (flat(v, x.dtype) for v in dw)
-        loop(x, order, ends, y[half], *start, kept, dy_d, dx, *dstart, *w_flat, *dw_flat, d == 1)
+        w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw]
+        terms, n = room_for_terms(cell, min(kernels.TERMS, T * B), I, H, x.dtype), 0
+        for first, last in reversed(bounds):
+            given = x, order, ends, y[half], *start, kept, dy_d
+            n = loop(*given, dx, *dstart, *w_flat, *dw_flat, d == 1, first, last, terms, n)
+
+
+def room_for_terms(cell, size, I, H, dtype):
+    """For the x, h, da, du, and the (step, row) of the terms whose sum joins the gradients at once."""
+    G = cell.gates * H
+    x, h, da = np.empty(size * I, dtype), np.empty(size * H, dtype), np.empty(size * G, dtype)
+    return x, h, da, np.empty(size * G, dtype) if cell.gates == 3 else da, np.empty((size, 2), np.intp)
