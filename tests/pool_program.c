@@ -1,0 +1,50 @@
+/* Runs csrc/pool.c where threads dawdle, and exits with 0 if nothing hangs. */
+#include <stdatomic.h>
+#include <unistd.h>
+
+static int dawdle(int before) {
+    static _Thread_local int arrivals;
+    if (before == 1 && ++arrivals % 7 == 0)
+        usleep(300);
+    return before;
+}
+
+/* The second to arrive at a meeting stands still before it learns whether it is the last. */
+#undef atomic_fetch_add
+#define atomic_fetch_add(word, n) dawdle((int)atomic_fetch_add_explicit(word, n, memory_order_seq_cst))
+#include "pool.c"
+#include "watch.c"
+
+static void nothing(void *context, int index) { (void)context, (void)index; }
+
+static int runs_of_changing_sizes(void) {
+    for (int k = 0; k < 400; k++) {
+        int reserved = fr_pool_reserve(4);
+        if (reserved != 4)
+            return 1;
+        fr_pool_run(2 + k * 7 % 3, nothing, NULL, NULL);
+        fr_pool_release(reserved);
+    }
+    return 0;
+}
+
+/* The other thread works until the call is stopped, and only the one that has nothing to do can have it stopped. */
+static void until_stopped(void *context, int index) {
+    while (index && !fr_watch_stopped(context))
+        usleep(1000);
+}
+
+static int yes(void) { return 1; }
+
+static int who_waits_asks(void) {
+    fr_watch watch = fr_watch_begin(yes);
+    int reserved = fr_pool_reserve(2);
+    fr_pool_run(reserved, until_stopped, &watch, &watch);
+    fr_pool_release(reserved);
+    return reserved != 2;
+}
+
+int main(void) {
+    alarm(20);
+    return runs_of_changing_sizes() || who_waits_asks();
+}
