@@ -172,6 +172,7 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
 
 /* --- The whole. */
 
+/* The scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(backward_state *b, char *scratch) {
     const ptrdiff_t rows = b->batch->B > BLOCK ? b->batch->B : BLOCK;
     ptrdiff_t chunk = CHUNK_BYTES / (b->panels * COLUMNS * VEC_BYTES) / BLOCK * BLOCK;
@@ -182,15 +183,17 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES, w * (size_t)wide_panels(b->H),
                             w * (size_t)wide_panels(b->I), (size_t)b->share->size * BLOCK * COLUMNS * VEC_BYTES,
                             (size_t)b->capacity * sizeof(real *)};
-    char *next = scratch;
-    b->d = (vec *)next;
-    b->w_hh = (real *)(next += sizes[0]);
-    b->w_ih = (real *)(next += sizes[1]);
-    b->block = (vec *)(next += sizes[2]) + b->share->index * BLOCK * COLUMNS;
-    b->x = (const real **)(next += sizes[3]);
-    b->h = (const real **)(next += sizes[4]);
-    b->dx = (real **)(next += sizes[4]);
-    return (size_t)(next + sizes[4] - scratch);
+    if (scratch) {
+        char *next = scratch;
+        b->d = (vec *)next;
+        b->w_hh = (real *)(next += sizes[0]);
+        b->w_ih = (real *)(next += sizes[1]);
+        b->block = (vec *)(next += sizes[2]) + b->share->index * BLOCK * COLUMNS;
+        b->x = (const real **)(next += sizes[3]);
+        b->h = (const real **)(next += sizes[4]);
+        b->dx = (real **)(next += sizes[4]);
+    }
+    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4];
 }
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {

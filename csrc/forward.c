@@ -409,7 +409,7 @@ static ptrdiff_t hoisted_terms(const fr_packed *weights, ptrdiff_t rows, ptrdiff
 /* Few rows leave a tile half empty, but the input product of several steps fills it. */
 static int hoists(ptrdiff_t rows) { return rows < TILE_ROWS; }
 
-/* What the share owns, and its scratch laid out from `scratch` on; returns the bytes that takes. */
+/* What the share owns, and its scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const fr_packed *weights = f->weights;
     fr_part part = fr_deal(share->index, share->size, share->by_units, f->batch->B, weights->panels);
@@ -419,9 +419,11 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     ptrdiff_t panels = f->panel_end - f->panel;
     f->terms = hoists(f->rows) ? hoisted_terms(weights, f->rows, panels) : 0;
     size_t hoisted = (size_t)(f->terms * panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
-    f->hoisted = f->terms ? (vec *)scratch : NULL;
-    f->h_prev = (const real **)(scratch + hoisted);
-    f->x_terms = f->h_prev + f->rows;
+    if (scratch) {
+        f->hoisted = f->terms ? (vec *)scratch : NULL;
+        f->h_prev = (const real **)(scratch + hoisted);
+        f->x_terms = f->h_prev + f->rows;
+    }
     return hoisted + (size_t)(f->rows + f->terms) * sizeof(real *);
 }
 

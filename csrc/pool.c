@@ -82,8 +82,8 @@ static void sleep_at(fr_barrier *barrier, fr_watch *watch) {
 /* A sleeper counts itself and then looks at the phase; the last arrival moves the phase and then looks for sleepers:
  * in the total order of these four accesses one of the two sees the other, so no wake-up is lost.
  *
- * Once a thread has arrived, the others may go on, and the pool's next run sets another size: so the size is read
- * before, and what the last meeting found is not written where nobody reads it. */
+ * The pool's meetings differ in who comes: while one thread is still leaving, others may prepare the next without it.
+ * So who has arrived reads nothing but the phase, and `stopped` only where there is a `stop`: in a team, all come. */
 int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) {
     const int size = barrier->size;
     if (size == 1)
@@ -108,7 +108,7 @@ int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) {
         atomic_fetch_sub(&barrier->sleepers, 1);
         pthread_mutex_unlock(&barrier->mutex);
     }
-    return barrier->stopped;
+    return barrier->stop && barrier->stopped;
 }
 
 int fr_barrier_wait(fr_barrier *barrier) { return fr_barrier_wait_asking(barrier, NULL); }
@@ -129,6 +129,7 @@ typedef struct worker {
  * it looks at it once more after it has let the others go. */
 static struct {
     atomic_flag reserved;
+    int survives_fork; /* else there are no workers: a child would wait for them */
     worker *workers; /* by falling index, size .. 1 */
     int size;
     fr_barrier done;
@@ -164,7 +165,7 @@ static void forget_after_fork(void) {
 /* When the library is loaded, not when the pool is first reserved: another thread may fork just then. */
 static __attribute__((constructor)) void prepare_pool(void) {
     fr_barrier_init(&pool.done, 1, NULL);
-    pthread_atfork(NULL, NULL, forget_after_fork);
+    pool.survives_fork = !pthread_atfork(NULL, NULL, forget_after_fork);
 }
 
 static int add_worker(void) {
@@ -193,7 +194,7 @@ static int add_worker(void) {
 }
 
 int fr_pool_reserve(int wanted) {
-    if (wanted <= 1 || atomic_flag_test_and_set(&pool.reserved))
+    if (wanted <= 1 || !pool.survives_fork || atomic_flag_test_and_set(&pool.reserved))
         return 1;
     while (pool.size < wanted - 1 && add_worker())
         ;
