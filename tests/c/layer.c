@@ -1,0 +1,324 @@
+#include "layer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define HAS_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_ASAN 1
+#endif
+#endif
+#ifdef HAS_ASAN
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
+/* What lies where nothing may be written. */
+static const double UNTOUCHED = -77.25;
+
+static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
+static int saved_of(fr_cell cell) { return cell == FR_LSTM ? 5 : cell == FR_GRU ? 4 : 0; }
+static size_t item_of(fr_dtype dtype) { return dtype == FR_F64 ? sizeof(double) : sizeof(float); }
+
+double layer_flop(const layer_spec *s) {
+    return 2.0 * s->directions * gates_of(s->cell) * (double)(s->T * s->B) * (double)(s->H * (s->I + s->H));
+}
+
+layer_spec plain_spec(fr_cell cell, fr_dtype dtype, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H) {
+    const layout plain = {0, 1, 1, 0, 0};
+    return (layer_spec){.cell = cell, .dtype = dtype, .T = T, .B = B, .I = I, .H = H, .directions = 1, .b_ih = 1,
+                        .b_hh = 1, .trains = 1, .dy_there = 1, .dh_there = 1, .dc_there = 1,
+                        .x = plain, .y = plain, .dy = plain, .dx = plain};
+}
+
+/* --- Elements. */
+
+static double get(fr_dtype dtype, const void *data, ptrdiff_t i) {
+    return dtype == FR_F64 ? ((const double *)data)[i] : (double)((const float *)data)[i];
+}
+
+static void put(fr_dtype dtype, void *data, ptrdiff_t i, double value) {
+    if (dtype == FR_F64)
+        ((double *)data)[i] = value;
+    else
+        ((float *)data)[i] = (float)value;
+}
+
+/* Uniform in -1 .. 1. */
+static double draw(uint64_t *state) {
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (double)(int64_t)(z ^ z >> 31) * 0x1p-63;
+}
+
+/* --- Buffers. */
+
+static uint64_t hash_of(const buffer *b) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < b->bytes; i++)
+        hash = (hash ^ (unsigned char)b->block[b->prefix + i]) * 0x100000001b3u;
+    return hash;
+}
+
+static void *add_buffer(layer *l, ptrdiff_t elements, int shift, int written) {
+    const size_t item = item_of(l->spec.dtype);
+    buffer b = {.prefix = (size_t)shift * item, .bytes = (size_t)elements * item, .written = written};
+    b.block = malloc(b.prefix + b.bytes);
+    if (!b.block || l->n_buffers == MAX_BUFFERS) {
+        fprintf(stderr, "no room for a buffer of the test\n");
+        abort();
+    }
+    ASAN_POISON_MEMORY_REGION(b.block, b.prefix);
+    l->buffers[l->n_buffers++] = b;
+    return b.block + b.prefix;
+}
+
+static void *add_filled(layer *l, ptrdiff_t elements, int written, uint64_t *state, double scale) {
+    void *data = add_buffer(l, elements, 0, written);
+    for (ptrdiff_t i = 0; i < elements; i++)
+        put(l->spec.dtype, data, i, scale * draw(state));
+    return data;
+}
+
+static void *add_untouched(layer *l, ptrdiff_t elements) {
+    void *data = add_buffer(l, elements, 0, 1);
+    for (ptrdiff_t i = 0; i < elements; i++)
+        put(l->spec.dtype, data, i, UNTOUCHED);
+    return data;
+}
+
+static ptrdiff_t length_of(const layer *l, ptrdiff_t row) {
+    return l->row_lengths ? (ptrdiff_t)l->row_lengths[row] : l->spec.T;
+}
+
+static void *element(const layer *l, const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
+    return (char *)s->data + (t * s->time + row * s->row) * (ptrdiff_t)item_of(l->spec.dtype);
+}
+
+/* A sequence of rows of n elements. Read: random at valid steps, elsewhere NaN. Written: untouched. */
+static fr_sequence add_sequence(layer *l, const layout *how, ptrdiff_t n, int written, uint64_t *state) {
+    const layer_spec *spec = &l->spec;
+    const ptrdiff_t steps = how->time_sign ? spec->T : 1, rows = how->row_sign ? spec->B : 1, width = n + how->gap;
+    const ptrdiff_t time = how->batch_major ? width : width * rows, row = how->batch_major ? width * steps : width;
+    const ptrdiff_t elements = (steps - 1) * time + (rows - 1) * row + n;
+    char *data = add_buffer(l, elements, how->shift, written);
+    for (ptrdiff_t i = 0; i < elements; i++)
+        put(spec->dtype, data, i, written ? UNTOUCHED : NAN);
+    const ptrdiff_t first = (how->time_sign < 0 ? (steps - 1) * time : 0) + (how->row_sign < 0 ? (rows - 1) * row : 0);
+    fr_sequence s = {data + first * (ptrdiff_t)item_of(spec->dtype), how->time_sign * time, how->row_sign * row};
+    for (ptrdiff_t b = 0; b < spec->B && !written; b++)
+        for (ptrdiff_t t = 0; t < length_of(l, b); t++)
+            for (ptrdiff_t j = 0; j < n; j++)
+                put(spec->dtype, element(l, &s, t, b), j, draw(state));
+    return s;
+}
+
+static fr_sequence half(const layer *l, fr_sequence s, int direction) {
+    if (s.data)
+        s.data = (char *)s.data + (size_t)(direction * l->spec.H) * item_of(l->spec.dtype);
+    return s;
+}
+
+/* --- Layers. */
+
+static void make_lengths(layer *l, uint64_t *state) {
+    if (!l->spec.lengths)
+        return;
+    l->row_lengths = malloc((size_t)l->spec.B * sizeof *l->row_lengths);
+    if (!l->row_lengths)
+        abort();
+    for (ptrdiff_t row = 0; row < l->spec.B; row++) {
+        const int64_t length = 1 + (int64_t)((draw(state) + 1) / 2 * (double)l->spec.T);
+        l->row_lengths[row] = length < l->spec.T ? length : l->spec.T;
+    }
+}
+
+static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t *state) {
+    const layer_spec *s = &l->spec;
+    const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
+    const double scale = 1 / sqrt((double)(s->I + s->H));
+    fr_weights *w = &l->weights[d];
+    w->w_ih = add_filled(l, gates * s->I, 0, state, scale);
+    w->w_hh = add_filled(l, gates * s->H, 0, state, scale);
+    w->b_ih = s->b_ih ? add_filled(l, gates, 0, state, scale) : NULL;
+    w->b_hh = s->b_hh ? add_filled(l, gates, 0, state, scale) : NULL;
+    fr_forward_run *run = &l->forward[d];
+    *run = (fr_forward_run){.reverse = s->directions == 2 ? d : s->reverse, .x = x, .y = half(l, y, d)};
+    const int over = s->in_place && !s->trains;
+    void *h0 = add_filled(l, units, over, state, 1), *c0 = NULL;
+    run->h0 = h0;
+    run->h = over ? h0 : add_untouched(l, units);
+    if (s->cell == FR_LSTM) {
+        run->c0 = c0 = add_filled(l, units, over, state, 1);
+        run->c = over ? c0 : add_untouched(l, units);
+    }
+    if (s->trains && saved_of(s->cell))
+        run->saved = add_untouched(l, s->T * saved_of(s->cell) * units);
+}
+
+static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint64_t *state) {
+    const layer_spec *s = &l->spec;
+    const fr_forward_run *forward = &l->forward[d];
+    const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
+    const int lstm = s->cell == FR_LSTM;
+    l->backward[d] = (fr_backward_run){
+        .cell = s->cell, .dtype = s->dtype, .input_size = s->I, .hidden_size = s->H, .weights = l->weights[d],
+        .reverse = forward->reverse, .x = forward->x, .y = forward->y, .h0 = forward->h0, .c0 = forward->c0,
+        .saved = forward->saved, .dy = half(l, dy, d), .dx = dx,
+        .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
+        .dc = lstm && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
+        .dh0 = add_untouched(l, units), .dc0 = lstm ? add_untouched(l, units) : NULL,
+        .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),
+                      s->b_ih ? add_filled(l, gates, 1, state, 1) : NULL,
+                      s->b_hh ? add_filled(l, gates, 1, state, 1) : NULL}};
+}
+
+void layer_make(layer *l, const layer_spec *spec) {
+    uint64_t state = spec->seed;
+    *l = (layer){.spec = *spec};
+    make_lengths(l, &state);
+    const ptrdiff_t width = spec->directions * spec->H;
+    fr_sequence x = add_sequence(l, &spec->x, spec->I, 0, &state), y = add_sequence(l, &spec->y, width, 1, &state);
+    for (int d = 0; d < spec->directions; d++)
+        make_forward(l, d, x, y, &state);
+    if (spec->trains) {
+        fr_sequence dy = {0}, dx = add_sequence(l, &spec->dx, spec->I, 1, &state);
+        if (spec->dy_there)
+            dy = add_sequence(l, &spec->dy, width, 0, &state);
+        for (int d = 0; d < spec->directions; d++)
+            make_backward(l, d, dy, dx, &state);
+    }
+    for (int i = 0; i < l->n_buffers; i++)
+        l->buffers[i].hash = hash_of(&l->buffers[i]);
+}
+
+void layer_free(layer *l) {
+    for (int d = 0; d < l->spec.directions; d++)
+        fr_packed_free(l->packed[d]);
+    for (int i = 0; i < l->n_buffers; i++) {
+        ASAN_UNPOISON_MEMORY_REGION(l->buffers[i].block, l->buffers[i].prefix);
+        free(l->buffers[i].block);
+    }
+    free(l->row_lengths);
+}
+
+fr_status layer_pack(layer *l, int threads) {
+    fr_status status = FR_OK;
+    for (int d = 0; d < l->spec.directions && status == FR_OK; d++) {
+        fr_packed_free(l->packed[d]);
+        l->packed[d] = NULL;
+        status = fr_pack(l->spec.cell, l->spec.dtype, l->spec.I, l->spec.H, &l->weights[d], threads, &l->packed[d]);
+        l->forward[d].packed = l->packed[d];
+    }
+    return status;
+}
+
+fr_status layer_forward(layer *l, int threads, fr_interrupted *interrupted) {
+    return fr_forward(l->forward, l->spec.directions, l->spec.T, l->spec.B, l->row_lengths, threads, interrupted);
+}
+
+fr_status layer_backward(layer *l, int threads, fr_interrupted *interrupted) {
+    return fr_backward(l->backward, l->spec.directions, l->spec.T, l->spec.B, l->row_lengths, threads, interrupted);
+}
+
+fr_status layer_run(layer *l, int threads) {
+    fr_status status = layer_pack(l, threads);
+    if (status == FR_OK)
+        status = layer_forward(l, threads, NULL);
+    if (status == FR_OK && l->spec.trains)
+        status = layer_backward(l, threads, NULL);
+    return status;
+}
+
+/* --- What may be wrong. */
+
+/* Of a written sequence: finite where there is a step, zero past a row's end; so many elements stay untouched. */
+static const char *sequence_fault(const layer *l, const fr_sequence *s, ptrdiff_t n) {
+    for (ptrdiff_t row = 0; row < l->spec.B; row++)
+        for (ptrdiff_t t = 0; t < l->spec.T; t++)
+            for (ptrdiff_t j = 0; j < n; j++) {
+                double value = get(l->spec.dtype, element(l, s, t, row), j);
+                if (t >= length_of(l, row) ? value != 0 : !isfinite(value) || value == UNTOUCHED)
+                    return t >= length_of(l, row) ? "padding is not zero" : "an output is not finite, or not written";
+            }
+    return NULL;
+}
+
+/* Whether exactly `expected` elements of a written sequence's allocation are untouched: those between its rows. */
+static const char *gap_fault(const layer *l, const void *data, ptrdiff_t expected) {
+    for (int i = 0; i < l->n_buffers; i++) {
+        const buffer *b = &l->buffers[i];
+        const char *begin = b->block + b->prefix;
+        if ((const char *)data < begin || (const char *)data >= begin + b->bytes)
+            continue;
+        for (size_t k = 0; k < b->bytes / item_of(l->spec.dtype); k++)
+            expected -= get(l->spec.dtype, begin, (ptrdiff_t)k) == UNTOUCHED;
+    }
+    return expected ? "a write between the rows" : NULL;
+}
+
+static const char *array_fault(const layer *l, const void *data, ptrdiff_t elements) {
+    for (ptrdiff_t i = 0; data && i < elements; i++) {
+        double value = get(l->spec.dtype, data, i);
+        if (!isfinite(value) || value == UNTOUCHED)
+            return "a state or gradient is not finite, or not written";
+    }
+    return NULL;
+}
+
+static const char *direction_fault(const layer *l, int d) {
+    const layer_spec *s = &l->spec;
+    const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
+    const fr_forward_run *f = &l->forward[d];
+    const fr_backward_run *b = &l->backward[d];
+    const struct {
+        const void *data;
+        ptrdiff_t elements;
+    } arrays[] = {{f->h, units}, {f->c, units}, {b->dh0, units}, {b->dc0, units}, {b->gradients.w_ih, gates * s->I},
+                  {b->gradients.w_hh, gates * s->H}, {b->gradients.b_ih, gates}, {b->gradients.b_hh, gates}};
+    const char *fault = sequence_fault(l, &f->y, s->H);
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays && !fault; i++)
+        fault = array_fault(l, arrays[i].data, arrays[i].elements);
+    return fault;
+}
+
+const char *layer_fault(const layer *l) {
+    const layer_spec *s = &l->spec;
+    const char *fault = NULL;
+    for (int i = 0; i < l->n_buffers; i++)
+        if (!l->buffers[i].written && hash_of(&l->buffers[i]) != l->buffers[i].hash)
+            return "an input was written";
+    for (int d = 0; d < s->directions && !fault; d++)
+        fault = direction_fault(l, d);
+    if (!fault)
+        fault = gap_fault(l, l->forward->y.data, (s->T * s->B - 1) * s->y.gap);
+    if (!fault && s->trains)
+        fault = sequence_fault(l, &l->backward->dx, s->I);
+    if (!fault && s->trains)
+        fault = gap_fault(l, l->backward->dx.data, (s->T * s->B - 1) * s->dx.gap);
+    return fault;
+}
+
+const char *layer_difference(const layer *a, const layer *b) {
+    for (int i = 0; i < a->n_buffers; i++) {
+        const buffer *first = &a->buffers[i], *second = &b->buffers[i];
+        if (memcmp(first->block + first->prefix, second->block + second->prefix, first->bytes))
+            return "the bits differ";
+    }
+    return NULL;
+}
+
+void expect_none(const char *fault, const layer_spec *s, const char *where) {
+    if (!fault)
+        return;
+    fprintf(stderr, "%s: %s (cell %d, dtype %d, T %td, B %td, I %td, H %td, directions %d, lengths %d, level %s)\n", where,
+            fault, s->cell, s->dtype, s->T, s->B, s->I, s->H, s->directions, s->lengths, fr_level_name(fr_level()));
+    abort();
+}
