@@ -1,0 +1,167 @@
+"""Memory: many calls leave nothing behind, and a call for which there is no memory is a MemoryError and nothing more.
+
+Each test runs an interpreter of its own: other tests' threads and caches would blur what is counted. This file is both.
+"""
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastrnn
+
+resource = pytest.importorskip("resource")
+libc = ctypes.CDLL(None)
+if "native" not in fastrnn.available_backends() or not hasattr(libc, "mallinfo2"):
+    pytest.skip("needs the native backend, and glibc to count what is allocated", allow_module_level=True)
+
+WARM_UP, CALLS = 2000, 10_000
+# Caches of the interpreter and pages half used may add these; one small object a call would be far above.
+STRAY_OBJECTS, STRAY_BYTES = 200, 16 * 1024
+STRAY_RESIDENT = 96 * 1024
+
+
+def run_here(*arguments):
+    """Runs this file as a program; its standard error is the message of a failure."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, __file__, *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("activity", ["infer", "train", "divided", "step", "freeze", "cell", "fail"])
+def test_ten_thousand_calls_leave_nothing_behind(activity):
+    run_here("grow", activity)
+
+
+def test_a_leak_of_one_small_object_a_call_would_be_seen():
+    with pytest.raises(AssertionError, match="objects"):
+        run_here("grow", "leak_objects")
+    with pytest.raises(AssertionError, match="bytes"):
+        run_here("grow", "leak_bytes")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_no_memory_is_a_memory_error_and_the_next_call_succeeds(kind):
+    run_here("limit", kind)
+
+
+# --- What the interpreters do.
+
+
+def activities():
+    """What is called again and again, by name: small, and at every third call with lengths."""
+    layer, inputs = fastrnn.LSTM(3, 5, num_layers=2, bidirectional=True, rng=0), np.ones((4, 2, 3), np.float32)
+    one, served = fastrnn.GRU(3, 5, rng=0), fastrnn.GRU(3, 5, rng=0).freeze()
+    cell, state = fastrnn.LSTMCell(3, 5, rng=0), (np.zeros((2, 5), np.float32), np.zeros((2, 5), np.float32))
+    lengths, kept = np.array([4, 2]), []
+    large, long_input = fastrnn.LSTM(64, 64, rng=0).freeze(), np.ones((8, 12, 64), np.float32)
+
+    def choose(k):
+        return lengths if k % 3 == 0 else None
+
+    def train(k):
+        y, _, tape = layer.forward(inputs, lengths=choose(k))
+        layer.backward(tape, y)
+
+    def fail(k):
+        wrong = [(inputs[..., :2], None), ("x", None), (inputs, np.zeros((9, 9, 9))), (inputs.astype(complex), None)]
+        try:
+            one(*wrong[k % len(wrong)])
+        except (TypeError, ValueError):
+            return
+        raise AssertionError("no error")
+
+    return {
+        "infer": lambda k: layer(inputs, lengths=choose(k)),
+        "train": train,
+        "divided": lambda k: large(long_input),
+        "step": lambda k: served.step(inputs[0]),
+        "freeze": lambda k: one.freeze()(inputs),
+        "cell": lambda k: cell(inputs[0], state),
+        "fail": fail,
+        "leak_objects": lambda k: kept.append(object()),
+        "leak_bytes": lambda k: leak_bytes(),
+    }
+
+
+def leak_bytes():
+    """Loses what C allocates, in sight of no Python counter."""
+    libc.malloc(16)
+
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (field, ctypes.c_size_t)
+        for field in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+libc.mallinfo2.restype = Mallinfo
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def counts():
+    """Python's objects, the bytes that C has allocated, and the resident ones."""
+    gc.collect()
+    info = libc.mallinfo2()
+    return np.array([sys.getallocatedblocks(), info.uordblks + info.hblkhd, resident_bytes()])
+
+
+def grow(name):
+    fastrnn.set_num_threads(2)
+    call = activities()[name]
+    for k in range(WARM_UP):
+        call(k)
+    counts()
+    before = counts()
+    for k in range(CALLS):
+        call(k)
+    objects, allocated, resident = counts() - before
+    print(objects, allocated, resident)
+    assert objects < STRAY_OBJECTS, f"{objects} objects more after {CALLS} calls"
+    assert allocated < STRAY_BYTES, f"{allocated} bytes more allocated after {CALLS} calls"
+    assert resident < STRAY_RESIDENT, f"{resident} bytes more resident after {CALLS} calls"
+
+
+def limit(kind):
+    """A call whose arrays fit while its scratch may not, under every limit from too little to enough."""
+    fastrnn.set_num_threads(2)
+    layer = getattr(fastrnn, kind)(400, 600, bidirectional=True, rng=0)
+    x = np.random.default_rng(1).standard_normal((6, 24, 400)).astype(np.float32)
+    rng_dy = np.random.default_rng(2).standard_normal((6, 24, 1200)).astype(np.float32)
+
+    def everything():
+        y, _, tape = layer.forward(x)
+        grads = layer.backward(tape, rng_dy)
+        return [y, grads.x, *grads.params.values()]
+
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    errors = []
+    for extra in range(0, 200 << 20, 1 << 20):
+        resource.setrlimit(resource.RLIMIT_AS, (used + extra, resource.RLIM_INFINITY))
+        try:
+            results = everything()
+            break
+        except MemoryError as error:
+            errors.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert len(errors) < 199, "never enough"
+    for part in ("packed weights", "scratch"):
+        assert any(part in message for message in errors), f"the {part} always had memory: {errors}"
+    for again, first in zip(everything(), results):
+        assert again.tobytes() == first.tobytes(), "other bits"
+
+
+if __name__ == "__main__":
+    {"grow": grow, "limit": limit}[sys.argv[1]](*sys.argv[2:])
