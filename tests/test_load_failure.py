@@ -73,7 +73,8 @@ def other_machine(target):
 
 def missing_symbol(target):
     compile_module(
-        "extern void *fr_symbol_of_another_libc(void);\nvoid *PyInit__native(void) { return fr_symbol_of_another_libc(); }",
+        "extern void *fr_symbol_of_another_libc(void);\n"
+        "void *PyInit__native(void) { return fr_symbol_of_another_libc(); }",
         target,
     )
 
