@@ -107,6 +107,8 @@ class OneStateCell(RecurrentCell[Array]):
 
         `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
         arrays, and these are returned. The gradients of x and of the state are new arrays.
+        An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
+        unspecified contents.
         """
         return self._backward(tape, [("dh", dh)], accumulate)
 
@@ -164,6 +166,8 @@ class LSTMCell(RecurrentCell[tuple[Array, Array]]):
 
         `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
         arrays, and these are returned. The gradients of x and of the state are new arrays.
+        An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
+        unspecified contents.
         """
         return self._backward(tape, [("dh", dh), ("dc", dc)], accumulate)
 

@@ -11,7 +11,8 @@ Everything is computed in the dtype of w_ih, which is float32 or float64 (else T
 The bits are those of a layer. Weights are packed on every call: a loop that must be fast uses a frozen cell.
 `*_forward` returns (state, tape) and `*_backward` takes the tape and the gradient of the loss by the returned state;
 its `accumulate` takes earlier CellGrads, or a dict of w_ih, w_hh, b_ih, b_hh, to add the weights' gradients into in
-place. A wrong shape is a ValueError and a wrong kind of value a TypeError that names the argument.
+place. A wrong shape is a ValueError and a wrong kind of value a TypeError that names the argument. An exception other
+than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with unspecified contents.
 """
 
 from __future__ import annotations

@@ -110,6 +110,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         dy is shaped as y, dstate as the state; None, also for one part of dstate, means zero, but not for all.
         `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
         arrays, and these are returned. The gradients of x and of the initial state are new arrays.
+        An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
+        unspecified contents.
         """
         check_tape(tape, self)
         spec, call = self._spec, tape.call
