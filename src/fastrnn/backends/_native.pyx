@@ -1,8 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """The bridge from the backend contract (base.py) to the C kernels (csrc/fastrnn.h): pointers, strides and the GIL.
 
 Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI. A pointer outlives its buffer view
 because the caller holds the array for the whole call.
+
+Free threading: what the module and its objects hold does not change once they are made, but for the main thread's
+identity after a fork; the kernels are callable from any thread.
 """
 
 import os
@@ -350,7 +353,7 @@ cdef class Shortcut:
     cdef bint lstm, cell, batch_first
     cdef double row_flop
 
-    def __init__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell, batch_first):
+    def __cinit__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell, batch_first):
         cdef Packed first = layers[0]
         cdef double gates = 4 if first.cell == FR_LSTM else 3 if first.cell == FR_GRU else 1
         self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
