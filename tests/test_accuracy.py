@@ -214,3 +214,22 @@ def test_errors_by_hand():
     assert ulps.errors(got, wanted).tolist() == [1, 0.5, 1, 0, 0.25]
     assert np.isinf(ulps.errors(np.float32([np.inf]), np.array([2.0]))).all()
     assert np.isnan(ulps.errors(np.float32([np.nan]), np.array([2.0]))).all()
+
+
+def test_a_fall_an_error_and_a_step_out_of_range_are_seen():
+    """The sweep itself, on results made up: a fall within a chunk, one from chunk to chunk, an error of 3 ULP, NaN."""
+    ulp = float(np.spacing(np.float32(0.5)))
+    exact = np.full(3, 0.5)
+    scale = ulps.per_ulp(exact, np.dtype(np.float32))
+
+    def swept(*chunks):
+        sweep = Sweep()
+        for chunk in chunks:
+            sweep.add(exact, (0.5 + ulp * np.array(chunk)).astype(np.float32), exact, scale)
+        return sweep
+
+    assert (swept([0, 1, -2]).fall, swept([0, 1, 2], [1, 0, 0]).fall, swept([0, 1, 1], [1, 2, 3]).fall) == (3, 2, 0)
+    assert swept([0, 3, 0]).worst == 3 and not swept([0, np.nan, 0]).worst <= ulps.BOUND
+    for wrong in (swept([0, 3, 0]), swept([1, 1, -2]), swept([0, np.nan, 0]), swept([0, 2**24, 0])):
+        with pytest.raises(AssertionError):
+            check({("sigmoid", "made up"): wrong})
