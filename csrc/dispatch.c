@@ -20,9 +20,11 @@ static int has_v4(void) {
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
 }
-#elif defined(__aarch64__)
+#elif defined(__AARCH64EL__)
 DECLARE(neon)
 static int has_neon(void) { return 1; }
+#else
+#error "fastrnn's kernels are written for 64-bit x86 and 64-bit little-endian ARM"
 #endif
 
 static const struct {
