@@ -1,6 +1,7 @@
 """Long chains in which every value is a small integer: results equal an integer computation, bit for bit.
 
-An RNN with relu whose values stay positive is linear. LSTM and GRU are exact where every gate is saturated, at 0 or 1
+An RNN with relu whose values stay positive is linear. So are LSTM and GRU whose gates are held at 0 or 1 and whose
+values are multiples of a number so small that tanh v is v. And they are exact where every gate is saturated, at 0 or 1
 as its integer pre-activation has it, and every tanh at 0 or ±1. An element read from a wrong place, or twice, changes
 an integer; no rounding hides it.
 """
@@ -11,6 +12,7 @@ from cases import assert_same_bits, bare, make_layer, parts_of
 
 UNIT = 1024  # a pre-activation of this size saturates sigmoid and tanh in both dtypes
 LARGE = 4096  # a cell state so far from zero that no chain here brings its tanh from ±1
+TINY = 2.0**-40  # tanh v = v and 1 - v² = 1 for all v near it, in both dtypes
 SIZES = [(60, 3, 5, 1), (60, 3, 1, 17), (45, 5, 7, 33), (40, 2, 3, 130), (25, 13, 4, 67)]  # T, B, I, H
 
 
@@ -164,6 +166,58 @@ def check(kind, size, dtype, view, mode=None, seed=0):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_linear_rnn(kernels, size, dtype, view):
     check("rnn_relu", size, dtype, view)
+
+
+# Of LSTM and GRU: the gates' places and where they are held, and the place of the one that is linear.
+HELD = {"lstm": ({0: 1, 1: 0, 3: 1}, 2), "gru": ({0: 1, 1: 0}, 2)}
+
+
+def linear_layer(rng, kind, I, H, dtype):
+    """A layer in both directions whose open gate computes what the linear RNN computes, times TINY; and that RNN."""
+    _, directions = integer_layer(rng, "rnn_relu", I, H, dtype)
+    layer = make_layer(kind, I, H, dtype=dtype, bidirectional=True, rng=0)  # the held gates keep their weights
+    held, linear = HELD[kind]
+    for d, w in enumerate(directions):
+        for name, array, scale in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), w, (1, 1, TINY, TINY)):
+            target = layer.params[f"{name}_l0{'_reverse' * d}"]
+            target[linear * H : (linear + 1) * H] = array * scale
+            for gate, value in held.items():
+                if name == "bias_ih":
+                    target[gate * H : (gate + 1) * H] = UNIT if value else -UNIT
+    return layer, directions
+
+
+@pytest.mark.parametrize("kind", HELD)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_linear_gate(kernels, size, dtype, kind):
+    """The gradients of all weights, too: zero for the gates that are held."""
+    T, B, I, H = size
+    rng = np.random.default_rng([1, *size])
+    layer, directions = linear_layer(rng, kind, I, H, dtype)
+    x, [h], dy, [dh] = integer_data(rng, "rnn_relu", T, B, I, H, directions)
+    lengths = rng.integers(1, T + 1, B)
+    expected = integer_results("rnn_relu", directions, x, [h], lengths, dy, [dh], H)
+    exact = 2 ** (np.finfo(dtype).nmant + 1)
+    assert all(np.abs(array).max() <= exact for array in expected.values()), "sums would round"
+
+    state, dstate = [(h * TINY).astype(dtype)], [dh.astype(dtype)]
+    if kind == "lstm":  # c is forgotten; the final c is h, so that a part of the gradient may come through it
+        part = rng.integers(0, 2, dh.shape) * dh
+        state, dstate = [*state, np.ones_like(state[0])], [(dh - part).astype(dtype), part.astype(dtype)]
+    y, out, tape = layer.forward((x * TINY).astype(dtype), bare(tuple(state)), lengths=lengths)
+    grads = layer.backward(tape, dy.astype(dtype), bare(tuple(dstate)))
+    for name, part in zip(("y", "h", "c"), (y, *parts_of(out))):
+        assert_same_bits(part, (expected["y" if name == "y" else "state0"] * TINY).astype(dtype), name)
+    assert_same_bits(grads.x + dtype(0), expected["dx"].astype(dtype), "dx")
+    dh0, *dc0 = parts_of(grads.state)
+    assert_same_bits(dh0 + dtype(0), expected["dstate0"].astype(dtype), "dh0")
+    assert not any(np.any(part) for part in dc0)
+    linear = slice(HELD[kind][1] * H, (HELD[kind][1] + 1) * H)
+    for name, gradient in grads.params.items():
+        whole = np.zeros(gradient.shape, dtype)
+        whole[linear] = expected[name] * (TINY if name.startswith("weight") else 1)
+        assert_same_bits(gradient + dtype(0), whole, name)
 
 
 @pytest.mark.parametrize("mode", ["add", "forget"])

@@ -1,6 +1,7 @@
 """Random programs of calls, each checked against the NumPy backend on copies of the parameters.
 
-FASTRNN_FUZZ_SECONDS sets for how long the slow test tries programs of its own drawing, by default an hour.
+FASTRNN_FUZZ_PROGRAMS sets how many there are in the normal tests, FASTRNN_FUZZ_SECONDS for how long the slow test tries
+programs of its own drawing, by default an hour.
 """
 
 import copy
@@ -351,9 +352,10 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_t
 
 
 def test_programs():
-    """The same programs each time."""
+    """The same programs each time, by default about a minute of them."""
+    programs = int(os.environ.get("FASTRNN_FUZZ_PROGRAMS", 1400))
     chosen = settings(
-        max_examples=90, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=CHECKS
+        max_examples=programs, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=CHECKS
     )
     run_state_machine_as_test(Program, settings=chosen)
 

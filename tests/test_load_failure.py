@@ -169,7 +169,8 @@ def test_a_level_for_a_backend_that_is_not_there(broken):
 @pytest.mark.parametrize("broken", [garbage], indirect=True, ids=lambda breaks: breaks.__name__)
 def test_numba_comes_next(broken):
     warned, used, *_ = output(broken[0], USE)
-    assert warned.startswith(FALLS_BACK + "'native'") and used == "numba numba numpy"
+    then = "numba numba numpy" if "numba" in fastrnn.available_backends() else "numpy numpy"
+    assert warned.startswith(FALLS_BACK + "'native'") and used == then
 
 
 @pytest.mark.parametrize("error", ["ImportError", "OSError", "AttributeError", "SystemError"])
