@@ -69,7 +69,8 @@ def test_use_backend_is_of_its_context(monkeypatch):
     monkeypatch.setattr(config, "_backend", marker)
     seen = []
     with fastrnn.use_backend("numpy"):
-        thread = threading.Thread(target=lambda: seen.append(fastrnn.get_backend()))
+        # In a context of its own, since a free-threaded Python's threads begin with a copy of their maker's.
+        thread = threading.Thread(target=lambda: seen.append(contextvars.Context().run(fastrnn.get_backend)))
         thread.start()
         thread.join()
         seen.append(contextvars.copy_context().run(fastrnn.get_backend))

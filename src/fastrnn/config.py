@@ -64,7 +64,10 @@ def set_backend(name: str) -> None:
 
 
 def use_backend(name: str) -> AbstractContextManager[None]:
-    """A context manager: use a backend in this thread or task within the block. Raises as `set_backend`."""
+    """A context manager: use a backend in this thread or task within the block. Raises as `set_backend`.
+
+    A thread started within the block uses it too where Python's threads inherit the context: free-threaded from 3.14.
+    """
     return _use(backends.load(name))
 
 
