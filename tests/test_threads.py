@@ -233,7 +233,9 @@ def test_the_pool_sleeps():
 
 if shutil.which("cc"):  # wherever the kernels are built
 
-    def test_the_pool_where_threads_dawdle(tmp_path):
-        command = ["cc", "-O1", "-std=gnu11", "-I", HERE.parent / "csrc", HERE / "pool_program.c", "-lpthread"]
+    @pytest.mark.parametrize("where", ["threads dawdle", "no handler of forks can be registered"])
+    def test_the_pool_where(where, tmp_path):
+        options = ["-O1", "-std=gnu11", *(["-DFORKS_UNSEEN"] if "forks" in where else [])]
+        command = ["cc", *options, "-I", HERE.parent / "csrc", HERE / "pool_program.c", "-lpthread"]
         subprocess.run([*command, "-o", tmp_path / "pool"], check=True)
         subprocess.run([tmp_path / "pool"], check=True, timeout=60)
