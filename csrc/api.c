@@ -14,31 +14,37 @@ typedef struct {
     const fr_packed *packed;
     const fr_weights *weights;
     int size;
+    fr_watch watch;
 } pack_job;
 
 static void pack_body(void *context, int index) {
-    const pack_job *job = context;
-    job->packed->kernels->pack(job->packed, job->weights, index, job->size);
+    pack_job *job = context;
+    job->packed->kernels->pack(job->packed, job->weights, index, job->size, &job->watch);
 }
 
 /* Packing moves some bytes a nanosecond: fewer than these are not worth another thread. */
 enum { LEAST_BYTES_TO_SHARE = 1 << 20 };
 
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
-                  int threads, fr_packed **packed) {
+                  int threads, fr_interrupted *interrupted, fr_packed **packed) {
     fr_packed *p = calloc(1, sizeof *p);
     if (!p)
         return FR_NO_MEMORY;
     p->kernels = fr_level_kernels(dtype), p->cell = cell, p->I = input_size, p->H = hidden_size;
     size_t bytes = p->kernels->lay_out(p);
-    if (!fr_workspace_take(&p->memory, bytes)) {
+    if (!fr_workspace_take_for_long(&p->memory, bytes)) {
         free(p);
         return FR_NO_MEMORY;
     }
     p->data = p->memory.data;
-    pack_job job = {p, weights, fr_pool_reserve(bytes < LEAST_BYTES_TO_SHARE ? 1 : threads)};
-    fr_pool_run(job.size, pack_body, &job, NULL);
+    pack_job job = {p, weights, fr_pool_reserve(bytes < LEAST_BYTES_TO_SHARE ? 1 : threads),
+                    fr_watch_begin(interrupted)};
+    fr_pool_run(job.size, pack_body, &job, &job.watch);
     fr_pool_release(job.size);
+    if (fr_watch_stopped(&job.watch)) {
+        fr_packed_free(p);
+        return FR_INTERRUPTED;
+    }
     *packed = p;
     return FR_OK;
 }
@@ -60,27 +66,37 @@ static void rank_rows(ptrdiff_t *order, ptrdiff_t *starts, const int64_t *length
         order[starts[T - lengths[row]]++] = row;
 }
 
-/* What a call allocates: the ranks of the rows, and the kernels' scratch behind them. */
+/* The caller's memory may change while the kernels run: what they trust is a copy, in 1..T whatever it holds. */
+static void copy_lengths(int64_t *copy, const int64_t *lengths, ptrdiff_t T, ptrdiff_t B) {
+    for (ptrdiff_t row = 0; row < B; row++) {
+        const int64_t length = ((const volatile int64_t *)lengths)[row];
+        copy[row] = length < 1 ? 1 : length > T ? T : length;
+    }
+}
+
+/* What a call allocates: the lengths and ranks of the rows, and the kernels' scratch. */
 typedef struct {
-    fr_workspace ranks, scratch;
+    fr_workspace rows, scratch;
     fr_batch batch;
 } call;
 
 static fr_status begin_call(call *c, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths) {
-    *c = (call){.batch = {.T = T, .B = B, .lengths = lengths}};
+    *c = (call){.batch = {.T = T, .B = B}};
     if (!lengths)
         return FR_OK;
-    if (!fr_workspace_take(&c->ranks, (size_t)(B + T + 1) * sizeof(ptrdiff_t)))
+    if (!fr_workspace_take(&c->rows, (size_t)B * sizeof(int64_t) + (size_t)(B + T + 1) * sizeof(ptrdiff_t)))
         return FR_NO_MEMORY;
-    ptrdiff_t *order = c->ranks.data;
-    rank_rows(order, order + B, lengths, T, B);
-    c->batch.order = order;
+    int64_t *copy = c->rows.data;
+    ptrdiff_t *order = (ptrdiff_t *)(copy + B);
+    copy_lengths(copy, lengths, T, B);
+    rank_rows(order, order + B, copy, T, B);
+    c->batch.lengths = copy, c->batch.order = order;
     return FR_OK;
 }
 
 static void end_call(call *c) {
     fr_workspace_give(&c->scratch);
-    fr_workspace_give(&c->ranks);
+    fr_workspace_give(&c->rows);
 }
 
 /* Ends a team's meetings; on an idle machine hardly any of those at the steps lasts longer than its spin. */

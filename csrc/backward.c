@@ -141,25 +141,44 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
     }
 }
 
-/* Returns whether the call ends. */
+/* dh of the owned ranks i .. end-1 in one panel. */
+static void dh_range(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t end, ptrdiff_t panel, int continues) {
+    for (int rows; i < end; i += rows) {
+        rows = tile_rows(end - i, GROUP_ROWS);
+        dh_rows(b, s, i, rows, panel, continues);
+    }
+}
+
+static ptrdiff_t clip(ptrdiff_t i, ptrdiff_t first, ptrdiff_t last) { return i < first ? first : i > last ? last : i; }
+
+/* dh of the owned ranks in the owned panels, the first `continuing` of which go on; or dh0 of those from `starting` on.
+ * Between parts of a long step it learns whether the call ends: then it leaves the rest. */
+static void step_rows(const backward_state *b, const step *s, ptrdiff_t continuing, ptrdiff_t starting, ptrdiff_t owned,
+                      int dh0) {
+    const double row_flop = b->share->row_flop / (double)(b->unit_panel_end - b->unit_panel);
+    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++)
+        for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
+            end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
+            if (dh0) {
+                dh0_rows(b, s, i, end, panel);
+            } else {
+                dh_range(b, s, i, clip(continuing, i, end), panel, 1);
+                dh_range(b, s, clip(continuing, i, end), end, panel, 0);
+            }
+            const int last = end == owned && panel + 1 == b->unit_panel_end; /* the step itself is counted after it */
+            if (!last && fr_share_worked(b->share, (double)(end - i) * row_flop))
+                return;
+        }
+}
+
+/* Returns whether the call ends; who learns it before the others goes on to where they meet. */
 static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_before) {
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
     ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
-    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
-        int rows;
-        for (ptrdiff_t i = 0; i < continuing; i += rows) {
-            rows = tile_rows(continuing - i, GROUP_ROWS);
-            dh_rows(b, s, i, rows, panel, 1);
-        }
-        for (ptrdiff_t i = continuing; i < owned; i += rows) {
-            rows = tile_rows(owned - i, GROUP_ROWS);
-            dh_rows(b, s, i, rows, panel, 0);
-        }
-    }
+    step_rows(b, s, continuing, 0, owned, 0);
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))
         return 1;
-    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++)
-        dh0_rows(b, s, before < owned ? before : owned, owned, panel);
+    step_rows(b, s, 0, before < owned ? before : owned, owned, 1);
     for (ptrdiff_t i = b->share->index; i < s->live; i += b->share->size) {
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
         b->x[term] = at(&b->run->x, s->t, row);
@@ -233,6 +252,8 @@ static int prepare(const backward_state *b) {
             pack_rows(b, b->w_ih + i * panel_size, run->weights.w_ih, b->I, i, 1);
         else
             pack_rows(b, b->w_hh + (i - x_panels) * panel_size, run->weights.w_hh, b->H, i - x_panels, 0);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)panel_size))
+            break;
     }
     for (ptrdiff_t row = b->share->index; row < b->batch->B; row += b->share->size) {
         init_row(run->dh0, run->dh, row, b->H);

@@ -41,11 +41,15 @@ typedef struct {
     ptrdiff_t time, row;
 } fr_sequence;
 
+/* Asked by the thread that makes a call, about every tenth of a second, unless it is NULL: not 0 ends the call with
+ * FR_INTERRUPTED, what it writes half written. */
+typedef int fr_interrupted(void);
+
 /* One direction's weights, rearranged for the forward kernels of one instruction-set level; immutable. */
 typedef struct fr_packed fr_packed;
 
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
-                  int threads, fr_packed **packed);
+                  int threads, fr_interrupted *interrupted, fr_packed **packed);
 void fr_packed_free(fr_packed *packed); /* NULL is allowed */
 
 /* One direction of one layer. */
@@ -61,12 +65,8 @@ typedef struct {
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
 } fr_forward_run;
 
-/* Asked by the thread that makes a call, about every tenth of a second: not 0 ends the call with FR_INTERRUPTED, what
- * it writes half written. */
-typedef int fr_interrupted(void);
-
 /* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 1..T, or
- * NULL for T. The result does not depend on `threads`, nor a row's on the other rows. `interrupted` may be NULL. */
+ * NULL for T; they are copied. The result does not depend on `threads`, nor a row's on the other rows. */
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads, fr_interrupted *interrupted);
 

@@ -156,8 +156,8 @@ static ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n -
 /* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
 enum { PAIR = 2, PAIR_ROWS = TILE_ROWS / PAIR };
 
-/* For each cell and number of columns: hoist `terms` terms through panel p; step t of `live` rows through panel p, and
- * of at most PAIR_ROWS through p and p + 1. */
+/* For each cell and number of columns: hoist `terms` terms through panel p; step t of the rows i .. end-1 through panel
+ * p, and of `live` rows, at most PAIR_ROWS, through p and p + 1. */
 #define DEFINE_PANEL(name) \
     static void name##_hoist(const forward_state *f, ptrdiff_t p, ptrdiff_t terms) { \
         int rows; \
@@ -166,11 +166,10 @@ enum { PAIR = 2, PAIR_ROWS = TILE_ROWS / PAIR };
             FOR_TILE_ROWS(rows, name##_hoist_rows) \
         } \
     } \
-    static void name##_step(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) { \
+    static void name##_step(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) { \
         vec sums[TILE_ROWS * COLUMNS]; \
-        int rows; \
-        for (ptrdiff_t i = 0; i < live; i += rows) { \
-            rows = tile_rows(live - i, TILE_ROWS); \
+        for (int rows; i < end; i += rows) { \
+            rows = tile_rows(end - i, TILE_ROWS); \
             FOR_TILE_ROWS(rows, name##_step_rows) \
             name##_finish(f, sums, rows, 1, p, t, i); \
         } \
@@ -283,7 +282,7 @@ typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barri
 
 typedef struct {
     void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
-    void (*step)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
+    void (*step)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end);
     void (*pair)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
     row_function *row, *row_pair; /* all panels, one or two at a time */
 } panel_functions;
@@ -305,20 +304,33 @@ static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) 
     }
 }
 
-/* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. */
+/* Step t of the first `live` owned rows through one panel, some rows after others. Returns whether the call is to end. */
+static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) {
+    const double row_flop = share->row_flop / (double)(f->panel_end - f->panel);
+    for (ptrdiff_t i = 0; i < live; i += FR_ASK_ROWS) {
+        const ptrdiff_t rows = live - i < FR_ASK_ROWS ? live - i : FR_ASK_ROWS;
+        functions_of(f, p)->step(f, p, t, i, i + rows);
+        if (fr_share_worked(share, (double)rows * row_flop))
+            return 1;
+    }
+    return 0;
+}
+
+/* The same through all owned panels. */
 static int forward_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
     const int width = live <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
-    const double flop = (double)live * share->row_flop / (double)groups;
     for (ptrdiff_t k = 0; k < groups && live; k++) {
         ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
-        if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->pair)
+        if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->pair) {
             functions_of(f, p)->pair(f, p, t, live);
-        else
+            if (fr_share_worked(share, (double)live * share->row_flop / (double)groups))
+                return 1;
+        } else {
             for (; p < end && p < f->panel_end; p++)
-                functions_of(f, p)->step(f, p, t, live);
-        if (fr_share_worked(share, flop))
-            return 1;
+                if (panel_step(f, share, p, t, live))
+                    return 1;
+        }
     }
     return fr_watch_stopped(share->watch);
 }

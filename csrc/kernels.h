@@ -36,9 +36,10 @@ enum { FR_READ_UNIT = 512 };
 
 typedef struct fr_kernels {
     int lanes;
-    /* Sets the panels up, of cell, I and H, and returns the bytes of data; then part `index` of `size` of the packing. */
+    /* Sets the panels up, of cell, I and H, and returns the bytes of data; then part `index` of `size` of the packing,
+     * incomplete if the call is stopped. */
     size_t (*lay_out)(fr_packed *packed);
-    void (*pack)(const fr_packed *packed, const fr_weights *weights, int index, int size);
+    void (*pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch);
     /* Scratch, in bytes: one thread's of a forward pass; the whole team's of a backward pass. */
     size_t (*forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
     void (*forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
@@ -49,6 +50,10 @@ typedef struct fr_kernels {
     /* Reads `data` (bytes), aligned, in whole units of FR_READ_UNIT, so many times; returns the bytes it read. */
     double (*read_passes)(const void *data, ptrdiff_t bytes, int passes);
 } fr_kernels;
+
+/* What the watch is told: packing an element takes about as long as so many operations, since it comes from memory and
+ * goes there. And how often, at the least: after so many rows of a step through one panel. */
+enum { FR_PACK_FLOP = 50, FR_ASK_ROWS = 1536 };
 
 /* Counts work; returns whether the call is to end. */
 static inline int fr_share_worked(const fr_share *share, double flop) {

@@ -51,7 +51,7 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out,
     return out + K * fed * LANES;
 }
 
-void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size) {
+void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch) {
     fr_fp_mode mode = fr_fp_mode_enter(); /* the biases are added here */
     for (ptrdiff_t p = fr_cut(packed->panels, index, size); p < fr_cut(packed->panels, index + 1, size); p++) {
         real *panel = (real *)packed->data + p * packed->panel_size;
@@ -61,6 +61,10 @@ void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int inde
         add_bias(packed, p, fed, panel, weights->b_hh, 0);
         real *h_part = pack_part(packed, p, fed, panel + columns * LANES, weights->w_ih, packed->I, 1);
         pack_part(packed, p, fed, h_part, weights->w_hh, packed->H, 0);
+        if (index == 0) /* in the thread that made the call */
+            fr_watch_count(watch, FR_PACK_FLOP * (double)packed->panel_size);
+        if (fr_watch_stopped(watch))
+            break;
     }
     fr_fp_mode_set(mode);
 }

@@ -35,7 +35,8 @@ INLINE int fed_columns(int cell, int columns) { return cell == FR_GRU ? 3 : colu
 INLINE int min_lanes(ptrdiff_t n) { return n < LANES ? (int)n : LANES; }
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
-void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size);
+void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size,
+                    fr_watch *watch);
 size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
 void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
 size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);

@@ -1,6 +1,7 @@
 #include "workspace.h"
 
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 /* A few buffers wait for the next call; a larger one than this goes back to the system. */
@@ -26,13 +27,13 @@ static void put(char *block) {
     free(block);
 }
 
-/* The smallest waiting block that holds `total` bytes: the large ones wait for those who need them, since fresh memory
- * costs a page fault every 4 KB. */
-static char *best_fit(size_t total) {
+/* The smallest waiting block that holds `total` bytes and at most `spare` more: the large ones wait for those who need
+ * them, since fresh memory costs a page fault every 4 KB. */
+static char *best_fit(size_t total, size_t spare) {
     char *best = NULL;
     for (int i = 0; i < SLOTS; i++) {
         char *block = atomic_load_explicit(&slots[i], memory_order_relaxed) ? atomic_exchange(&slots[i], NULL) : NULL;
-        if (block && size_of(block) >= total && (!best || size_of(block) < size_of(best))) {
+        if (block && size_of(block) >= total && size_of(block) - total <= spare && (!best || size_of(block) < size_of(best))) {
             char *worse = best;
             best = block;
             block = worse;
@@ -43,9 +44,9 @@ static char *best_fit(size_t total) {
     return best;
 }
 
-int fr_workspace_take(fr_workspace *workspace, size_t bytes) {
+static int take(fr_workspace *workspace, size_t bytes, int for_long) {
     size_t total = fr_aligned(bytes) + FR_ALIGNMENT;
-    char *block = total < bytes ? NULL : best_fit(total);
+    char *block = total < bytes ? NULL : best_fit(total, for_long ? total : SIZE_MAX);
     if (!block && total >= bytes) {
         block = aligned_memory(total);
         if (block)
@@ -54,6 +55,10 @@ int fr_workspace_take(fr_workspace *workspace, size_t bytes) {
     workspace->data = block ? block + FR_ALIGNMENT : NULL;
     return block != NULL;
 }
+
+int fr_workspace_take(fr_workspace *workspace, size_t bytes) { return take(workspace, bytes, 0); }
+
+int fr_workspace_take_for_long(fr_workspace *workspace, size_t bytes) { return take(workspace, bytes, 1); }
 
 void fr_workspace_give(fr_workspace *workspace) {
     if (!workspace->data)

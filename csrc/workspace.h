@@ -14,6 +14,7 @@ typedef struct {
 
 /* Returns 0, with data NULL, if there is no memory. */
 int fr_workspace_take(fr_workspace *workspace, size_t bytes);
+int fr_workspace_take_for_long(fr_workspace *workspace, size_t bytes); /* no more than twice what was asked for */
 void fr_workspace_give(fr_workspace *workspace);
 
 #endif

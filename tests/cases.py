@@ -98,7 +98,8 @@ def assert_results_close(actual, expected, case, factor=1):
     """All that `run` returns, within `factor` times the tolerance.
 
     Where an array has few elements, or a layer few units, the terms of every sum may happen to cancel, or every unit
-    to be saturated: then the largest magnitude says nothing of the terms, which are of order 1.
+    to be saturated: then the largest magnitude says nothing of the terms, which are of order 1. The gradient of a
+    parameter is a sum over T·B of them, as large as the root of so many where they do not cancel.
 
     The derivative of relu jumps at 0: where two values that agree within the tolerance lie on either side of it, the
     gradients are different functions and are not compared. Only one layer of relu shows all its values.
@@ -109,7 +110,8 @@ def assert_results_close(actual, expected, case, factor=1):
         if name == "grads.x" and np.any((actual["y"] > 0) != (expected["y"] > 0)) and is_relu(case.layer):
             return
         few = array.size < 32 or case.layer.hidden_size < 8
-        scale = max(magnitude(array), 1 if few else 0)
+        usual = math.sqrt(math.prod(case.x.shape[:-1])) if name in case.layer.params else 1
+        scale = max(magnitude(array), usual if few else 0)
         assert_close(actual[name], array, factor * tolerance(name, case), name, scale)
 
 

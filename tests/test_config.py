@@ -212,6 +212,8 @@ CGROUPS = {
         2.5,
     ),
     "no cpu controller": ("5:memory:/x\n", {}, None),
+    "v1, without a period": ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "250000\n"}, None),
+    "v2, a period of zero": ("0::/\n", {"cpu.max": "50000 0\n"}, None),
     "no cgroups": ("", {}, None),
 }
 

@@ -127,6 +127,37 @@ def test_steps_of_one_unit(alarm):
         assert seconds_to_answer(lambda: layer(x), alarm) < ANSWER
 
 
+def one_long_step(what):
+    """A function that takes a second or more, all of it in one step."""
+    if what == "packing":
+        n = 8000
+        weights = np.zeros((4 * n, n), np.float32), np.zeros((4 * n, n), np.float32)
+        return lambda: fastrnn.lstm_cell(np.zeros(n, np.float32), None, *weights)
+    B, H = (600_000, 16) if what == "many rows" else (16384, 1024)
+    cell = fastrnn.LSTMCell(1000 if what == "many rows" else 8, H, rng=0)
+    x = np.zeros((B, cell.input_size), np.float32)
+    if what == "many rows":
+        return lambda: cell(x)
+    (h, _), tape = cell.forward(x)
+    return lambda: cell.backward(tape, h)
+
+
+SLOW = pytest.mark.slow  # they take gigabytes
+
+
+@pytest.mark.parametrize(
+    "what", ["backward", pytest.param("packing", marks=SLOW), pytest.param("many rows", marks=SLOW)]
+)
+def test_one_step_that_takes_long(alarm, what):
+    before = fastrnn.get_num_threads()
+    fastrnn.set_num_threads(1)
+    try:
+        with fastrnn.use_backend("native"):
+            assert seconds_to_answer(one_long_step(what), alarm) < ANSWER
+    finally:
+        fastrnn.set_num_threads(before)
+
+
 def test_many_layers_each_too_short_to_ask(alarm):
     x = np.zeros((10_000, 1, 64), np.float32)
     with fastrnn.use_backend("native"):

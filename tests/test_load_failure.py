@@ -166,6 +166,19 @@ def test_a_level_for_a_backend_that_is_not_there(broken):
     assert output(broken[0], HIDE_NUMBA + USE, FASTRNN_ISA="x86-64-v2")[1] == "numpy numpy"
 
 
+@pytest.mark.parametrize("broken", [garbage, no_level], indirect=True, ids=lambda breaks: breaks.__name__)
+def test_a_word_that_is_no_level_is_an_error_there_too(broken):
+    said = python(broken[0], HIDE_NUMBA + "import fastrnn", FASTRNN_ISA="rubbish").stderr
+    assert "FASTRNN_ISA: expected one of x86-64-v2, x86-64-v3, x86-64-v4, neon, got 'rubbish'" in said
+
+
+def test_something_else_of_the_name_numba(tmp_path):
+    """Without a file, as a test's double."""
+    copy_package(tmp_path)
+    double = "import types; sys.modules['numba'] = types.ModuleType('numba')\n"
+    assert output(tmp_path, double + USE)[1] == "numpy numpy"
+
+
 @pytest.mark.parametrize("broken", [garbage], indirect=True, ids=lambda breaks: breaks.__name__)
 def test_numba_comes_next(broken):
     warned, used, *_ = output(broken[0], USE)

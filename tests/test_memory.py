@@ -51,6 +51,10 @@ def test_no_memory_is_a_memory_error_and_the_next_call_succeeds(kind):
     run_here("limit", kind)
 
 
+def test_a_small_frozen_layer_keeps_no_large_block():
+    run_here("pin")
+
+
 # --- What the interpreters do.
 
 
@@ -169,5 +173,17 @@ def limit(kind):
         assert again.tobytes() == first.tobytes(), "other bits"
 
 
+def pin():
+    """The scratch of large calls waits for the next, while small weights are packed for as long as a layer lives."""
+    large, small, kept = fastrnn.LSTM(900, 900, rng=0), fastrnn.LSTM(1, 1, 2, rng=0), []
+    x = np.zeros((1, 1, 900), np.float32)
+    for k in range(30):
+        large(x)
+        kept.append(small.freeze())
+        if k == 9:
+            before = resident_bytes()
+    assert resident_bytes() - before < 26 << 20, "more than one block of the large layer's"
+
+
 if __name__ == "__main__":
-    {"grow": grow, "limit": limit}[sys.argv[1]](*sys.argv[2:])
+    {"grow": grow, "limit": limit, "pin": pin}[sys.argv[1]](*sys.argv[2:])

@@ -145,7 +145,7 @@ def contiguous(array: Array, dtype: np.dtype) -> Array:
 
 
 def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | None:
-    """The valid steps of each row, (B,) int64."""
+    """The valid steps of each row, (B,) int64: a copy, since the kernels trust what was checked."""
     if value is None:
         return None
     if not batched:
@@ -156,7 +156,7 @@ def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | N
     array = real("lengths", value)
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
-    shaped("lengths", array, (B,))
+    array = shaped("lengths", array, (B,)).copy()
     if B and not (1 <= array.min() and array.max() <= T):
         wrong = next(n for n in array.tolist() if not 1 <= n <= T)
         raise ValueError(f"lengths: expected integers from 1 to T = {T}, got {wrong}")
@@ -197,7 +197,7 @@ def some_gradient(names: str, *given: object) -> None:
 
 
 def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype, *, contiguous: bool) -> Array:
-    """An array to write into, used as it is."""
+    """An array to write into: its own elements, as a plain array where it is of a subclass with rules of its own."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected an array, got {kind(array)}")
     if array.dtype != dtype:
@@ -207,7 +207,7 @@ def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype, *, co
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
     if contiguous and not (array.flags.c_contiguous and array.flags.aligned):
         raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
-    return array
+    return array if type(array) is np.ndarray else array.view(np.ndarray)
 
 
 def disjoint(name: str, y: Array, after: Sequence[Array], x: Array, now: Sequence[Array]) -> None:

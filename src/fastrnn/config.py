@@ -104,9 +104,13 @@ def _read_environment() -> None:
     global _backend, _threads
     if name := os.environ.get("FASTRNN_BACKEND"):
         _backend = backends.load(name, "FASTRNN_BACKEND")
-    if (level := os.environ.get("FASTRNN_ISA")) and "native" in backends.available():
-        native: Any = backends.load("native")
-        native.cap_level(level)
+    if level := os.environ.get("FASTRNN_ISA"):
+        known = [word for family in backends.FAMILIES for word in family]
+        if level.lower() not in known:
+            raise ValueError(f"FASTRNN_ISA: expected one of {', '.join(known)}, got {level!r}")
+        if "native" in backends.available():
+            native: Any = backends.load("native")
+            native.cap_level(level)
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
         if not (word.isdecimal() and len(word) <= len(str(MOST_THREADS)) and 1 <= int(word) <= MOST_THREADS):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")

@@ -34,12 +34,18 @@ def cgroup_quota(membership: str = "/proc/self/cgroup", root: str = "/sys/fs/cgr
 
 def quota_v2(group: str) -> float | None:
     quota, _, period = read(f"{group}/cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdecimal() else None
+    return rate(quota, period)
 
 
 def quota_v1(group: str) -> float | None:
     quota, period = read(f"{group}/cpu.cfs_quota_us").strip(), read(f"{group}/cpu.cfs_period_us")
-    return int(quota) / int(period) if quota.isdecimal() else None  # -1: unlimited
+    return rate(quota, period)  # -1: unlimited
+
+
+def rate(quota: str, period: str) -> float | None:
+    """Their ratio; None where they are no numbers, or none of which one can be had."""
+    readable = quota.isdecimal() and period.strip().isdecimal() and int(period) > 0
+    return int(quota) / int(period) if readable else None
 
 
 def read(path: str) -> str:

@@ -158,10 +158,10 @@ def as_state(parts: tuple[Array, ...], shape: tuple[int, ...]) -> Any:
 
 
 def time_major(array: Array, batch_first: bool) -> Array:
-    """A sequence in the caller's layout as a (T, B, n) view."""
+    """A sequence in the caller's layout as a (T, B, n) view, whose shape stays though the caller's may be set."""
     if array.ndim == 2:
         return array[:, None]
-    return array.swapaxes(0, 1) if batch_first else array
+    return array.swapaxes(0, 1) if batch_first else array[:]
 
 
 def sequence_shape(spec: LayerSpec, call: Call, size: int) -> tuple[int, ...]:

@@ -104,7 +104,8 @@ class Parameters:
     def load_state_dict(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Copy all parameters from a mapping with exactly their names and shapes; on an error none has changed.
 
-        Raises ValueError for missing, unexpected or misshapen entries and TypeError for those that are not real.
+        Raises ValueError for missing, unexpected or misshapen entries, or where a parameter has been made read-only,
+        and TypeError for entries that are not real.
         """
         checks.names("state_dict", mapping, list(self._params))
         found = {}
@@ -112,6 +113,8 @@ class Parameters:
             label = f"state_dict[{name!r}]"
             value = checks.shaped(label, checks.real(label, mapping[name]), array.shape)
             found[name] = np.array(value, array.dtype)  # copied first: it may be, or overlap, another parameter
+            if not array.flags.writeable:
+                raise ValueError(f"params[{name!r}]: expected a writable array to load into, got a read-only one")
         for name, value in found.items():
             self._params[name][...] = value
 
@@ -119,7 +122,8 @@ class Parameters:
 class Accumulators:
     """Where the gradients of parameters go: `named` as the caller gets them, `inner` as a backend writes them.
 
-    `read` are the arrays that the backward pass reads, apart from the parameters.
+    `apart` has the elements of those into which a backend cannot write; `read` are the arrays that the backward pass
+    reads, apart from the parameters.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Accumulators:
     ) -> None:
         self.named: dict[str, Array] = {}
         self.inner: dict[str, Array] = {}
+        self.apart: dict[str, Array] = {}
         if accumulate is not None:
             checks.names("accumulate", accumulate, list(params))
         for name, param in params.items():
@@ -141,12 +146,12 @@ class Accumulators:
             others = [("a parameter", other) for other in params.values()]
             others += [(f"accumulate[{other!r}]", earlier) for other, earlier in self.named.items()]
             checks.own_memory(label, array, [*others, *read])
-            direct = array.flags.c_contiguous and array.flags.aligned
-            self.named[name], self.inner[name] = array, array if direct else np.zeros(param.shape, param.dtype)
+            self.named[name], self.inner[name] = accumulate[name], array
+            if not (array.flags.c_contiguous and array.flags.aligned):
+                self.apart[name], self.inner[name] = array, np.zeros(param.shape, param.dtype)
 
     def finish(self) -> dict[str, Array]:
         """Add what could not be written in place, and return the caller's arrays."""
-        for name, target in self.named.items():
-            if self.inner[name] is not target:
-                target += self.inner[name]
+        for name, target in self.apart.items():
+            target += self.inner[name]
         return self.named

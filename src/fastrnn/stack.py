@@ -111,5 +111,6 @@ def backprop(
 def drop(values: Array, kept: Array, dropout: float, out: Array | None = None) -> Array:
     """`values` where kept, scaled so that their expectation stays; zero elsewhere."""
     scale = 0.0 if dropout == 1 else 1 / (1 - dropout)
-    out = np.multiply(values, kept, out=out)
-    return np.multiply(out, values.dtype.type(scale), out=out)
+    with np.errstate(all="ignore"):  # infinity times zero is NaN here, without a word
+        out = np.multiply(values, kept, out=out)
+        return np.multiply(out, values.dtype.type(scale), out=out)

@@ -214,7 +214,7 @@ fr_status layer_pack(layer *l, int threads) {
     for (int d = 0; d < l->spec.directions && status == FR_OK; d++) {
         fr_packed_free(l->packed[d]);
         l->packed[d] = NULL;
-        status = fr_pack(l->spec.cell, l->spec.dtype, l->spec.I, l->spec.H, &l->weights[d], threads, &l->packed[d]);
+        status = fr_pack(l->spec.cell, l->spec.dtype, l->spec.I, l->spec.H, &l->weights[d], threads, NULL, &l->packed[d]);
         l->forward[d].packed = l->packed[d];
     }
     return status;

@@ -196,7 +196,7 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
         const int kept = p->cell == FR_LSTM ? 5 : p->cell == FR_GRU ? 4 : 0;
         const fr_sequence x = sequence(p, a, X, I, first, 0), y = sequence(p, a, Y, width, first, d * H);
         saved[d] = kept ? allocate((size_t)(T * B * kept * H) * item(p->dtype)) : NULL;
-        CHECK(fr_pack(p->cell, p->dtype, I, H, &w, threads, &packed[d]) == FR_OK, "fr_pack");
+        CHECK(fr_pack(p->cell, p->dtype, I, H, &w, threads, NULL, &packed[d]) == FR_OK, "fr_pack");
         forward[d] = (fr_forward_run){packed[d], d, x, y, from(p, a, H0, s), from(p, a, C0, s), from(p, a, H1, s),
                                       from(p, a, C1, s), saved[d]};
         backward[d] = (fr_backward_run){p->cell, p->dtype, I, H, w, d, x, y, from(p, a, H0, s), from(p, a, C0, s),
@@ -360,7 +360,7 @@ static void activate(fr_cell cell, fr_dtype dtype, const void *x, void *out) {
     for (int i = 0; i < gates * UNITS; i++)
         set(w_ih, dtype, i, 1);
     fr_packed *packed = NULL;
-    CHECK(fr_pack(cell, dtype, 1, UNITS, &(fr_weights){.w_ih = w_ih, .w_hh = w_hh}, 1, &packed) == FR_OK, "fr_pack");
+    CHECK(fr_pack(cell, dtype, 1, UNITS, &(fr_weights){.w_ih = w_ih, .w_hh = w_hh}, 1, NULL, &packed) == FR_OK, "fr_pack");
     const fr_forward_run run = {packed, 0, {(void *)x, 0, 1}, {y, 0, UNITS}, zero, zero, y, c, lstm ? saved : NULL};
     CHECK(fr_forward(&run, 1, 1, SAMPLES, NULL, 1, NULL) == FR_OK, "fr_forward");
     for (ptrdiff_t row = 0; row < SAMPLES; row++)

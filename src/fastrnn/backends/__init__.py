@@ -21,12 +21,17 @@ ENTRIES = {
     "numba": Entry("numba_loops", needs="numba"),
     "numpy": Entry("reference", needs="numpy"),
 }
+# Every instruction-set level of the native backend, per machine family, from the least to the best.
+FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))
 _loaded: dict[str, Backend] = {}
 
 
 def installed(name: str) -> bool:
     """Whether the files of a known backend are there; it may still fail to import."""
-    return name in _loaded or find_spec(ENTRIES[name].needs) is not None
+    try:
+        return name in _loaded or find_spec(ENTRIES[name].needs) is not None
+    except ValueError:  # something of that name is loaded that never came from a file
+        return False
 
 
 def load(name: str, argument: str = "backend") -> Backend:

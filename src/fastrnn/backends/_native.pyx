@@ -75,7 +75,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dh0
         void *dc0
         fr_gradients gradients
-    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_packed **)
+    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_interrupted *, fr_packed **)
     void fr_packed_free(fr_packed *)
     fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
     fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
@@ -145,9 +145,9 @@ cdef fr_interrupted *asker() noexcept:
     return NULL
 
 
-cdef int check(fr_status status) except -1:
+cdef int check(fr_status status, what="kernels' scratch") except -1:
     if status == FR_NO_MEMORY:
-        raise MemoryError("no memory for the kernels' scratch")
+        raise MemoryError(f"no memory for the {what}")
     return -1 if status == FR_INTERRUPTED else 0
 
 
@@ -179,6 +179,13 @@ cdef char *part(object array, ptrdiff_t d, Shape *s, int flags=0) except? NULL:
     return NULL if data == NULL else data + d * s.B * s.H * s.item
 
 
+cdef int three_axes(Py_buffer *buffer) except -1:
+    if buffer.ndim != 3:
+        PyBuffer_Release(buffer)
+        raise ValueError("expected an array of three axes")
+    return 0
+
+
 cdef fr_sequence sequence(object array, Py_ssize_t first, Py_ssize_t item, int flags=0) except *:
     """A (T, B, n) array from feature `first` on; absent for None."""
     cdef Py_buffer buffer
@@ -187,6 +194,7 @@ cdef fr_sequence sequence(object array, Py_ssize_t first, Py_ssize_t item, int f
     if array is None:
         return result
     PyObject_GetBuffer(array, &buffer, PyBUF_STRIDES | flags)
+    three_axes(&buffer)
     result.data = <char *>buffer.buf + first * item
     result.time = buffer.strides[0] // item
     result.row = buffer.strides[1] // item
@@ -198,6 +206,7 @@ cdef Shape shape_of(object x, object h) except *:
     cdef Shape s
     cdef Py_buffer buffer
     PyObject_GetBuffer(x, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
+    three_axes(&buffer)
     s.T, s.B, s.I, s.item = buffer.shape[0], buffer.shape[1], buffer.shape[2], buffer.itemsize
     s.dtype = DTYPES[buffer.format.decode()]
     PyBuffer_Release(&buffer)
@@ -223,11 +232,13 @@ cdef class Packed:
     cdef fr_packed *directions[2]
     cdef int count
     cdef fr_cell cell
+    cdef ptrdiff_t input_size, hidden_size
 
     def __cinit__(self, cell, weights, int threads):
         cdef fr_weights w
         cdef fr_dtype dtype
         cdef fr_status status
+        cdef fr_interrupted *ask
         cdef ptrdiff_t I, H
         cdef double elements
         self.cell = CELLS[cell.name]
@@ -237,13 +248,25 @@ cdef class Packed:
             I, H = direction.w_ih.shape[1], direction.w_hh.shape[1]
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
             if elements < LEAST_PACKED_WITHOUT_GIL:
-                status = fr_pack(self.cell, dtype, I, H, &w, threads, &self.directions[self.count])
+                status = fr_pack(self.cell, dtype, I, H, &w, threads, NULL, &self.directions[self.count])
             else:
+                ask = asker()
                 with nogil:
-                    status = fr_pack(self.cell, dtype, I, H, &w, threads, &self.directions[self.count])
-            if status != FR_OK:
-                raise MemoryError("no memory for the packed weights")
+                    status = fr_pack(self.cell, dtype, I, H, &w, threads, ask, &self.directions[self.count])
+            check(status, "packed weights")
             self.count += 1
+            if self.count == 1:
+                self.input_size, self.hidden_size = I, H
+            self.fits(I, H)
+
+    cdef int fits(self, ptrdiff_t input_size, ptrdiff_t hidden_size) except -1:
+        """The panels are read as far as these sizes say: a caller may have set the shape of a parameter."""
+        if self.input_size != input_size or self.hidden_size != hidden_size:
+            raise ValueError(
+                f"params: expected weights for {input_size} inputs and {hidden_size} units, got some that have been "
+                f"reshaped, for {self.input_size} and {self.hidden_size}"
+            )
+        return 0
 
     def __dealloc__(self):
         for d in range(2):
@@ -265,6 +288,7 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
     cdef fr_status status
     cdef fr_interrupted *ask
     cdef int d
+    packed.fits(s.I, s.H)
     for d in range(packed.count):
         run = &runs[d]
         run.packed = packed.directions[d]
@@ -355,13 +379,15 @@ cdef class Shortcut:
     cdef double row_flop
 
     def __cinit__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell, batch_first):
-        cdef Packed first = layers[0]
+        cdef Packed first = layers[0], layer
         cdef double gates = 4 if first.cell == FR_LSTM else 3 if first.cell == FR_GRU else 1
         self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
         self.input_size, self.hidden_size, self.item = input_size, hidden_size, dtype.itemsize
         self.directions, self.runs = first.count, first.count * len(layers)
         self.format = ord(dtype.char)
         self.lstm, self.cell, self.batch_first = first.cell == FR_LSTM, cell, batch_first
+        for layer in layers:
+            layer.fits(input_size if layer is first else hidden_size * first.count, hidden_size)
         self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags) except -1:
@@ -410,10 +436,16 @@ cdef class Shortcut:
         result[0] = NULL
         if lengths is None:
             return True
-        if type(lengths) is not self.ndarray or lengths.dtype.char != "l" or not lengths.flags.c_contiguous:
+        if type(lengths) is not self.ndarray or not lengths.flags.c_contiguous:
             return False
-        PyObject_GetBuffer(lengths, &buffer, PyBUF_STRIDES)
-        good = buffer.ndim == 1 and buffer.shape[0] == B and buffer.itemsize == 8 and <size_t>buffer.buf % 8 == 0
+        try:
+            PyObject_GetBuffer(lengths, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
+        except (BufferError, ValueError):
+            return False
+        good = (
+            buffer.format[0] == c"l" and buffer.format[1] == 0 and buffer.itemsize == 8 and buffer.ndim == 1
+            and buffer.shape[0] == B and <size_t>buffer.buf % 8 == 0
+        )
         if good:
             result[0] = <const int64_t *>buffer.buf
             for i in range(B):

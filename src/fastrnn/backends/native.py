@@ -1,5 +1,6 @@
 """The native backend: fused C kernels, compiled once per instruction-set level, behind a thin Cython module."""
 
+from . import FAMILIES
 from ._native import (
     Shortcut,
     activate,
@@ -32,9 +33,6 @@ __all__ = [
     "schedule",
     "set_level",
 ]
-
-# Every level there is, per machine family, from the least to the best.
-FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))
 
 
 def cap_level(word: str) -> None:

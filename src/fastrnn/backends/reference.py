@@ -117,6 +117,7 @@ def live_rows(lengths, t):
     return slice(None) if lengths is None else np.flatnonzero(lengths > t)
 
 
+@np.errstate(all="ignore")
 def forward(packed, x, state, lengths, y, out_state, saved, threads):
     cell, weights = packed
     step = EQUATIONS[cell.name][0]
@@ -141,6 +142,7 @@ def forward(packed, x, state, lengths, y, out_state, saved, threads):
             out_state[1][d] = c
 
 
+@np.errstate(all="ignore")
 def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
     step = EQUATIONS[cell.name][1]
     T, B, H = len(x), x.shape[1], state[0].shape[-1]

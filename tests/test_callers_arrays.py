@@ -1,0 +1,161 @@
+"""What callers do to their arrays, and of what classes these are: no crash, and nothing else is read or written."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from cases import assert_same_bits, bare, make_case, make_layer, run
+
+import fastrnn
+
+
+@pytest.mark.parametrize("changed", [[3, 5], [1, 1], [10**6, 10**9], [-5, 0]])
+def test_lengths_changed_before_backward(backend, changed):
+    """A tape has a copy: they are what the kernels' memory accesses depend on."""
+    case = make_case("gru", 5, 2, 3, 4, with_lengths=True)
+    lengths = np.array([5, 2])
+    y, _, tape = case.layer.forward(case.x, bare(case.state), lengths=lengths)
+    expected = case.layer.backward(tape, case.dy)
+    lengths[:] = changed
+    again = case.layer.backward(tape, case.dy)
+    for name, array in expected.params.items():
+        assert_same_bits(again.params[name], array, name)
+    assert_same_bits(again.x, expected.x, "dx")
+
+
+def test_lengths_changed_while_the_kernels_run():
+    """Rows get any number of steps; nothing else is read or written, in the arrays around them least of all."""
+    layer = fastrnn.GRU(3, 64, rng=0)
+    x, lengths, done = np.zeros((200, 64, 3), np.float32), np.full(64, 200), threading.Event()
+
+    def change():
+        while not done.is_set():
+            lengths[:] = 10**9
+            lengths[:] = -(10**9)
+            lengths[:] = 200
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        with fastrnn.use_backend("native"):
+            served, end = layer.freeze(), time.monotonic() + 1
+            while time.monotonic() < end:
+                try:
+                    served(x, lengths=lengths)
+                except ValueError as error:
+                    assert "lengths: expected integers from 1 to T = 200" in str(error)
+    finally:
+        done.set()
+        changer.join()
+
+
+def masked(array):
+    return np.ma.masked_array(array, mask=np.arange(array.size).reshape(array.shape) % 2)
+
+
+@pytest.mark.parametrize("subclass", [lambda array: array.view(np.matrix), masked], ids=["matrix", "masked"])
+def test_step_into_an_array_of_a_subclass(backend, subclass):
+    """Its elements are written, whatever it makes of shapes and masks."""
+    served = fastrnn.RNN(3, 4, 2, rng=0).freeze()
+    x, state = np.ones(3, np.float32), np.zeros((2, 4), np.float32)
+    expected, after = served.step(x, state)
+    out = np.zeros(4, np.float32), subclass(np.zeros((2, 4), np.float32))
+    returned = served.step(x, state, out=out)
+    assert returned is out
+    assert_same_bits(out[0], expected, "y")
+    assert_same_bits(np.asarray(out[1]), after, "state")
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("subclass", [lambda array: array.view(np.matrix), masked], ids=["matrix", "masked"])
+def test_accumulate_into_arrays_of_a_subclass(backend, subclass, order):
+    case = make_case("lstm", 5, 2, 3, 4)
+    *_, tape = case.layer.forward(case.x)
+    expected = case.layer.backward(tape, case.dy).params
+    sums = {name: np.zeros(array.shape, array.dtype, order) for name, array in expected.items()}
+    sums = {name: subclass(array) if array.ndim == 2 else array for name, array in sums.items()}
+    returned = case.layer.backward(tape, case.dy, accumulate=sums).params
+    for name, array in expected.items():
+        assert returned[name] is sums[name]
+        assert_same_bits(np.asarray(sums[name]), array, name)
+
+
+def reshape(array, shape):
+    """In place, which NumPy discourages and allows."""
+    if hasattr(array, "_set_shape"):
+        array._set_shape(shape)
+    else:
+        array.shape = shape
+
+
+def test_shapes_set_before_backward(backend):
+    """The memory is the same, and so is the result."""
+    case = make_case("gru", 2, 60, 4, 16)
+    expected = run(case)
+    x = case.x.copy()
+    y, _, tape = case.layer.forward(x, bare(case.state))
+    reshape(x, (60, 2, 4))
+    reshape(y, (120, 16))
+    grads = case.layer.backward(tape, case.dy, bare(case.dstate))
+    for name, array in grads.params.items():
+        assert_same_bits(array, expected[name], name)
+
+
+def test_the_shape_of_a_parameter_set(kernels):
+    """The sizes would no longer be those of x."""
+    layer = fastrnn.GRU(4, 6, rng=0)
+    reshape(layer.params["weight_ih_l0"], (12, 6))
+    if kernels.startswith("native"):
+        for call in (layer, layer.forward, lambda x: layer.freeze()(x)):
+            with pytest.raises(ValueError, match="params: expected weights for 4 inputs and 6 units"):
+                call(np.ones((3, 2, 4), np.float32))
+
+
+def test_load_state_dict_where_a_parameter_is_read_only():
+    layer = fastrnn.LSTM(3, 4, rng=0)
+    layer.params["weight_hh_l0"].flags.writeable = False
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=r"params\['weight_hh_l0'\]: expected a writable array"):
+        layer.load_state_dict({name: np.zeros_like(array) for name, array in before.items()})
+    for name, array in layer.params.items():
+        assert_same_bits(array, before[name], name)
+
+
+@pytest.mark.parametrize("dtype", [">i8", "<i8", "u8"])
+def test_frozen_layers_refuse_wrong_lengths_of_any_byte_order(backend, dtype):
+    served = fastrnn.LSTM(3, 4, rng=0).freeze()
+    x = np.ones((6, 2, 3), np.float32)
+    with pytest.raises(ValueError, match="lengths: expected integers from 1 to T = 6"):
+        served(x, lengths=np.array([2**56, 2**57], dtype))
+    expected = served(x, lengths=[1, 5])[0]
+    assert_same_bits(served(x, lengths=np.array([1, 5], dtype))[0], expected, "y")
+
+
+def test_infinity_says_nothing(backend):
+    """Neither a warning nor, where the program asks NumPy for one, an exception: it goes through as it is."""
+    with np.errstate(all="raise"):
+        for kind in ("rnn_relu", "rnn_tanh", "lstm", "gru"):
+            layer = make_layer(kind, 2, 3, 2, dropout=0.5)
+            x = np.full((4, 3, 2), np.inf, np.float32)
+            y, _, tape = layer.forward(x)
+            layer.backward(tape, np.ones_like(y))
+
+
+def test_a_signal_that_the_program_has_blocked_stays_blocked():
+    """The pool's threads do not take it instead, though they were made before."""
+    code = """
+import os, signal, time, numpy as np, fastrnn
+fastrnn.set_num_threads(2)
+fastrnn.LSTM(64, 64, rng=0)(np.zeros((100, 32, 64), np.float32))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(0.05)
+raise SystemExit(0 if signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1 else 1)
+"""
+    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "FASTRNN_BACKEND": "native"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False)
+    assert done.returncode == 0, signal.Signals(-done.returncode)
