@@ -106,11 +106,11 @@ def _read_environment() -> None:
         _backend = backends.load(name, "FASTRNN_BACKEND")
     if level := os.environ.get("FASTRNN_ISA"):
         known = [word for family in backends.FAMILIES for word in family]
-        if level.lower() not in known:
-            raise ValueError(f"FASTRNN_ISA: expected one of {', '.join(known)}, got {level!r}")
         if "native" in backends.available():
             native: Any = backends.load("native")
             native.cap_level(level)
+        elif level.lower() not in known:
+            raise ValueError(f"FASTRNN_ISA: expected one of {', '.join(known)}, got {level!r}")
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
         if not (word.isdecimal() and len(word) <= len(str(MOST_THREADS)) and 1 <= int(word) <= MOST_THREADS):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")
