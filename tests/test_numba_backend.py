@@ -11,6 +11,9 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
+from cases import KINDS, assert_same_bits, make_case, run  # noqa: E402
+
+import fastrnn  # noqa: E402
 from fastrnn.backends import numba_kernels, numba_loops, reference  # noqa: E402
 from fastrnn.spec import CELLS, GRU, LSTM, RNN_RELU, RNN_TANH, Weights  # noqa: E402
 
@@ -150,7 +153,7 @@ def assert_close(case):
         assert np.abs(actual - expected).max() <= factor * tolerance * np.abs(expected).max()
 
 
-def assert_same_bits(actual, expected):
+def assert_all_same_bits(actual, expected):
     for a, e in zip(actual, expected, strict=True):
         assert a.tobytes() == e.tobytes()
 
@@ -188,7 +191,7 @@ def apart(array):
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_strides_change_no_bit(cell, view):
     expected = Case(cell, 9, 5, 6, 20, lengths=True).run(numba_loops)
-    assert_same_bits(Case(cell, 9, 5, 6, 20, lengths=True, view=view).run(numba_loops), expected)
+    assert_all_same_bits(Case(cell, 9, 5, 6, 20, lengths=True, view=view).run(numba_loops), expected)
 
 
 def test_repeated_and_read_only_input():
@@ -198,14 +201,14 @@ def test_repeated_and_read_only_input():
         array.flags.writeable = False
     actual = case.run(numba_loops)
     case.x = case.x.copy()
-    assert_same_bits(actual, case.run(numba_loops))
+    assert_all_same_bits(actual, case.run(numba_loops))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_training_and_inference_agree(cell, dtype):
     case = Case(cell, 20, 6, 5, 33, dtype=dtype, lengths=True)
-    assert_same_bits(case.run(numba_loops, train=False), case.run(numba_loops)[: 1 + cell.states])
+    assert_all_same_bits(case.run(numba_loops, train=False), case.run(numba_loops)[: 1 + cell.states])
 
 
 @pytest.mark.parametrize("cell", [RNN_TANH, RNN_RELU, GRU], ids=lambda cell: cell.name)
@@ -230,7 +233,7 @@ def test_many_python_threads_at_once():
     for thread in threads:
         thread.join()
     for result in results:
-        assert_same_bits(result, expected)
+        assert_all_same_bits(result, expected)
 
 
 # --- compilation
@@ -263,3 +266,16 @@ def test_compiles_where_no_cache_can_be_written(monkeypatch):
         numba.njit(cache=True)(numba_kernels.running)
     compiled = numba_kernels.jit(numba_kernels.running)
     assert compiled(np.array([5, 3, 1]), 2) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", [1.0, 2e4, 3e5])
+def test_calls_in_parts(monkeypatch, kind, part):
+    """Long calls are cut by time and by rows, so that signals are answered: the bits stay."""
+    case = make_case(kind, 13, 21, 9, 20, bidirectional=True, with_lengths=True)
+    with fastrnn.use_backend("numba"):
+        whole = run(case)
+        monkeypatch.setattr(numba_loops, "PART", part)
+        monkeypatch.setattr(numba_loops, "LEAST_STEP", 1.0)
+        for name, array in run(case).items():
+            assert_same_bits(array, whole[name], name)

@@ -483,13 +483,13 @@ def build_forward(gates, states, kept, step, units, first, count, hidden):
         (T, B, I), H = x.shape, h0.shape[1]
         panels, pitch = -(-H // units), gates * units
         padded = panels * units
-        rows = min(B, ROWS)
+        rows = min(order.size, ROWS)
         chunk = max(1, min(T, HOISTED // rows))
         xs, begin = np.empty(chunk * rows * I, x.dtype), np.zeros(chunk + 1, np.intp)
         tiles = np.zeros(panels * chunk * rows * PITCH, x.dtype)
         h, h_next = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded, x.dtype)
         c = np.zeros(rows * padded, x.dtype)
-        for top in range(0, B, rows):
+        for top in range(0, order.size, rows):
             some, some_ends = order[top : top + rows], ends[top : top + rows]
             gather(h, padded, h0, some)
             if states == 2:

@@ -50,17 +50,18 @@ def backward_loop(cell_name, dtype):
     return kernels.jit(loop, types.intp(*given, *results, types.boolean, types.intp, types.intp, terms, types.intp))
 
 
-# --- Long calls: compiled loops answer no signal, so Python calls them for one part of the time after another
+# --- Long calls: compiled loops answer no signal, so Python calls them for one part of the time after another, and
+# forward for one part of the rows
 
 
 PART = 5e8  # operations, some tens of milliseconds of them
 LEAST_STEP = 5e3  # operations that fit into the time of the smallest step
 
 
-def parts(T, step_flop):
-    """The bounds of the parts of T steps."""
-    steps = max(1, int(PART / max(step_flop, LEAST_STEP)))
-    return [(first, min(first + steps, T)) for first in range(0, T, steps)]
+def parts(n, flop):
+    """The bounds of the parts of n steps, or rows, of so much work each."""
+    size = max(1, int(PART / max(flop, LEAST_STEP)))
+    return [(first, min(first + size, n)) for first in range(0, n, size)]
 
 
 @cache
@@ -114,15 +115,18 @@ def forward(packed, x, state, lengths, y, out_state, saved, threads):
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(lengths, T, B)
     loop = forward_loop(packed.cell.name, x.dtype)
-    bounds = parts(T, 2 * packed.cell.gates * B * H * (I + H))
+    row_flop = 2 * packed.cell.gates * H * (I + H)
     for d, direction in enumerate(packed.directions):
-        before, after = (state[0][d], state[-1][d]), (out_state[0][d], out_state[-1][d])
-        for first, last in reversed(bounds) if d else bounds:
-            part, ends_of_part = np.s_[first:last], np.clip(ends - first, 0, last - first)
-            keep = flat(None if saved is None else saved[d, part], x.dtype)
-            y_d = y[part, :, d * H : (d + 1) * H]
-            loop(x[part], order, ends_of_part, *before, y_d, *after, keep, *direction, d == 1)
-            before = after
+        after = out_state[0][d], out_state[-1][d]
+        for top, end in parts(B, row_flop):
+            rows, row_ends, before = order[top:end], ends[top:end], (state[0][d], state[-1][d])
+            bounds = parts(T, (end - top) * row_flop)
+            for first, last in reversed(bounds) if d else bounds:
+                part, ends_of_part = np.s_[first:last], np.clip(row_ends - first, 0, last - first)
+                keep = flat(None if saved is None else saved[d, part], x.dtype)
+                y_d = y[part, :, d * H : (d + 1) * H]
+                loop(x[part], rows, ends_of_part, *before, y_d, *after, keep, *direction, d == 1)
+                before = after
 
 
 def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
