@@ -232,7 +232,6 @@ cdef class Packed:
     cdef fr_packed *directions[2]
     cdef int count
     cdef fr_cell cell
-    cdef ptrdiff_t input_size, hidden_size
 
     def __cinit__(self, cell, weights, int threads):
         cdef fr_weights w
@@ -246,6 +245,11 @@ cdef class Packed:
             w = weights_of(direction)
             dtype = DTYPES[direction.w_ih.dtype.char]
             I, H = direction.w_ih.shape[1], direction.w_hh.shape[1]
+            if not direction.w_ih.shape[0] == direction.w_hh.shape[0] == cell.gates * H:  # as a caller may set them
+                raise ValueError(
+                    f"params: expected weights of {cell.gates} * {H} rows, got shapes {direction.w_ih.shape} and "
+                    f"{direction.w_hh.shape}"
+                )
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
             if elements < LEAST_PACKED_WITHOUT_GIL:
                 status = fr_pack(self.cell, dtype, I, H, &w, threads, NULL, &self.directions[self.count])
@@ -255,18 +259,6 @@ cdef class Packed:
                     status = fr_pack(self.cell, dtype, I, H, &w, threads, ask, &self.directions[self.count])
             check(status, "packed weights")
             self.count += 1
-            if self.count == 1:
-                self.input_size, self.hidden_size = I, H
-            self.fits(I, H)
-
-    cdef int fits(self, ptrdiff_t input_size, ptrdiff_t hidden_size) except -1:
-        """The panels are read as far as these sizes say: a caller may have set the shape of a parameter."""
-        if self.input_size != input_size or self.hidden_size != hidden_size:
-            raise ValueError(
-                f"params: expected weights for {input_size} inputs and {hidden_size} units, got some that have been "
-                f"reshaped, for {self.input_size} and {self.hidden_size}"
-            )
-        return 0
 
     def __dealloc__(self):
         for d in range(2):
@@ -288,7 +280,6 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
     cdef fr_status status
     cdef fr_interrupted *ask
     cdef int d
-    packed.fits(s.I, s.H)
     for d in range(packed.count):
         run = &runs[d]
         run.packed = packed.directions[d]
@@ -379,15 +370,13 @@ cdef class Shortcut:
     cdef double row_flop
 
     def __cinit__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell, batch_first):
-        cdef Packed first = layers[0], layer
+        cdef Packed first = layers[0]
         cdef double gates = 4 if first.cell == FR_LSTM else 3 if first.cell == FR_GRU else 1
         self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
         self.input_size, self.hidden_size, self.item = input_size, hidden_size, dtype.itemsize
         self.directions, self.runs = first.count, first.count * len(layers)
         self.format = ord(dtype.char)
         self.lstm, self.cell, self.batch_first = first.cell == FR_LSTM, cell, batch_first
-        for layer in layers:
-            layer.fits(input_size if layer is first else hidden_size * first.count, hidden_size)
         self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags) except -1:
