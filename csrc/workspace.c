@@ -33,7 +33,8 @@ static char *best_fit(size_t total, size_t spare) {
     char *best = NULL;
     for (int i = 0; i < SLOTS; i++) {
         char *block = atomic_load_explicit(&slots[i], memory_order_relaxed) ? atomic_exchange(&slots[i], NULL) : NULL;
-        if (block && size_of(block) >= total && size_of(block) - total <= spare && (!best || size_of(block) < size_of(best))) {
+        const size_t size = block ? size_of(block) : 0;
+        if (size >= total && size - total <= spare && (!best || size < size_of(best))) {
             char *worse = best;
             best = block;
             block = worse;

@@ -148,14 +148,10 @@ SLOW = pytest.mark.slow  # they take gigabytes
 @pytest.mark.parametrize(
     "what", ["backward", pytest.param("packing", marks=SLOW), pytest.param("many rows", marks=SLOW)]
 )
-def test_one_step_that_takes_long(alarm, what):
-    before = fastrnn.get_num_threads()
-    fastrnn.set_num_threads(1)
-    try:
-        with fastrnn.use_backend("native"):
-            assert seconds_to_answer(one_long_step(what), alarm) < ANSWER
-    finally:
-        fastrnn.set_num_threads(before)
+@pytest.mark.parametrize("threads", [1], indirect=True)
+def test_one_step_that_takes_long(threads, alarm, what):
+    with fastrnn.use_backend("native"):
+        assert seconds_to_answer(one_long_step(what), alarm) < ANSWER
 
 
 def test_many_layers_each_too_short_to_ask(alarm):

@@ -105,11 +105,10 @@ def _read_environment() -> None:
     if name := os.environ.get("FASTRNN_BACKEND"):
         _backend = backends.load(name, "FASTRNN_BACKEND")
     if level := os.environ.get("FASTRNN_ISA"):
-        known = [word for family in backends.FAMILIES for word in family]
         if "native" in backends.available():
             native: Any = backends.load("native")
             native.cap_level(level)
-        elif level.lower() not in known:
+        elif level.lower() not in (known := [word for family in backends.FAMILIES for word in family]):
             raise ValueError(f"FASTRNN_ISA: expected one of {', '.join(known)}, got {level!r}")
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
         if not (word.isdecimal() and len(word) <= len(str(MOST_THREADS)) and 1 <= int(word) <= MOST_THREADS):

@@ -38,13 +38,12 @@ def quota_v2(group: str) -> float | None:
 
 
 def quota_v1(group: str) -> float | None:
-    quota, period = read(f"{group}/cpu.cfs_quota_us").strip(), read(f"{group}/cpu.cfs_period_us")
-    return rate(quota, period)  # -1: unlimited
+    return rate(read(f"{group}/cpu.cfs_quota_us"), read(f"{group}/cpu.cfs_period_us"))  # -1: unlimited
 
 
 def rate(quota: str, period: str) -> float | None:
     """Their ratio; None where they are no numbers, or none of which one can be had."""
-    readable = quota.isdecimal() and period.strip().isdecimal() and int(period) > 0
+    readable = quota.strip().isdecimal() and period.strip().isdecimal() and int(period) > 0
     return int(quota) / int(period) if readable else None
 
 

@@ -379,8 +379,8 @@ cdef class Shortcut:
         self.lstm, self.cell, self.batch_first = first.cell == FR_LSTM, cell, batch_first
         self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * self.runs
 
-    cdef bint plain(self, object array, Plain *result, int flags) except -1:
-        """Whether `array` is one of this dtype, aligned and C-contiguous (and writable, if flags ask it)."""
+    cdef bint plain(self, object array, Plain *result, int flags, char format=0) except -1:
+        """Whether `array` is one of this dtype, or format, aligned and C-contiguous (and writable, if flags ask it)."""
         cdef Py_buffer buffer
         cdef int i
         if type(array) is not self.ndarray:
@@ -390,8 +390,8 @@ cdef class Shortcut:
         except (BufferError, ValueError):
             return False
         cdef bint good = (
-            buffer.format[0] == self.format and buffer.format[1] == 0 and 1 <= buffer.ndim <= 3
-            and <size_t>buffer.buf % <size_t>self.item == 0
+            buffer.format[0] == (format or self.format) and buffer.format[1] == 0 and 1 <= buffer.ndim <= 3
+            and <size_t>buffer.buf % <size_t>buffer.itemsize == 0
         )
         if good:
             result.data, result.ndim, result.bytes = <char *>buffer.buf, buffer.ndim, buffer.len
@@ -419,28 +419,18 @@ cdef class Shortcut:
 
     cdef bint plain_lengths(self, object lengths, ptrdiff_t T, ptrdiff_t B, const int64_t **result) except -1:
         """Whether `lengths` is None or a plain array of B int64 from 1 to T."""
-        cdef Py_buffer buffer
+        cdef Plain steps
         cdef ptrdiff_t i
-        cdef bint good
         result[0] = NULL
         if lengths is None:
             return True
-        if type(lengths) is not self.ndarray or not lengths.flags.c_contiguous:
+        if not self.plain(lengths, &steps, 0, c"l") or steps.ndim != 1 or steps.shape[0] != B or steps.bytes != 8 * B:
             return False
-        try:
-            PyObject_GetBuffer(lengths, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
-        except (BufferError, ValueError):
-            return False
-        good = (
-            buffer.format[0] == c"l" and buffer.format[1] == 0 and buffer.itemsize == 8 and buffer.ndim == 1
-            and buffer.shape[0] == B and <size_t>buffer.buf % 8 == 0
-        )
-        if good:
-            result[0] = <const int64_t *>buffer.buf
-            for i in range(B):
-                good = good and 1 <= result[0][i] <= T
-        PyBuffer_Release(&buffer)
-        return good
+        result[0] = <const int64_t *>steps.data
+        for i in range(B):
+            if not 1 <= result[0][i] <= T:
+                return False
+        return True
 
     cdef object empty_state(self, object shape):
         cdef object h = self.empty(shape, self.dtype)
