@@ -13,9 +13,10 @@
 #define SPIN_HINT() __asm__ volatile("yield")
 #endif
 
-/* How long a thread spins before it sleeps, in nanoseconds. In a call: longer than it takes to wake a thread, or two that
- * meet at every step would take turns sleeping; short against a scheduler's time slice. Between calls: longer than what a program does between a forward
- * and a backward, since waking a core that has gone to sleep can take as long as a small call. */
+/* How long a thread spins before it sleeps, in nanoseconds. In a call: longer than it takes to wake a thread, or two
+ * that meet at every step would take turns sleeping; short against a scheduler's time slice. Between calls: longer than
+ * what a program does between a forward and a backward, since waking a core that has gone to sleep can take as long as a
+ * small call. */
 enum { CALL_SPIN = 200000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 
 /* How long the thread that made a call sleeps before it asks whether the call is to go on, in nanoseconds. */

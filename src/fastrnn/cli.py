@@ -173,6 +173,7 @@ def info(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """One line per backend, level and dtype, written as the checks come in; below it, what failed."""
+    from .ulps import can_judge
     from .verify import ACTIVATIONS, CHECKS
     from .verify import verify as findings
 
@@ -187,6 +188,8 @@ def verify(options: argparse.Namespace) -> int:
         if layers and key[3]:
             print("\nsigmoid, tanh: the worst error found, of what is guaranteed, in units in the")
             print("last place, where input and result are normal numbers.")
+            if not can_judge("float64"):
+                print("Not of float64: this machine's long double has no more digits to judge it by.")
             print_header(ACTIVATIONS)
             layers = False
         failures += print_findings(key[:3], group)

@@ -1,6 +1,7 @@
 """Is every backend right on this machine? Values against the reference in higher precision, and the invariances.
 
-The reference runs in the next wider type (float64 for float32, long double for float64). Errors are relative to the
+The reference runs in the next wider type (float64 for float32, long double for float64; where that has no more digits,
+float64 is judged by itself, and its activations not at all). Errors are relative to the
 largest magnitude in the array, in units of the type's eps; what is allowed follows from the length of the sums:
 4·ceil(log2((I+H)·T)) forward, twice that backward. The kernels' sigmoid and tanh are measured alone, too, in ULP.
 """
@@ -291,7 +292,8 @@ def verify(names: Iterable[str]) -> Iterator[Finding]:
         if backend is not reference:  # the reference promises values, not bits
             yield from check_invariances(backend, level, dtype)
     for backend, level, dtype in settings(backend for backend in loaded if hasattr(backend, "activate")):
-        yield from check_activations(backend, level, dtype)
+        if ulps.can_judge(dtype):
+            yield from check_activations(backend, level, dtype)
 
 
 def settings(loaded: Iterable[Any]) -> Iterator[tuple[Any, str, str]]:

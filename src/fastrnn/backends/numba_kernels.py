@@ -404,10 +404,10 @@ def add_sum(out, tile, a, terms):
 
 
 @inlined
-def pack_weights(panels, w, gates, units, turn):
-    """w (gates·H, terms) in panels (terms, gates, units), which are zero, gate g at (g + turn) % gates."""
+def pack_weights(panels, w, gates, units, turn, first, last):
+    """w (gates·H, terms) in panels (terms, gates, units), first to last-1, gate g at (g + turn) % gates."""
     H, terms, pitch = w.shape[0] // gates, w.shape[1], gates * units
-    for start in range(0, H, units):
+    for start in range(first * units, min(last * units, H), units):
         for g in range(gates):
             at = start // units * terms * pitch + (g + turn) % gates * units
             for k in range(terms):
@@ -416,21 +416,22 @@ def pack_weights(panels, w, gates, units, turn):
 
 
 @inlined
-def pack(panels_ih, panels_hh, starts, w_ih, w_hh, b_ih, b_hh, gates, units, count, turn):
-    """The weights in panels, and the starts of the pre-activations' chains, (panel, count, units); all begin as zero.
+def pack(panels_ih, panels_hh, starts, w_ih, w_hh, b_ih, b_hh, gates, units, count, turn, first, last):
+    """The weights in panels first to last-1, and the starts of the pre-activations' chains, (panel, count, units).
 
-    A start is the sum of both biases, but each alone for the gate that `turn` takes apart; an absent bias is empty.
+    All begin as zero. A start is the sum of both biases, but each alone for the gate that `turn` takes apart; an absent
+    bias is empty.
     """
     H = w_hh.shape[1]
     for g in range(gates):
-        for j in range(H):
+        for j in range(first * units, min(last * units, H)):
             panel = j // units * count * units + j % units
             if b_ih.size:
                 starts[panel + (g + turn) % gates * units] += b_ih[g * H + j]
             if b_hh.size:
                 starts[panel + (g + turn) * units] += b_hh[g * H + j]
-    pack_weights(panels_ih, w_ih, gates, units, turn)
-    pack_weights(panels_hh, w_hh, gates, units, 0)
+    pack_weights(panels_ih, w_ih, gates, units, turn, first, last)
+    pack_weights(panels_hh, w_hh, gates, units, 0, first, last)
 
 
 # --- the loops over time, of one direction. Rows are taken longest first, in `order`, so that those still running are
@@ -544,12 +545,16 @@ def build_backward(gates, states, kept, step):
 
     def backward(
         x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, reverse,
-        first, last, terms, n,
+        first, last, terms, n, at_end,
     ):  # fmt: skip
-        """The visited steps last-1 to first; n terms were collected in `terms`, and so many are when it returns."""
+        """The visited steps last-1 to first of the rows in `order`.
+
+        n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
+        """
         (T, B, I), H = x.shape, h0.shape[1]
         (xs, hs, da, du, places), G, size = terms, gates * H, len(terms[4])
-        dh, dc = np.empty(B * H, x.dtype), np.empty(B * H if states == 2 else 0, x.dtype)
+        dh = np.empty(order.size * H, x.dtype)
+        dc = np.empty(dh.size if states == 2 else 0, x.dtype)
         tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(10 * C, x.dtype)
         gather(dh, H, dh0, order)
         if states == 2:
@@ -601,7 +606,7 @@ def build_backward(gates, states, kept, step):
                 if n == size:
                     add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
                     n = 0
-        if first == 0 and n:
+        if at_end and n:
             add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
         scatter(dh0, order, dh, H)
         if states == 2:

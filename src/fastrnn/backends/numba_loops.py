@@ -1,6 +1,7 @@
 """The Numba backend, for machines without the native kernels: the contract over the loops of numba_kernels."""
 
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ def packing(dtype):
     real = from_dtype(dtype)
     matrix, vector = types.Array(real, 2, "C", readonly=True), types.Array(real, 1, "C", readonly=True)
     packed = [types.Array(real, 1, "C")] * 3
-    return kernels.jit(kernels.pack, types.void(*packed, matrix, matrix, vector, vector, *[types.intp] * 4))
+    return kernels.jit(kernels.pack, types.void(*packed, matrix, matrix, vector, vector, *[types.intp] * 6))
 
 
 @cache
@@ -47,19 +48,21 @@ def backward_loop(cell_name, dtype):
     given = [x, index, index, x, start, start, vector, x]
     terms = types.Tuple([*[dvector] * 4, types.Array(types.intp, 2, "C")])
     results = [dx, dstart, dstart, vector, vector, *[dvector] * 4]
-    return kernels.jit(loop, types.intp(*given, *results, types.boolean, types.intp, types.intp, terms, types.intp))
+    flags = types.boolean, types.intp, types.intp, terms, types.intp, types.boolean
+    return kernels.jit(loop, types.intp(*given, *results, *flags))
 
 
-# --- Long calls: compiled loops answer no signal, so Python calls them for one part of the time after another, and
-# forward for one part of the rows
+# --- Long calls: compiled loops answer no signal, so Python calls them for one part after another of the time, the rows
+# or the panels
 
 
 PART = 5e8  # operations, some tens of milliseconds of them
+PACK_FLOP = 100  # what packing a weight takes, in the time of operations
 LEAST_STEP = 5e3  # operations that fit into the time of the smallest step
 
 
 def parts(n, flop):
-    """The bounds of the parts of n steps, or rows, of so much work each."""
+    """The bounds of the parts of n steps, rows or panels, of so much work each."""
     size = max(1, int(PART / max(flop, LEAST_STEP)))
     return [(first, min(first + size, n)) for first in range(0, n, size)]
 
@@ -97,8 +100,10 @@ def pack(cell, weights, threads):
         padded = -(-H // f.units) * f.units
         # Not made and returned by the compiled code: Numba cannot hand an array out while a signal's handler raises.
         arrays = [np.zeros(rows * padded, dtype) for rows in (I * cell.gates, H * cell.gates, f.count)]
+        given = w.w_ih, w.w_hh, flat(w.b_ih, dtype), flat(w.b_hh, dtype)
         sizes = cell.gates, f.units, f.count, f.hidden - f.first
-        packing(dtype)(*arrays, w.w_ih, w.w_hh, flat(w.b_ih, dtype), flat(w.b_hh, dtype), *sizes)
+        for first, last in parts(padded // f.units, PACK_FLOP * cell.gates * f.units * (I + H)):
+            packing(dtype)(*arrays, *given, *sizes, first, last)
         packed.directions.append(arrays)
     return packed
 
@@ -133,7 +138,9 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(lengths, T, B)
     loop = backward_loop(cell.name, x.dtype)
-    bounds = parts(T, 4 * cell.gates * B * H * (I + H))
+    row_flop = 4 * cell.gates * H * (I + H)
+    bounds = parts(T, B * row_flop)
+    rows = parts(B, row_flop) if len(bounds) == T else [(0, B)]  # in parts of several steps, terms would change places
     dx[...] = 0
     for running, given in zip(dstate0, dstate):
         running[...] = 0 if given is None else given
@@ -144,9 +151,10 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         dy_d = np.empty((0, 0, 0), x.dtype) if dy is None else dy[half]
         w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw]
         terms, n = room_for_terms(cell, min(kernels.TERMS, T * B), I, H, x.dtype), 0
-        for first, last in reversed(bounds):
-            given = x, order, ends, y[half], *start, kept, dy_d
-            n = loop(*given, dx, *dstart, *w_flat, *dw_flat, d == 1, first, last, terms, n)
+        for (first, last), (top, end) in product(reversed(bounds), rows):
+            given = x, order[top:end], ends[top:end], y[half], *start, kept, dy_d
+            at_end = first == 0 and end == B
+            n = loop(*given, dx, *dstart, *w_flat, *dw_flat, d == 1, first, last, terms, n, at_end)
 
 
 def room_for_terms(cell, size, I, H, dtype):
