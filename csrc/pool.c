@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -19,6 +20,11 @@
  * small call. */
 enum { CALL_SPIN = 200000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 
+/* Where no step waits for it, a thread that has spun for so many nanoseconds gives its core to whoever wants it, another
+ * library's pool perhaps. At the meetings of every step it would give away a whole time slice each time. */
+enum { KEEPS_CORE = 20000 };
+typedef enum { AT_STEP, BETWEEN_CALLS } occasion;
+
 /* How long the thread that made a call sleeps before it asks whether the call is to go on, in nanoseconds. */
 enum { ASKER_SLEEPS = 20000000 };
 
@@ -26,8 +32,8 @@ enum { ASKER_SLEEPS = 20000000 };
 enum { CONTENTION_LASTS = 100000000 };
 
 /* Spins until *word differs from `old`, for `limit` nanoseconds at most; returns whether it does. */
-static int spin_while(atomic_uint *word, unsigned old, long long limit) {
-    long long deadline = 0;
+static int spin_while(atomic_uint *word, unsigned old, long long limit, occasion where) {
+    long long begin = 0;
     for (;;) {
         for (int i = 0; i < SPINS_PER_LOOK; i++) {
             if (atomic_load_explicit(word, memory_order_acquire) != old)
@@ -35,10 +41,12 @@ static int spin_while(atomic_uint *word, unsigned old, long long limit) {
             SPIN_HINT();
         }
         long long now = fr_nanoseconds();
-        if (!deadline)
-            deadline = now + limit;
-        else if (now > deadline)
+        if (!begin)
+            begin = now;
+        else if (now - begin > limit)
             return 0;
+        else if (where == BETWEEN_CALLS && now - begin > KEEPS_CORE)
+            sched_yield();
     }
 }
 
@@ -86,7 +94,7 @@ static void sleep_at(fr_barrier *barrier, fr_watch *watch) {
  *
  * The pool's meetings differ in who comes: while one thread is still leaving, others may prepare the next without it.
  * So who has arrived reads nothing but the phase, and `stopped` only where there is a `stop`: in a team, all come. */
-int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) {
+static int wait_at(fr_barrier *barrier, fr_watch *watch, occasion where) {
     const int size = barrier->size;
     if (size == 1)
         return look_at_stop(barrier);
@@ -101,7 +109,7 @@ int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) {
             pthread_cond_broadcast(&barrier->condition);
             pthread_mutex_unlock(&barrier->mutex);
         }
-    } else if (!spin_while(&barrier->phase, phase, CALL_SPIN)) {
+    } else if (!spin_while(&barrier->phase, phase, CALL_SPIN, where)) {
         atomic_fetch_add_explicit(&barrier->slept, 1, memory_order_relaxed);
         pthread_mutex_lock(&barrier->mutex);
         atomic_fetch_add(&barrier->sleepers, 1);
@@ -113,7 +121,9 @@ int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) {
     return barrier->stop && barrier->stopped;
 }
 
-int fr_barrier_wait(fr_barrier *barrier) { return fr_barrier_wait_asking(barrier, NULL); }
+int fr_barrier_wait(fr_barrier *barrier) { return wait_at(barrier, NULL, AT_STEP); }
+
+int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) { return wait_at(barrier, watch, AT_STEP); }
 
 /* A worker waits for `ticket` to change, runs the job that came with it, and meets the caller at `done`. */
 typedef struct worker {
@@ -141,7 +151,7 @@ static void *work(void *argument) {
     worker *w = argument;
     unsigned seen = 0;
     for (;;) {
-        if (!spin_while(&w->ticket, seen, IDLE_SPIN)) {
+        if (!spin_while(&w->ticket, seen, IDLE_SPIN, BETWEEN_CALLS)) {
             pthread_mutex_lock(&w->mutex);
             atomic_store(&w->asleep, 1);
             while (atomic_load(&w->ticket) == seen)
@@ -151,7 +161,7 @@ static void *work(void *argument) {
         }
         seen++;
         w->body(w->context, w->index);
-        fr_barrier_wait(&pool.done);
+        wait_at(&pool.done, NULL, BETWEEN_CALLS);
     }
     return NULL;
 }
@@ -239,7 +249,7 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context, f
         }
     }
     body(context, 0);
-    fr_barrier_wait_asking(&pool.done, watch);
+    wait_at(&pool.done, watch, BETWEEN_CALLS);
 }
 
 void fr_pool_release(int reserved) {
