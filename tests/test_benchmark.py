@@ -213,6 +213,20 @@ def test_run_grid_measures_all_and_leaves_out_what_computes_something_else():
     assert shown[-1] == ("done", 8, 8)
 
 
+def test_run_grid_leaves_out_what_does_not_fit_into_memory(monkeypatch):
+    def problem(workload, dtype):
+        if workload.size.H > 4:
+            raise MemoryError("cannot allocate the parameters")
+        return workloads.problem(workload, dtype)
+
+    monkeypatch.setattr(runner, "problem", problem)
+    settings = SETTINGS._replace(sizes=(Size(3, 2, 3, 400), *SETTINGS.sizes))
+    outcome = runner.run_grid(settings, [peers.Ours("numpy")], lambda *what: None)
+    assert [(gap.workload.size.H, gap.competitor) for gap in outcome.left_out] == [(400, "numpy")] * 4
+    assert {gap.reason for gap in outcome.left_out} == {"failed: cannot allocate the parameters"}
+    assert {result.workload.size.H for result in outcome.results} == {4} and len(outcome.results) == 4
+
+
 def test_run_grid_leaves_out_what_takes_too_long(monkeypatch):
     monkeypatch.setattr(runner, "estimate", lambda call: 4.0)
     outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy")], lambda *what: None)

@@ -1,11 +1,14 @@
 """What callers do to their arrays, and of what classes these are: no crash, and nothing else is read or written."""
 
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -106,14 +109,67 @@ def test_shapes_set_before_backward(backend):
         assert_same_bits(array, expected[name], name)
 
 
-def test_the_shape_of_a_parameter_set(kernels):
-    """The sizes would no longer be those of x and of each other."""
-    layer = fastrnn.GRU(4, 6, rng=0)
-    reshape(layer.params["weight_ih_l0"], (12, 6))
-    if kernels.startswith("native"):
-        for call in (layer, layer.forward, lambda x: layer.freeze()(x)):
-            with pytest.raises(ValueError, match=r"params: expected weights of 3 \* 6 rows, got shapes \(12, 6\)"):
-                call(np.ones((3, 2, 4), np.float32))
+def results(layer, x):
+    """What a layer or cell makes of x, frozen and not, and the gradients."""
+    found = [layer(x)[0], layer.freeze()(x)[0]]
+    tape = layer.forward(x)[-1]
+    dy = np.ones((*x.shape[:-1], layer.hidden_size), np.float32)
+    return [*found, *layer.backward(tape, dy).params.values(), *layer.state_dict().values()]
+
+
+@pytest.mark.parametrize("kind", [fastrnn.GRU, fastrnn.GRUCell])
+@pytest.mark.parametrize(
+    "copied",
+    [lambda layer: layer, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=["itself", "deepcopy", "pickle"],
+)
+def test_the_shape_and_dtype_of_parameters_set(backend, kind, copied):
+    """The memory is the same, and so is the result."""
+    layer, x = copied(kind(4, 4, rng=0)), np.ones((5, 2, 4) if kind is fastrnn.GRU else (2, 4), np.float32)
+    expected = results(layer, x)
+    w_ih, w_hh, *_, b_hh = layer.params.values()
+    reshape(w_ih, (48,))
+    reshape(w_hh, (4, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        b_hh.dtype = np.float64
+    for got, array in zip(results(layer, x), expected, strict=True):
+        assert_same_bits(got, array, "a result")
+    w_ih[:] = 0
+    assert not layer.state_dict()[next(iter(layer.params))].any(), "the caller's array is no longer the layer's"
+
+
+def test_the_shapes_of_a_functions_weights_set_before_backward(backend):
+    weights = [np.full(shape, 0.25, np.float32) for shape in ((4, 3), (4, 4))]
+    _, tape = fastrnn.rnn_tanh_cell_forward(np.ones((2, 3), np.float32), None, *weights)
+    expected = fastrnn.rnn_tanh_cell_backward(tape, np.ones((2, 4), np.float32))
+    reshape(weights[0], (12,))
+    reshape(weights[1], (2, 8))
+    got = fastrnn.rnn_tanh_cell_backward(tape, np.ones((2, 4), np.float32))
+    assert_same_bits(got.w_ih, expected.w_ih, "w_ih")
+    assert_same_bits(got.x, expected.x, "x")
+
+
+def test_accumulate_into_a_mapping_that_makes_its_arrays_as_they_are_asked_for(backend, tmp_path):
+    """A file of NumPy's reads them anew each time: the arrays returned are those that were added to."""
+    case = make_case("gru", 5, 2, 3, 4)
+    *_, tape = case.layer.forward(case.x)
+    once = case.layer.backward(tape, case.dy).params
+    np.savez(tmp_path / "grads.npz", **once)
+    with np.load(tmp_path / "grads.npz") as stored:
+        twice = case.layer.backward(tape, case.dy, accumulate=stored).params
+    expected = case.layer.backward(tape, case.dy, accumulate=once).params
+    for name, array in expected.items():
+        assert_same_bits(twice[name], array, name)
+
+
+def test_an_array_that_fails_in_its_own_way():
+    class Failing:
+        def __array__(self, *arguments, **options):
+            raise ZeroDivisionError("whatever")
+
+    with pytest.raises(TypeError, match="x: expected an array, got Failing: whatever"):
+        fastrnn.RNN(3, 4)(Failing())
 
 
 def test_load_state_dict_where_a_parameter_is_read_only():
@@ -143,7 +199,9 @@ def test_infinity_says_nothing(backend):
             layer = make_layer(kind, 2, 3, 2, dropout=0.5)
             x = np.full((4, 3, 2), np.inf, np.float32)
             y, _, tape = layer.forward(x)
-            layer.backward(tape, np.ones_like(y))
+            grads = layer.backward(tape, np.ones_like(y))
+            apart = {name: np.full(array.shape, 3e38, np.float32, "F") for name, array in grads.params.items()}
+            layer.backward(tape, np.full_like(y, 3e38), accumulate=apart)
 
 
 def test_a_signal_that_the_program_has_blocked_stays_blocked():

@@ -47,13 +47,16 @@ def test_the_command_line_loads_what_it_needs_when_it_needs_it():
         ("--cell", "lstm,elman", "expected names among rnn, lstm, gru, got 'elman'"),
         ("--backend", "cuda", "got 'cuda'"),
         ("--peers", "keras", "expected names among torch, onnxruntime, openvino, jax, got 'keras'"),
-        ("--threads", "0", "expected a positive integer, got '0'"),
-        ("--threads", "two", "expected a positive integer, got 'two'"),
+        ("--sizes", "1,1,1,5000000000", "expected sizes of arrays that a machine can hold, got '1,1,1,5000000000'"),
+        ("--threads", "0", "expected a positive integer up to 65536, got '0'"),
+        ("--threads", "70000", "expected a positive integer up to 65536, got '70000'"),
+        ("--threads", "two", "expected a positive integer up to 65536, got 'two'"),
         ("--seconds", "-1", "expected a positive number, got '-1'"),
         ("--seconds", "inf", "expected a positive number, got 'inf'"),
         ("--model-seconds", "nan", "expected a number of at least 0, got 'nan'"),
         ("--dtype", "float16", "float16"),
-        ("--json", "/no/such/folder/x.json", "expected a file in an existing directory"),
+        ("--json", "/no/such/folder/x.json", "a file that can be written, got '/no/such/folder/x.json': No such"),
+        ("--json", "/", "expected a file that can be written, got '/': Is a directory"),
         ("--plot", "picture.txt", "expected a name that ends in .png, .pdf, .svg, got 'picture.txt'"),
         ("--text", "/no/such/book.txt", "expected a readable file, got '/no/such/book.txt': No such file"),
     ],
@@ -71,6 +74,22 @@ def test_bench_refuses_a_text_that_is_too_short(capsys, tmp_path):
     book.write_text("short")
     message = refused(capsys, "bench", "--text", str(book))
     assert "argument --text: book.txt: expected at least 10,000 characters of text, got 5" in message
+
+
+def test_bench_says_what_it_could_not_write(capsys, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setattr(cli, "measure", lambda options, console: None)
+    monkeypatch.setattr("fastrnn.benchmark.table.grid_tables", lambda report, width: [])
+    monkeypatch.setattr("fastrnn.benchmark.table.model_tables", lambda report: [])
+    monkeypatch.setattr("fastrnn.benchmark.report.to_json", lambda report: "{}")
+    assert "cannot write '/dev/full': No space left on device" in refused(capsys, "bench", "--json", "/dev/full")
+
+
+def test_a_file_to_write_is_tried_and_left_as_it_was(tmp_path):
+    there, new = tmp_path / "there.json", tmp_path / "new.json"
+    there.write_text("old")
+    assert (cli.writable(str(there)), cli.writable(str(new))) == (there, new)
+    assert there.read_text() == "old" and not new.exists()
 
 
 def test_bench_without_its_extra(capsys, monkeypatch):

@@ -196,3 +196,11 @@ def test_a_broken_numba(tmp_path, error):
     assert used.startswith("numpy ")
     said = python(tmp_path, "import fastrnn", FASTRNN_BACKEND="numba").stderr
     assert "FASTRNN_BACKEND: 'numba' cannot be loaded: no llvm" in said
+
+
+@pytest.mark.skipif("numba" not in fastrnn.available_backends(), reason="Numba is not installed")
+def test_numba_told_not_to_compile(tmp_path):
+    copy_package(tmp_path)
+    warned, used, *_ = output(tmp_path, USE, NUMBA_DISABLE_JIT="1")
+    assert warned.startswith(FALLS_BACK + "'numba' cannot be loaded: NUMBA_DISABLE_JIT is set")
+    assert used.startswith("numpy ")

@@ -93,7 +93,9 @@ def real(name: str, value: ArrayLike) -> Array:
         array = np.asarray(value)
     except ValueError as error:  # a ragged list
         raise ValueError(f"{name}: expected an array, got {kind(value)}: {error}") from error
-    except (TypeError, RuntimeError) as error:  # an object that refuses, such as a tensor that records gradients
+    except MemoryError:
+        raise
+    except Exception as error:  # an object that refuses, such as a tensor that records gradients
         raise TypeError(f"{name}: expected an array, got {kind(value)}: {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import fastrnn
 
+from .config import MOST_THREADS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -80,7 +82,7 @@ def add_bench(commands: Any) -> None:
     )
     add = bench_parser.add_argument
     add("--quick", action="store_true", help="a small grid and short measurements: under a minute")
-    add("--threads", type=positive_integer, metavar="N", help="threads (default: the usable CPUs)")
+    add("--threads", type=thread_count, metavar="N", help="threads (default: the usable CPUs)")
     backends = fastrnn.available_backends()
     add("--backend", type=names(backends), metavar="NAME[,NAME]", help=f"of {', '.join(backends)}; default: all")
     add("--cell", type=names(CELLS), default=CELLS, metavar="NAME[,NAME]", help=f"of {', '.join(CELLS)}; default: all")
@@ -112,9 +114,9 @@ def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def positive_integer(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+def thread_count(text: str) -> int:
+    if not (text.isdecimal() and len(text) <= len(str(MOST_THREADS)) and 1 <= int(text) <= MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"expected a positive integer up to {MOST_THREADS}, got {text!r}")
     return int(text)
 
 
@@ -149,10 +151,16 @@ def sizes(text: str) -> tuple:
 
 
 def writable(text: str) -> Path:
-    """A file in a directory that exists: found out before minutes of measuring, not after."""
+    """A file that can be written: found out before minutes of measuring, not after."""
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file in an existing directory, got {text!r}")
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        reason = f"expected a file that can be written, got {text!r}: {error.strerror}"
+        raise argparse.ArgumentTypeError(reason) from None
     return path
 
 
@@ -234,17 +242,28 @@ def bench(options: argparse.Namespace) -> int:
     report = measure(options, console)
     for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
         console.print(part)
-    if options.json is not None:
-        from .benchmark.report import to_json
-
-        options.json.write_text(to_json(report) + "\n")
-    if options.plot is not None:
-        from .benchmark.plot import draw
-
-        draw(report).savefig(options.plot, dpi=130)
-    for path in filter(None, (options.json, options.plot)):
+    for path in write(report, options):
         console.print(f"wrote {path}", style="dim", soft_wrap=True)
     return 0
+
+
+def write(report: Report, options: argparse.Namespace) -> Iterator[Path]:
+    """The files asked for, each when it is written."""
+    path = options.json
+    try:
+        if path is not None:
+            from .benchmark.report import to_json
+
+            path.write_text(to_json(report) + "\n")
+            yield path
+        path = options.plot
+        if path is not None:
+            from .benchmark.plot import draw
+
+            draw(report).savefig(path, dpi=130)
+            yield path
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def measure(options: argparse.Namespace, console: Console) -> Report:

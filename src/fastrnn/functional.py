@@ -61,7 +61,8 @@ def infer(cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
 
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
     spec, read = read_weights(cell, *weights)
-    return record_cell(owner, spec, [(read,)], x, state)
+    kept = Weights._make(w if w is None else w.view() for w in read)  # whatever shape the caller's are given meanwhile
+    return record_cell(owner, spec, [(kept,)], x, state)
 
 
 def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLike | None]) -> Any:

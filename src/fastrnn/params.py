@@ -81,18 +81,29 @@ def draw(shapes: Mapping[str, tuple[int, ...]], spec: LayerSpec, rng: np.random.
 
 
 class Parameters:
-    """The parameters of a layer or cell, which stay the same arrays as long as it lives."""
+    """The parameters of a layer or cell, which stay the same arrays as long as it lives.
+
+    A caller gets views of them: whoever sets the shape or dtype of one does not change what the kernels are given.
+    """
 
     def __init__(self, spec: LayerSpec, suffixes: list[list[str]], rng: np.random.Generator) -> None:
         self._spec = spec
         self._suffixes = suffixes
         self._params = draw(shapes(spec, suffixes), spec, rng)
         self._weights = group(self._params, suffixes)
+        self._views = {name: array.view() for name, array in self._params.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_views"}  # a copy makes its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._views = {name: array.view() for name, array in self._params.items()}
 
     @property
     def params(self) -> Mapping[str, Array]:
         """Read-only mapping of names to the parameters themselves, to be changed in place."""
-        return MappingProxyType(self._params)
+        return MappingProxyType(self._views)
 
     def __repr__(self) -> str:
         return describe(type(self).__name__, self._spec)
@@ -113,7 +124,7 @@ class Parameters:
             label = f"state_dict[{name!r}]"
             value = checks.shaped(label, checks.real(label, mapping[name]), array.shape)
             found[name] = np.array(value, array.dtype)  # copied first: it may be, or overlap, another parameter
-            if not array.flags.writeable:
+            if not self._views[name].flags.writeable:
                 raise ValueError(f"params[{name!r}]: expected a writable array to load into, got a read-only one")
         for name, value in found.items():
             self._params[name][...] = value
@@ -142,16 +153,18 @@ class Accumulators:
                 self.named[name] = self.inner[name] = np.zeros(param.shape, param.dtype)
                 continue
             label = f"accumulate[{name!r}]"
-            array = checks.output(label, accumulate[name], param.shape, param.dtype, contiguous=False)
+            given = accumulate[name]  # once: a mapping may make its arrays as they are asked for
+            array = checks.output(label, given, param.shape, param.dtype, contiguous=False)
             others = [("a parameter", other) for other in params.values()]
             others += [(f"accumulate[{other!r}]", earlier) for other, earlier in self.named.items()]
             checks.own_memory(label, array, [*others, *read])
-            self.named[name], self.inner[name] = accumulate[name], array
+            self.named[name], self.inner[name] = given, array
             if not (array.flags.c_contiguous and array.flags.aligned):
                 self.apart[name], self.inner[name] = array, np.zeros(param.shape, param.dtype)
 
     def finish(self) -> dict[str, Array]:
         """Add what could not be written in place, and return the caller's arrays."""
         for name, target in self.apart.items():
-            target += self.inner[name]
+            with np.errstate(all="ignore"):  # as the kernels add
+                target += self.inner[name]
         return self.named

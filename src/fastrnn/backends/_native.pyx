@@ -245,11 +245,6 @@ cdef class Packed:
             w = weights_of(direction)
             dtype = DTYPES[direction.w_ih.dtype.char]
             I, H = direction.w_ih.shape[1], direction.w_hh.shape[1]
-            if not direction.w_ih.shape[0] == direction.w_hh.shape[0] == cell.gates * H:  # as a caller may set them
-                raise ValueError(
-                    f"params: expected weights of {cell.gates} * {H} rows, got shapes {direction.w_ih.shape} and "
-                    f"{direction.w_hh.shape}"
-                )
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
             if elements < LEAST_PACKED_WITHOUT_GIL:
                 status = fr_pack(self.cell, dtype, I, H, &w, threads, NULL, &self.directions[self.count])

@@ -20,7 +20,8 @@ Whatever is an input is never written; `dtype` is float32 or float64 and the sam
 Steps at or past a row's length: y is zero there, dx is zero there, and x and dy are not read there.
 
 NaN and infinity go where the reference's equations take them. Denormal numbers count as zero in the native backend,
-operands and results alike; the others compute with them. The caller's floating-point mode is as before after any call.
+operands and results alike; the others compute with them, though Numba's sigmoid is zero where it would be denormal.
+The caller's floating-point mode is as before after any call.
 """
 
 from collections.abc import Sequence

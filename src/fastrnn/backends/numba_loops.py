@@ -4,11 +4,15 @@ from functools import cache
 from itertools import product
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numba import from_dtype, types
 
 from ..spec import CELLS, Cell
 from . import numba_kernels as kernels
+
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("NUMBA_DISABLE_JIT is set, and these kernels have to be compiled")
 
 name = "numba"
 

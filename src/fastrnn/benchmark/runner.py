@@ -83,10 +83,15 @@ def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Pr
     size = None
     for done, workload in enumerate(grid, warmed):
         progress(f"{workload.cell.upper()} {workload.mode} {workload.size}", done, total)
-        if workload.size != size:
-            size = workload.size
-            measure_ceilings(outcome, settings, size)
-        results, left_out = run_workload(problem(workload, settings.dtype), competitors, settings.seconds)
+        try:
+            if workload.size != size:
+                measure_ceilings(outcome, settings, workload.size)
+                size = workload.size
+            results, left_out = run_workload(problem(workload, settings.dtype), competitors, settings.seconds)
+        except MemoryError as error:
+            failure = CallFailed(str(error) or "no memory")
+            able = [competitor.name for competitor in competitors if workload.mode in competitor.modes]
+            results, left_out = [], [failed(workload, name, failure) for name in able]
         outcome.results.extend(results)
         outcome.left_out.extend(left_out)
     progress("done", total, total)

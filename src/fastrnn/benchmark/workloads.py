@@ -14,6 +14,7 @@ from ..spec import CELLS as SPECS
 
 CELLS = ("rnn", "lstm", "gru")
 MODES = ("forward", "training")
+MOST_ELEMENTS = 1 << 40  # of an array: terabytes
 GATES = {"rnn": SPECS["rnn_tanh"].gates, "lstm": SPECS["lstm"].gates, "gru": SPECS["gru"].gates}
 
 
@@ -98,6 +99,9 @@ def parse_size(text: str) -> Size:
             raise ValueError
     except (TypeError, ValueError):
         raise ValueError(f"expected four positive integers T,B,I,H, got {text.strip()!r}") from None
+    T, B, I, H = size
+    if (I + H) * max(T * B, H) > MOST_ELEMENTS:
+        raise ValueError(f"expected sizes of arrays that a machine can hold, got {text.strip()!r}")
     return size
 
 
