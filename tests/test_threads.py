@@ -228,7 +228,7 @@ def test_the_pool_sleeps():
         begin = time.process_time()
         time.sleep(0.05)
         used.append(time.process_time() - begin)
-    assert min(used) < 0.01, used
+    assert min(used) < 0.001, used
 
 
 if shutil.which("cc"):  # wherever the kernels are built
