@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "kernels.h"
 
 static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
@@ -99,10 +100,15 @@ static void end_call(call *c) {
     fr_workspace_give(&c->rows);
 }
 
-/* Ends a team's meetings; on an idle machine hardly any of those at the steps lasts longer than its spin. */
-static void end_team(fr_barrier *barrier, const fr_schedule *schedule, ptrdiff_t T) {
-    if (schedule->by_units && atomic_load(&barrier->slept) > 2 + T / 16)
-        fr_pool_note_contention();
+/* Longer than it takes to wake the threads and to move them apart, in nanoseconds. */
+enum { NEIGHBOURS_SLICE = 1000000 };
+
+/* Ends a team's meetings. On an idle machine hardly any of those at the steps lasts longer than its spin; where half of
+ * what the threads add to one went by in sleep, one alone is about as fast. */
+static void end_team(fr_barrier *barrier, const fr_schedule *schedule, long long begin, long long end) {
+    const long long slept = atomic_load(&barrier->slept);
+    if (schedule->by_units && slept > NEIGHBOURS_SLICE && 2 * slept > (end - begin) * (schedule->threads - 1))
+        fr_pool_note_contention(begin);
     fr_barrier_destroy(barrier);
 }
 
@@ -199,10 +205,12 @@ static fr_status run_job(job *j, call *c, int used) {
         fr_barrier_init(&j->teams[i].barrier, j->teams[i].schedule.threads, &j->watch.stop);
     }
     fr_barrier_init(&j->crossing, members, &j->watch.stop);
+    const long long begin = fr_nanoseconds();
     fr_pool_run(used, job_body, j, &j->watch);
+    const long long end = fr_nanoseconds();
     fr_barrier_destroy(&j->crossing);
     for (int i = 0; i < j->n_teams; i++)
-        end_team(&j->teams[i].barrier, &j->teams[i].schedule, c->batch.T);
+        end_team(&j->teams[i].barrier, &j->teams[i].schedule, begin, end);
     return fr_watch_stopped(&j->watch) ? FR_INTERRUPTED : FR_OK;
 }
 

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "clock.h"
+#include "cores.h"
 
 #if defined(__x86_64__)
 #define SPIN_HINT() __builtin_ia32_pause()
@@ -28,8 +29,9 @@ typedef enum { AT_STEP, BETWEEN_CALLS } occasion;
 /* How long the thread that made a call sleeps before it asks whether the call is to go on, in nanoseconds. */
 enum { ASKER_SLEEPS = 20000000 };
 
-/* For so many nanoseconds a neighbour is expected to stay. */
-enum { CONTENTION_LASTS = 100000000 };
+/* For so many nanoseconds a neighbour is expected to stay that has been seen in two calls, the second of which began at
+ * most so long after the first; one alone may be a chance. */
+enum { CONTENTION_LASTS = 100000000, SUSPICION_LASTS = 20000000 };
 
 /* Spins until *word differs from `old`, for `limit` nanoseconds at most; returns whether it does. */
 static int spin_while(atomic_uint *word, unsigned old, long long limit, occasion where) {
@@ -65,6 +67,49 @@ void fr_barrier_init(fr_barrier *barrier, int size, const atomic_int *stop) {
 void fr_barrier_destroy(fr_barrier *barrier) {
     pthread_mutex_destroy(&barrier->mutex);
     pthread_cond_destroy(&barrier->condition);
+}
+
+/* A worker waits for `ticket` to change, runs the job that came with it, and meets the caller at `done`. */
+typedef struct worker {
+    struct worker *next;
+    int index;
+    atomic_uint ticket;
+    atomic_int asleep;
+    atomic_int core; /* during a job; else -1 */
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+    void (*body)(void *context, int index);
+    void *context;
+} worker;
+
+/* Only the thread that holds `reserved` touches the list, and in a job of its own the workers read it. `done` outlives
+ * every run, because the last thread to reach it looks at it once more after it has let the others go. */
+static struct {
+    atomic_flag reserved;
+    int survives_fork; /* else there are no workers: a child would wait for them */
+    worker *workers; /* by falling index, size .. 1 */
+    int size;
+    atomic_int core; /* the caller's */
+    fr_barrier done;
+} pool = {.reserved = ATOMIC_FLAG_INIT};
+
+static _Thread_local worker *self; /* NULL in callers */
+
+/* For who has slept in a job: the system may have put it beside the thread that woke it. Two that meet at every step
+ * then take turns on one core, and since never more than one of them is awake, nothing moves them apart: so the worker
+ * moves. */
+static void settle(void) {
+    int core = fr_core();
+    atomic_store_explicit(self ? &self->core : &pool.core, core, memory_order_relaxed);
+    if (!self || core < 0)
+        return;
+    int shared = atomic_load_explicit(&pool.core, memory_order_relaxed) == core;
+    for (worker *w = pool.workers; w && !shared; w = w->next)
+        shared = w != self && atomic_load_explicit(&w->core, memory_order_relaxed) == core;
+    if (shared) {
+        fr_leave_core(core);
+        atomic_store_explicit(&self->core, fr_core(), memory_order_relaxed);
+    }
 }
 
 static int look_at_stop(const fr_barrier *barrier) {
@@ -110,13 +155,17 @@ static int wait_at(fr_barrier *barrier, fr_watch *watch, occasion where) {
             pthread_mutex_unlock(&barrier->mutex);
         }
     } else if (!spin_while(&barrier->phase, phase, CALL_SPIN, where)) {
-        atomic_fetch_add_explicit(&barrier->slept, 1, memory_order_relaxed);
+        const long long begin = fr_nanoseconds();
         pthread_mutex_lock(&barrier->mutex);
         atomic_fetch_add(&barrier->sleepers, 1);
         while (atomic_load(&barrier->phase) == phase)
             sleep_at(barrier, watch);
         atomic_fetch_sub(&barrier->sleepers, 1);
         pthread_mutex_unlock(&barrier->mutex);
+        if (where == AT_STEP) {
+            atomic_fetch_add_explicit(&barrier->slept, fr_nanoseconds() - begin, memory_order_relaxed);
+            settle();
+        }
     }
     return barrier->stop && barrier->stopped;
 }
@@ -125,30 +174,8 @@ int fr_barrier_wait(fr_barrier *barrier) { return wait_at(barrier, NULL, AT_STEP
 
 int fr_barrier_wait_asking(fr_barrier *barrier, fr_watch *watch) { return wait_at(barrier, watch, AT_STEP); }
 
-/* A worker waits for `ticket` to change, runs the job that came with it, and meets the caller at `done`. */
-typedef struct worker {
-    struct worker *next;
-    int index;
-    atomic_uint ticket;
-    atomic_int asleep;
-    pthread_mutex_t mutex;
-    pthread_cond_t condition;
-    void (*body)(void *context, int index);
-    void *context;
-} worker;
-
-/* Only the thread that holds `reserved` touches the list. `done` outlives every run, because the last thread to reach
- * it looks at it once more after it has let the others go. */
-static struct {
-    atomic_flag reserved;
-    int survives_fork; /* else there are no workers: a child would wait for them */
-    worker *workers; /* by falling index, size .. 1 */
-    int size;
-    fr_barrier done;
-} pool = {.reserved = ATOMIC_FLAG_INIT};
-
 static void *work(void *argument) {
-    worker *w = argument;
+    worker *w = self = argument;
     unsigned seen = 0;
     for (;;) {
         if (!spin_while(&w->ticket, seen, IDLE_SPIN, BETWEEN_CALLS)) {
@@ -158,9 +185,11 @@ static void *work(void *argument) {
                 pthread_cond_wait(&w->condition, &w->mutex);
             atomic_store(&w->asleep, 0);
             pthread_mutex_unlock(&w->mutex);
+            settle();
         }
         seen++;
         w->body(w->context, w->index);
+        atomic_store_explicit(&w->core, -1, memory_order_relaxed);
         wait_at(&pool.done, NULL, BETWEEN_CALLS);
     }
     return NULL;
@@ -204,6 +233,7 @@ static int add_worker(void) {
     if (!w)
         return 0;
     w->index = pool.size + 1;
+    atomic_init(&w->core, -1);
     w->next = pool.workers;
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->condition, NULL);
@@ -236,6 +266,7 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context, f
         return;
     }
     pool.done.size = n;
+    atomic_store_explicit(&pool.core, fr_core(), memory_order_relaxed);
     for (worker *w = pool.workers; w; w = w->next) {
         if (w->index >= n)
             continue;
@@ -257,9 +288,13 @@ void fr_pool_release(int reserved) {
         atomic_flag_clear(&pool.reserved);
 }
 
-static _Atomic long long contended_until;
+static _Atomic long long suspected_until, contended_until;
 
-void fr_pool_note_contention(void) { atomic_store(&contended_until, fr_nanoseconds() + CONTENTION_LASTS); }
+void fr_pool_note_contention(long long begin) {
+    const long long now = fr_nanoseconds();
+    if (begin < atomic_exchange(&suspected_until, now + SUSPICION_LASTS))
+        atomic_store(&contended_until, now + CONTENTION_LASTS);
+}
 
 int fr_pool_contended(void) {
     long long until = atomic_load_explicit(&contended_until, memory_order_relaxed);

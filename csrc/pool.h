@@ -13,7 +13,7 @@ typedef struct {
     const atomic_int *stop; /* may be NULL */
     int stopped;            /* what the last meeting found there */
     atomic_int arrived, sleepers;
-    atomic_int slept; /* how often a wait outlasted its spin */
+    atomic_llong slept; /* nanoseconds that waits went on after their spin, of all together */
     atomic_uint phase;
     pthread_mutex_t mutex;
     pthread_cond_t condition;
@@ -36,7 +36,7 @@ void fr_pool_release(int reserved);
 
 /* Another process takes part of the cores: threads that meet at every step then wait for each other's time slices,
  * and are many times slower than one alone. Who sees that says so, and for a while no call divides its steps. */
-void fr_pool_note_contention(void);
+void fr_pool_note_contention(long long begin); /* of the call, on the monotonic clock */
 int fr_pool_contended(void);
 
 #endif

@@ -1,5 +1,6 @@
 /* Runs csrc/pool.c where threads dawdle, and exits with 0 if nothing hangs; with FORKS_UNSEEN, where no handler of forks
  * can be registered. */
+#define _GNU_SOURCE /* for cores.c */
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -20,6 +21,7 @@ static int dawdle(int before) {
 #undef atomic_fetch_add
 #define atomic_fetch_add(word, n) dawdle((int)atomic_fetch_add_explicit(word, n, memory_order_seq_cst))
 #include "pool.c"
+#include "cores.c"
 #include "watch.c"
 
 static void nothing(void *context, int index) { (void)context, (void)index; }
