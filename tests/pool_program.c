@@ -55,7 +55,37 @@ static int who_waits_asks(void) {
     return reserved != 2;
 }
 
-static int failed(void) { return runs_of_changing_sizes() || who_waits_asks(); }
+#ifdef __linux__
+
+/* A worker that finds itself where the caller is moves, if it may run anywhere else, and may run where it might before. */
+static void settle_beside_the_caller(void *context, int index) {
+    int *moved = context;
+    cpu_set_t before, after;
+    if (index == 0 || pthread_getaffinity_np(pthread_self(), sizeof before, &before))
+        return;
+    const int core = fr_core();
+    atomic_store(&pool.core, core);
+    settle();
+    pthread_getaffinity_np(pthread_self(), sizeof after, &after);
+    *moved += CPU_EQUAL(&before, &after) && (fr_core() != core || CPU_COUNT(&before) == 1);
+}
+
+/* Once at least: the system may move it back at any time. */
+static int stays_beside_the_caller(void) {
+    int moved = 0, reserved = fr_pool_reserve(2);
+    for (int k = 0; k < 20; k++)
+        fr_pool_run(reserved, settle_beside_the_caller, &moved, NULL);
+    fr_pool_release(reserved);
+    return moved == 0;
+}
+
+#else
+
+static int stays_beside_the_caller(void) { return 0; }
+
+#endif
+
+static int failed(void) { return runs_of_changing_sizes() || who_waits_asks() || stays_beside_the_caller(); }
 
 #else
 
