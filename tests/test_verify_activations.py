@@ -34,27 +34,35 @@ def test_what_is_not_computed_is_a_fault():
     assert [finding.error for finding in verify.check_activations(silent, "", "float32")] == [np.inf] * 2
 
 
-def test_the_command_prints_errors_and_bounds_in_80_columns(capsys, monkeypatch):
-    monkeypatch.setattr(verify, "CASES", ())
-    monkeypatch.setattr(verify, "INVARIANT", ())
-    monkeypatch.setattr(verify.backends, "load", lambda name: backend(tanh=5))
-    assert cli.main(["verify", "--backend", "numpy"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and lines[-1] == "checks failed: 2"
+@pytest.fixture
+def failing_lines(capsys, monkeypatch):
+    """What the command prints, of activations alone, about a tanh that is off."""
+
+    def lines():
+        monkeypatch.setattr(verify, "CASES", ())
+        monkeypatch.setattr(verify, "INVARIANT", ())
+        monkeypatch.setattr(verify.backends, "load", lambda name: backend(tanh=5))
+        assert cli.main(["verify", "--backend", "numpy"]) == 1
+        printed = capsys.readouterr().out.splitlines()
+        assert max(map(len, printed)) <= 80
+        return printed
+
+    return lines
+
+
+def test_the_command_prints_errors_and_bounds_in_80_columns(failing_lines):
+    lines = failing_lines()
+    assert lines[-1] == "checks failed: 2"
     start = next(i for i, line in enumerate(lines) if line.split() == ["backend", "level", "dtype", "sigmoid", "tanh"])
     assert lines[start + 1].startswith("ours     -          float32     0.50 of 2")
     assert lines[start + 2].startswith("    FAILED tanh: tanh(")
 
 
-def test_where_long_double_is_a_double_float64_activations_are_not_judged(capsys, monkeypatch):
+def test_where_long_double_is_a_double_float64_activations_are_not_judged(failing_lines, monkeypatch):
     """As on ARM macOS."""
     monkeypatch.setitem(ulps.WIDER, "float64", np.float64)
-    monkeypatch.setattr(verify, "CASES", ())
-    monkeypatch.setattr(verify, "INVARIANT", ())
-    monkeypatch.setattr(verify.backends, "load", lambda name: backend(tanh=5))
-    assert cli.main(["verify", "--backend", "numpy"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and lines[-1] == "checks failed: 1"
+    lines = failing_lines()
+    assert lines[-1] == "checks failed: 1"
     assert any(line.startswith("Not of float64") for line in lines)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import fastrnn
 
-from .config import MOST_THREADS
+from .config import MOST_THREADS, is_thread_count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,7 +115,7 @@ def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def thread_count(text: str) -> int:
-    if not (text.isdecimal() and len(text) <= len(str(MOST_THREADS)) and 1 <= int(text) <= MOST_THREADS):
+    if not is_thread_count(text):
         raise argparse.ArgumentTypeError(f"expected a positive integer up to {MOST_THREADS}, got {text!r}")
     return int(text)
 
@@ -242,28 +242,26 @@ def bench(options: argparse.Namespace) -> int:
     report = measure(options, console)
     for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
         console.print(part)
-    for path in write(report, options):
-        console.print(f"wrote {path}", style="dim", soft_wrap=True)
+    for path, write in ((options.json, write_json), (options.plot, write_picture)):
+        if path is not None:
+            try:
+                write(report, path)
+            except OSError as error:
+                raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+            console.print(f"wrote {path}", style="dim", soft_wrap=True)
     return 0
 
 
-def write(report: Report, options: argparse.Namespace) -> Iterator[Path]:
-    """The files asked for, each when it is written."""
-    path = options.json
-    try:
-        if path is not None:
-            from .benchmark.report import to_json
+def write_json(report: Report, path: Path) -> None:
+    from .benchmark.report import to_json
 
-            path.write_text(to_json(report) + "\n")
-            yield path
-        path = options.plot
-        if path is not None:
-            from .benchmark.plot import draw
+    path.write_text(to_json(report) + "\n")
 
-            draw(report).savefig(path, dpi=130)
-            yield path
-    except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+def write_picture(report: Report, path: Path) -> None:
+    from .benchmark.plot import draw
+
+    draw(report).savefig(path, dpi=130)
 
 
 def measure(options: argparse.Namespace, console: Console) -> Report:

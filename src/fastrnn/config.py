@@ -100,6 +100,10 @@ def set_num_threads(n: int) -> None:
     _threads = n
 
 
+def is_thread_count(word: str) -> bool:
+    return word.isdecimal() and len(word) <= len(str(MOST_THREADS)) and 1 <= int(word) <= MOST_THREADS
+
+
 def _read_environment() -> None:
     global _backend, _threads
     if name := os.environ.get("FASTRNN_BACKEND"):
@@ -111,7 +115,7 @@ def _read_environment() -> None:
         elif level.lower() not in (known := [word for family in backends.FAMILIES for word in family]):
             raise ValueError(f"FASTRNN_ISA: expected one of {', '.join(known)}, got {level!r}")
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
-        if not (word.isdecimal() and len(word) <= len(str(MOST_THREADS)) and 1 <= int(word) <= MOST_THREADS):
+        if not is_thread_count(word):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")
         _threads = int(word)
 

@@ -80,6 +80,10 @@ def draw(shapes: Mapping[str, tuple[int, ...]], spec: LayerSpec, rng: np.random.
     return {name: rng.uniform(-bound, bound, shape).astype(spec.dtype) for name, shape in shapes.items()}
 
 
+def views(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.view() for name, array in arrays.items()}
+
+
 class Parameters:
     """The parameters of a layer or cell, which stay the same arrays as long as it lives.
 
@@ -91,14 +95,14 @@ class Parameters:
         self._suffixes = suffixes
         self._params = draw(shapes(spec, suffixes), spec, rng)
         self._weights = group(self._params, suffixes)
-        self._views = {name: array.view() for name, array in self._params.items()}
+        self._views = views(self._params)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_views"}  # a copy makes its own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._views = {name: array.view() for name, array in self._params.items()}
+        self._views = views(self._params)
 
     @property
     def params(self) -> Mapping[str, Array]:

@@ -1,9 +1,9 @@
 """Is every backend right on this machine? Values against the reference in higher precision, and the invariances.
 
 The reference runs in the next wider type (float64 for float32, long double for float64; where that has no more digits,
-float64 is judged by itself, and its activations not at all). Errors are relative to the
-largest magnitude in the array, in units of the type's eps; what is allowed follows from the length of the sums:
-4·ceil(log2((I+H)·T)) forward, twice that backward. The kernels' sigmoid and tanh are measured alone, too, in ULP.
+float64 is judged by itself, and its activations not at all). Errors are relative to the largest magnitude in the array,
+in units of the type's eps; what is allowed follows from the length of the sums: 4·ceil(log2((I+H)·T)) forward, twice
+that backward. The kernels' sigmoid and tanh are measured alone, too, in ULP.
 """
 
 from __future__ import annotations

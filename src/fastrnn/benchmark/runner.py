@@ -90,8 +90,7 @@ def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Pr
             results, left_out = run_workload(problem(workload, settings.dtype), competitors, settings.seconds)
         except MemoryError as error:
             failure = CallFailed(str(error) or "no memory")
-            able = [competitor.name for competitor in competitors if workload.mode in competitor.modes]
-            results, left_out = [], [failed(workload, name, failure) for name in able]
+            results, left_out = [], [failed(workload, who.name, failure) for who in able(workload, competitors)]
         outcome.results.extend(results)
         outcome.left_out.extend(left_out)
     progress("done", total, total)
@@ -113,13 +112,12 @@ def warm_up(settings: Settings, competitors: Sequence[Competitor], progress: Cal
     """Every path once at a tiny size: compilation and first-use costs stay out of the figures. Returns the paths."""
     tiny = list(workloads([TINY], settings.cells, settings.modes))
     for done, workload in enumerate(tiny):
-        for competitor in competitors:
-            if workload.mode in competitor.modes:
-                verb = "compiling" if competitor.name == "numba" else "warming up"
-                progress(f"{verb} {competitor.name}: {workload.cell.upper()} {workload.mode}", done)
-                tiny_problem = problem(workload, settings.dtype)
-                with suppress(CallFailed):  # it will fail in the grid again, where there is a place to say so
-                    first_result(competitor.prepare(tiny_problem), tiny_problem)
+        for competitor in able(workload, competitors):
+            verb = "compiling" if competitor.name == "numba" else "warming up"
+            progress(f"{verb} {competitor.name}: {workload.cell.upper()} {workload.mode}", done)
+            tiny_problem = problem(workload, settings.dtype)
+            with suppress(CallFailed):  # it will fail in the grid again, where there is a place to say so
+                first_result(competitor.prepare(tiny_problem), tiny_problem)
     return len(tiny)
 
 
@@ -128,11 +126,11 @@ def run_workload(
 ) -> tuple[list[Result], list[LeftOut]]:
     """One workload on everyone who can: those measured, in the order of `competitors`, and those left out."""
     workload = whole.workload
-    able = [competitor for competitor in competitors if workload.mode in competitor.modes]
-    left_out = vet(whole, able, seconds)
+    capable = able(workload, competitors)
+    left_out = vet(whole, capable, seconds)
     absent = {who.competitor for who in left_out}
     calls, results = {}, []
-    for competitor in able:
+    for competitor in capable:
         if competitor.name not in absent:
             try:
                 calls[competitor.name] = competitor.prepare(whole)
@@ -144,6 +142,10 @@ def run_workload(
         else:
             results.append(Result(workload, name, timing))
     return results, left_out
+
+
+def able(workload: Workload, competitors: Sequence[Competitor]) -> list[Competitor]:
+    return [competitor for competitor in competitors if workload.mode in competitor.modes]
 
 
 def failed(workload: Workload, competitor: str, failure: CallFailed) -> LeftOut:
