@@ -1,5 +1,7 @@
 """The command line: what it prints, what it refuses and how, its exit codes."""
 
+import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -76,13 +78,94 @@ def test_bench_refuses_a_text_that_is_too_short(capsys, tmp_path):
     assert "argument --text: book.txt: expected at least 10,000 characters of text, got 5" in message
 
 
-def test_bench_says_what_it_could_not_write(capsys, monkeypatch):
+TINY = ("--backend", "numpy", "--cell", "rnn", "--sizes", "2,1,1,1", "--seconds", "0.001")
+
+
+def test_bench_says_what_it_could_not_write_and_writes_the_rest(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "picture.svg"
+    asked = (*TINY, "--model-seconds", "0", "--json", "/dev/full", "--plot", str(picture))
+    assert "cannot write '/dev/full': No space left on device" in refused(capsys, "bench", *asked)
+    assert "<svg" in picture.read_text()
+
+
+def test_a_picture_that_cannot_be_drawn_loses_no_figures(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+
+    def fails(report):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("fastrnn.benchmark.plot.draw", fails)
+    figures = tmp_path / "figures.json"
+    asked = (*TINY, "--model-seconds", "0", "--plot", str(tmp_path / "picture.png"), "--json", str(figures))
+    assert "picture.png': RuntimeError: no fonts" in refused(capsys, "bench", *asked)
+    assert len(json.loads(figures.read_text())["results"]) == 2
+
+
+@pytest.mark.parametrize("where", ["run_workload", "learn", "print"])
+def test_what_was_measured_outlives_what_ends_the_command(capsys, monkeypatch, tmp_path, where):
+    """Ctrl-C in the grid or in the model's training, and a terminal that is gone when the tables come."""
     pytest.importorskip("rich")
-    monkeypatch.setattr(cli, "measure", lambda options, console: None)
-    monkeypatch.setattr("fastrnn.benchmark.table.grid_tables", lambda report, width: [])
-    monkeypatch.setattr("fastrnn.benchmark.table.model_tables", lambda report: [])
-    monkeypatch.setattr("fastrnn.benchmark.report.to_json", lambda report: "{}")
-    assert "cannot write '/dev/full': No space left on device" in refused(capsys, "bench", "--json", "/dev/full")
+    from fastrnn.benchmark import charlm, runner
+
+    done = []
+
+    def first_then_interrupted(function):
+        def call(*arguments):
+            if done:
+                raise KeyboardInterrupt
+            done.append(arguments)
+            return function(*arguments)
+
+        return call
+
+    if where == "print":
+
+        def closed(report, width):
+            raise BrokenPipeError
+
+        monkeypatch.setattr("fastrnn.benchmark.table.grid_tables", closed)
+    else:
+        module = charlm if where == "learn" else runner
+        monkeypatch.setattr(module, where, first_then_interrupted(getattr(module, where)))
+    book, figures = tmp_path / "book.txt", tmp_path / "figures.json"
+    book.write_text("what is said is said again " * 1000)
+    asked = "bench", *TINY, "--cell", "rnn,gru", "--text", str(book), "--model-seconds", "0.01", "--json", str(figures)
+    if where == "print":
+        with pytest.raises(BrokenPipeError):
+            cli.main(asked)
+    else:
+        assert cli.main(asked) == cli.INTERRUPTED
+    found = json.loads(figures.read_text())
+    assert len(found["results"]) == (1 if where == "run_workload" else 4)
+    trained = [run["cell"] for run in (found["character_model"] or {"cells": []})["cells"]]
+    assert trained == {"run_workload": [], "learn": ["rnn"], "print": ["rnn", "gru"]}[where]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+def test_the_command_prints_in_any_encoding(encoding, tmp_path):
+    pytest.importorskip("rich")
+    figures = tmp_path / "figures.json"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "120"}
+
+    def printed(*arguments):
+        done = subprocess.run([sys.executable, "-m", "fastrnn", *arguments], capture_output=True, env=environment)
+        assert done.returncode == (2 if "é" in arguments else 0), done.stderr.decode()
+        return (done.stdout + done.stderr).decode(encoding)
+
+    assert "T,B,I,H;" in printed("bench", "--help")
+    assert "expected names among" in printed("bench", "--cell", "é")
+    assert "numpy" in printed("info")
+    shown = printed("bench", *TINY, "--model-seconds", "0", "--json", str(figures))
+    assert "Training" in shown and "wrote" in shown
+    assert ("±%" if encoding != "ascii" else "~%") in shown
+    assert len(json.loads(figures.read_text())["results"]) == 2
+
+
+def test_the_command_leaves_the_streams_as_they_were():
+    before = sys.stdout.errors, sys.stderr.errors
+    cli.main(["info"])
+    assert (sys.stdout.errors, sys.stderr.errors) == before
 
 
 def test_a_file_to_write_is_tried_and_left_as_it_was(tmp_path):

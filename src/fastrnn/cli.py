@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import fastrnn
 
 from .config import MOST_THREADS, is_thread_count
+from .plaintext import any_encoding
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .benchmark.charlm import Learned
     from .benchmark.report import Report
     from .benchmark.text import Corpus
     from .verify import Finding
@@ -36,16 +38,16 @@ class UsageError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 if `verify` found a fault, 2 for a request that cannot be met."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    try:
-        return options.command(options)
-    except UsageError as error:
-        print(f"fastrnn {options.name}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"fastrnn {options.name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    with any_encoding():
+        options = build_parser().parse_args(arguments)
+        try:
+            return options.command(options)
+        except UsageError as error:
+            print(f"fastrnn {options.name}: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"fastrnn {options.name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -239,17 +241,34 @@ def bench(options: argparse.Namespace) -> int:
     from .benchmark import table
 
     console = Console(highlight=False, markup=False)
-    report = measure(options, console)
+    report: Any = None
+    problems: list[Path] = []
+    try:
+        for report in measure(options, console):  # noqa: B007 - the last one is the whole
+            pass
+    finally:  # what took minutes to measure outlives whatever ended it
+        if report is not None and (report.outcome.results or report.outcome.left_out):
+            problems = save(report, options)
     for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
         console.print(part)
+    for path in filter(None, (options.json, options.plot)):
+        if path not in problems:
+            console.print(f"wrote {path}", style="dim", soft_wrap=True)
+    return 2 if problems else 0
+
+
+def save(report: Report, options: argparse.Namespace) -> list[Path]:
+    """Write the files that are asked for, each on its own; return those that could not be written, having said why."""
+    problems = []
     for path, write in ((options.json, write_json), (options.plot, write_picture)):
         if path is not None:
             try:
                 write(report, path)
-            except OSError as error:
-                raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
-            console.print(f"wrote {path}", style="dim", soft_wrap=True)
-    return 0
+            except Exception as error:  # drawing has many ways to fail, and the other file must not be lost with it
+                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                print(f"fastrnn bench: error: cannot write {str(path)!r}: {reason}", file=sys.stderr)
+                problems.append(path)
+    return problems
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -264,15 +283,18 @@ def write_picture(report: Report, path: Path) -> None:
     draw(report).savefig(path, dpi=130)
 
 
-def measure(options: argparse.Namespace, console: Console) -> Report:
-    """Measure what the options ask for, with a progress bar on stderr."""
+def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
+    """Measure what the options ask for, with a progress bar on stderr; yield the report as far as it has come.
+
+    What has been yielded goes on to fill while the next part is measured.
+    """
     import numpy as np
 
     from .benchmark import machine, table, workloads
     from .benchmark.charlm import Recipe, learn_all
     from .benchmark.peers import load_backends, running_peers
     from .benchmark.report import Report
-    from .benchmark.runner import Outcome, Settings, run_grid
+    from .benchmark.runner import Settings, empty_outcome, run_grid
 
     quick = options.quick
     chosen = options.sizes or (workloads.QUICK if quick else workloads.DEFAULT)
@@ -289,17 +311,18 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     with machine.threads_everywhere(threads):
         with running_peers(options.peers, threads, settings.dtype) as (peers, absent):
             versions = {peer.name: peer.version() for peer in peers}
-            report = Report(machine.describe(), versions, settings, Outcome([], [], [], [], {}))
+            report = Report(machine.describe(), versions, settings, empty_outcome())
             absences = (f"{name} is left out: {reason}" for name, reason in missing + absent)
             for line in (*table.header(report), *absences):
                 console.print(line)
+            yield report
             with progress_bar() as show:
-                report = report._replace(outcome=run_grid(settings, [*ours, *peers], show))
+                run_grid(settings, [*ours, *peers], show, report.outcome)
         if corpus is not None:
+            learned: list[Learned] = []
+            yield report._replace(corpus=corpus.name, recipe=recipe, learned=learned)
             with progress_bar() as show, fastrnn.use_backend(ours[0].name):
-                learned = learn_all(settings.cells, corpus, recipe, model_seconds, show)
-            report = report._replace(corpus=corpus.name, recipe=recipe, learned=learned)
-    return report
+                learned.extend(learn_all(settings.cells, corpus, recipe, model_seconds, show))
 
 
 def read_corpus(path: str | None) -> Corpus:

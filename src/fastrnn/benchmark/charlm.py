@@ -134,17 +134,15 @@ class Learned(NamedTuple):
 
 def learn_all(
     cells: Sequence[str], corpus: Corpus, recipe: Recipe, seconds: float, progress: Callable[[str, float, float], None]
-) -> list[Learned]:
+) -> Iterator[Learned]:
     """Train with each cell in turn; `progress` gets what is under way and the seconds trained, of how many."""
-    runs: list[Learned] = []
-    for cell in cells:
+    for done, cell in enumerate(cells):
 
-        def show(trained: float, bits: float, cell: str = cell) -> None:
+        def show(trained: float, bits: float, done: int = done, cell: str = cell) -> None:
             label = f"{cell.upper()} character model: {bits:.2f} bits per character"
-            progress(label, len(runs) * seconds + min(trained, seconds), len(cells) * seconds)
+            progress(label, done * seconds + min(trained, seconds), len(cells) * seconds)
 
-        runs.append(learn(cell, corpus, recipe, seconds, show))
-    return runs
+        yield learn(cell, corpus, recipe, seconds, show)
 
 
 def learn(

@@ -74,10 +74,20 @@ class Outcome(NamedTuple):
         return max(self.peaks, default=None)
 
 
-def run_grid(settings: Settings, competitors: Sequence[Competitor], progress: Progress) -> Outcome:
-    """Measure the grid; the first competitor is the one that the others must agree with."""
+def empty_outcome() -> Outcome:
+    return Outcome([], [], [], [], {})
+
+
+def run_grid(
+    settings: Settings, competitors: Sequence[Competitor], progress: Progress, outcome: Outcome | None = None
+) -> Outcome:
+    """Measure the grid; the first competitor is the one that the others must agree with.
+
+    `outcome`, an empty one, fills workload by workload, so that an interruption leaves what has been measured.
+    """
     grid = list(workloads(settings.sizes, settings.cells, settings.modes))
-    outcome = Outcome([competitor.name for competitor in competitors], [], [], [], {})
+    outcome = empty_outcome() if outcome is None else outcome
+    outcome.competitors.extend(competitor.name for competitor in competitors)
     total = len(settings.cells) * len(settings.modes) + len(grid)
     warmed = warm_up(settings, competitors, lambda label, done: progress(label, done, total))
     size = None
