@@ -94,7 +94,7 @@ def test_backend_unavailable_is_an_import_and_a_value_error():
 
 @pytest.mark.parametrize("choose", [fastrnn.set_backend, fastrnn.use_backend])
 def test_a_backend_that_is_not_installed(monkeypatch, choose):
-    monkeypatch.setitem(backends.ENTRIES, "numba", backends.Entry("numba_loops", needs="no_such_module"))
+    monkeypatch.setitem(backends.ENTRIES, "numba", backends.Entry(backends.import_numba, needs="no_such_module"))
     monkeypatch.delitem(backends._loaded, "numba", raising=False)
     assert "numba" not in fastrnn.available_backends()
     with pytest.raises(fastrnn.BackendUnavailable, match="'numba' is not installed .*no_such_module"):
@@ -102,11 +102,13 @@ def test_a_backend_that_is_not_installed(monkeypatch, choose):
 
 
 @pytest.fixture
-def broken(monkeypatch, tmp_path):
+def broken(monkeypatch):
     """A native backend whose file is there and whose import fails."""
-    (tmp_path / "broken_backend.py").write_text("raise ImportError('wrong architecture')")
-    monkeypatch.setitem(backends.ENTRIES, "native", backends.Entry("broken_backend", needs="json"))
-    monkeypatch.setattr(backends, "__path__", [str(tmp_path), *backends.__path__])
+
+    def fails():
+        raise ImportError("wrong architecture")
+
+    monkeypatch.setitem(backends.ENTRIES, "native", backends.Entry(fails, needs="json"))
     monkeypatch.delitem(backends._loaded, "native", raising=False)
     monkeypatch.setattr(config, "_backend", None)
     monkeypatch.setattr(config, "_best_backend", None)
@@ -131,7 +133,7 @@ def test_a_broken_backend_that_is_asked_for(broken):
 
 
 def test_a_missing_native_module_falls_back_silently(monkeypatch):
-    monkeypatch.setitem(backends.ENTRIES, "native", backends.Entry("native", needs="no_such_module"))
+    monkeypatch.setitem(backends.ENTRIES, "native", backends.Entry(backends.import_native, needs="no_such_module"))
     monkeypatch.delitem(backends._loaded, "native", raising=False)
     monkeypatch.setattr(config, "_backend", None)
     monkeypatch.setattr(config, "_best_backend", None)

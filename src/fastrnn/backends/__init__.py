@@ -1,8 +1,8 @@
 """The registry of backends: names in order of preference, each a module that is imported when first asked for."""
 
-from importlib import import_module
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .base import Backend
 
@@ -12,14 +12,35 @@ class BackendUnavailable(ImportError, ValueError):
 
 
 class Entry(NamedTuple):
-    module: str  # in this package
+    load: Callable[[], Any]  # imports the module
     needs: str  # the module without which the backend is not installed
 
 
+# Statements, not names put together at run time, because what bundles programs follows only those.
+
+
+def import_native() -> Any:
+    from . import native
+
+    return native
+
+
+def import_numba() -> Any:
+    from . import numba_loops
+
+    return numba_loops
+
+
+def import_reference() -> Any:
+    from . import reference
+
+    return reference
+
+
 ENTRIES = {
-    "native": Entry("native", needs=f"{__name__}._native"),
-    "numba": Entry("numba_loops", needs="numba"),
-    "numpy": Entry("reference", needs="numpy"),
+    "native": Entry(import_native, needs=f"{__name__}._native"),
+    "numba": Entry(import_numba, needs="numba"),
+    "numpy": Entry(import_reference, needs="numpy"),
 }
 # Every instruction-set level of the native backend, per machine family, from the least to the best.
 FAMILIES = (("x86-64-v2", "x86-64-v3", "x86-64-v4"), ("neon",))
@@ -44,7 +65,7 @@ def load(name: str, argument: str = "backend") -> Backend:
         if not installed(name):
             raise BackendUnavailable(f"{argument}: {name!r} is not installed (no module {ENTRIES[name].needs})")
         try:
-            _loaded[name] = import_module(f".{ENTRIES[name].module}", __name__)  # type: ignore[assignment]
+            _loaded[name] = ENTRIES[name].load()
         except Exception as error:  # whatever a module that is broken here raises, the others still work
             raise BackendUnavailable(f"{argument}: {name!r} cannot be loaded: {error}") from error
     return _loaded[name]
