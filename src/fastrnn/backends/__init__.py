@@ -51,7 +51,7 @@ def installed(name: str) -> bool:
     """Whether the files of a known backend are there; it may still fail to import."""
     try:
         return name in _loaded or find_spec(ENTRIES[name].needs) is not None
-    except ValueError:  # something of that name is loaded that never came from a file
+    except (ImportError, ValueError):  # left out of a bundled program; loaded, but never from a file
         return False
 
 
