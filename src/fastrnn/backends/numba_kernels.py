@@ -18,6 +18,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 from numba.np.arrayobj import make_array, populate_array
 
+from .numba_cache import KernelCache
+
 ROWS = 64  # rows of a tile
 PITCH = 96  # columns from one row of a tile to the next: a constant, so that LLVM sees that rows do not overlap
 COLUMNS = 64  # columns of a tile, where the panels of packed weights do not say otherwise
@@ -32,11 +34,15 @@ inlined = register_jitable(forceinline=True)  # left to itself LLVM calls sigmoi
 
 def jit(function, signature=None):
     """Compile for the signature, by default at first use; cached on disk where some directory for it is writable."""
-    options = {"nogil": True, "error_model": "numpy"}
+    compiled = njit(nogil=True, error_model="numpy")(function)
     try:
-        return njit(signature, cache=True, **options)(function)
-    except RuntimeError:  # neither the package's directory nor the user's cache can be written
-        return njit(signature, **options)(function)
+        compiled._cache = KernelCache(function)
+    except (RuntimeError, OSError):  # neither the package's directory nor the user's cache can be written
+        pass
+    if signature is not None:
+        compiled.compile(signature)
+        compiled.disable_compile()
+    return compiled
 
 
 # --- what Numba lacks: fused multiply-add, powers of two, strided groups of scalars, contiguous rows of any array
