@@ -65,7 +65,7 @@ INLINE void cell_backward(const int cell, const int relu, vec dh, vec h, vec h_p
                           vec *dc, vec *d, vec *carry) {
     switch (cell) {
     case FR_RNN_TANH:
-        d[0] = relu ? (vec)((ivec)dh & (h > 0)) : dh * d_tanh(h);
+        d[0] = relu ? (vec)((ivec)dh & ~(h <= 0)) : dh * d_tanh(h); /* a NaN lets the gradient pass, as in torch */
         break;
     case FR_LSTM: {
         vec i = saved[0], f = saved[1], g = saved[2], o = saved[3], tanh_c = vtanh(saved[4]);

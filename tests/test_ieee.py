@@ -189,6 +189,26 @@ def test_nan_passes_the_activations(kernels, kind, dtype):
         np.testing.assert_allclose(y[0, 2], low, rtol=4 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_passes_the_gradient_of_relu(kernels, dtype, backend):
+    """Every lane: where h is NaN the gradient goes on as it is, as where h is positive; elsewhere it is zero."""
+    with fastrnn.use_backend("numpy" if backend == "reference" else fastrnn.get_backend()):
+        for H in lengths_to(kernels, dtype):
+            case = make_case("rnn_relu", 1, 4, 1, H, dtype=dtype)
+            params = case.layer.params
+            params["weight_ih_l0"][:], params["weight_hh_l0"][:] = 1, np.eye(H)
+            params["bias_ih_l0"][:], params["bias_hh_l0"][:] = 0, 0
+            x = np.array([np.nan, 2, 0, -2], dtype).reshape(1, 4, 1)
+            dy = np.arange(1, 4 * H + 1, dtype=dtype).reshape(1, 4, H)
+            _, _, tape = case.layer.forward(x)
+            grads = case.layer.backward(tape, dy)
+            passed = np.where(np.array([True, True, False, False])[:, None], dy, 0)
+            np.testing.assert_array_equal(grads.state, passed)
+            np.testing.assert_array_equal(grads.x[..., 0], passed.sum(axis=2))
+            np.testing.assert_array_equal(grads.params["bias_ih_l0"], passed[0].sum(axis=0))
+
+
 # --- denormal numbers: zero to the native kernels, numbers like others to Numba and to the reference
 
 

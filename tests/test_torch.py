@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import KINDS, assert_close, assert_results_close, bare, make_case, parts_of, run, tolerance
+from cases import KINDS, assert_close, assert_results_close, bare, magnitude, make_case, parts_of, run, tolerance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,11 @@ FUNCTIONS = {
 
 def leaf(array):
     """A tensor of its own, NaN replaced: torch multiplies padding with zero."""
-    return torch.from_numpy(np.nan_to_num(array)).clone().requires_grad_()
+    return leaf_as_it_is(np.nan_to_num(array))
+
+
+def leaf_as_it_is(array):
+    return torch.from_numpy(array).clone().requires_grad_()
 
 
 def torch_layer(layer, kind):
@@ -41,9 +45,9 @@ def torch_layer(layer, kind):
     return peer
 
 
-def torch_run(case, kind):
+def torch_run(case, kind, read=leaf):
     """What cases.run returns, computed by torch."""
-    peer, x, state = torch_layer(case.layer, kind), leaf(case.x), [leaf(part) for part in case.state]
+    peer, x, state = torch_layer(case.layer, kind), read(case.x), [leaf(part) for part in case.state]
     if case.lengths is None:
         y, after = peer(x, bare(tuple(state)))
     else:
@@ -81,6 +85,22 @@ def test_layers(backend, kind, sizes, options, with_lengths, seed):
         options["num_layers"] = 1
     case = make_case(kind, *sizes, seed=seed, with_lengths=with_lengths, **options)
     assert_results_close(run(case), torch_run(case, kind), case, factor=2)  # both sides are off by up to the tolerance
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"dtype": np.float64, "bias": False}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan(backend, kind, options):
+    """What is NaN, and what is a number: relu passes the gradient of a NaN on."""
+    case = make_case(kind, 5, 3, 6, 20, seed=11, **options)
+    numbers, case.x[2, 1, 3] = torch_run(case, kind), np.nan
+    actual, expected = run(case), torch_run(case, kind, read=leaf_as_it_is)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(np.isnan(actual[name]), np.isnan(array), name)
+        there = ~np.isnan(array)
+        scale = magnitude(numbers[name])
+        assert_close(actual[name][there], array[there], 2 * tolerance(name, case), name, scale)
+    if kind == "rnn_relu":
+        assert np.isfinite(expected["grads.x"][2:, 1]).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -55,7 +55,7 @@ static inline void eq_forward(const eq_layer *l, const wide *a, const wide *u, w
             h[j] = (1 - z) * n + z * h[j];
         } else {
             wide v = a[j] + u[j];
-            h[j] = l->cell == FR_RNN_RELU ? (v > 0 ? v : 0) : tanh(v);
+            h[j] = l->cell == FR_RNN_RELU ? (v <= 0 ? 0 : v) : tanh(v);
         }
     }
 }
@@ -87,7 +87,7 @@ static inline void eq_backward(const eq_layer *l, const wide *a, const wide *u, 
             dh[j] *= z;
         } else {
             wide v = a[j] + u[j], y = tanh(v);
-            du[j] = da[j] = l->cell == FR_RNN_RELU ? (v > 0 ? dh[j] : 0) : dh[j] * (1 - y * y);
+            du[j] = da[j] = l->cell == FR_RNN_RELU ? (v <= 0 ? 0 : dh[j]) : dh[j] * (1 - y * y);
             dh[j] = 0;
         }
     }

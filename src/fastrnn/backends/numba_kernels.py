@@ -271,7 +271,7 @@ def rnn_relu_forward(v, h, c):
 @inlined
 def rnn_relu_backward(dh, dc, h, h_prev, c_prev):
     zero = type(h)(0)
-    da = (dh if h > zero else zero,)
+    da = (zero if h <= zero else dh,)  # a NaN lets the gradient pass, as in torch
     return zero, dc, da, da
 
 

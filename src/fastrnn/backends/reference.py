@@ -46,7 +46,7 @@ def rnn_relu_forward(a, u, h, c):
 
 
 def rnn_relu_backward(dh, dc, h, h_prev, c_prev, saved):
-    da = np.where(h > 0, dh, 0)
+    da = np.where(h <= 0, 0, dh)  # a NaN lets the gradient pass, as in torch
     return da, da, 0, None
 
 
