@@ -56,22 +56,22 @@ void fr_packed_free(fr_packed *packed) {
     free(packed);
 }
 
-/* Ranks the rows, longest first, ties by row, in O(T + B): `starts` has T + 1 elements of scratch. */
+/* Ranks the rows, longest first, ties by row, in O(T + B): `starts` has T + 2 elements of scratch. */
 static void rank_rows(ptrdiff_t *order, ptrdiff_t *starts, const int64_t *lengths, ptrdiff_t T, ptrdiff_t B) {
-    memset(starts, 0, (size_t)(T + 1) * sizeof *starts);
+    memset(starts, 0, (size_t)(T + 2) * sizeof *starts);
     for (ptrdiff_t row = 0; row < B; row++)
-        starts[T - lengths[row] + 1]++; /* lengths are at least 1: the index is at most T */
+        starts[T - lengths[row] + 1]++;
     for (ptrdiff_t i = 1; i <= T; i++)
         starts[i] += starts[i - 1];
     for (ptrdiff_t row = 0; row < B; row++)
         order[starts[T - lengths[row]]++] = row;
 }
 
-/* The caller's memory may change while the kernels run: what they trust is a copy, in 1..T whatever it holds. */
+/* The caller's memory may change while the kernels run: what they trust is a copy, in 0..T whatever it holds. */
 static void copy_lengths(int64_t *copy, const int64_t *lengths, ptrdiff_t T, ptrdiff_t B) {
     for (ptrdiff_t row = 0; row < B; row++) {
         const int64_t length = ((const volatile int64_t *)lengths)[row];
-        copy[row] = length < 1 ? 1 : length > T ? T : length;
+        copy[row] = length < 0 ? 0 : length > T ? T : length;
     }
 }
 
@@ -85,7 +85,7 @@ static fr_status begin_call(call *c, ptrdiff_t T, ptrdiff_t B, const int64_t *le
     *c = (call){.batch = {.T = T, .B = B}};
     if (!lengths)
         return FR_OK;
-    if (!fr_workspace_take(&c->rows, (size_t)B * sizeof(int64_t) + (size_t)(B + T + 1) * sizeof(ptrdiff_t)))
+    if (!fr_workspace_take(&c->rows, (size_t)B * sizeof(int64_t) + (size_t)(B + T + 2) * sizeof(ptrdiff_t)))
         return FR_NO_MEMORY;
     int64_t *copy = c->rows.data;
     ptrdiff_t *order = (ptrdiff_t *)(copy + B);

@@ -60,13 +60,14 @@ typedef struct {
     fr_sequence y;    /* (T, B, H): h of each step, zero past a row's end; must not overlap x */
     const void *h0;   /* (B, H) */
     const void *c0;   /* (B, H); LSTM only */
-    void *h;          /* (B, H): final state; may be h0 itself, or, where T is 1, y */
+    void *h;          /* (B, H): final state; may be h0 itself, or, where T is 1 and `lengths` NULL, y */
     void *c;          /* (B, H); LSTM only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
 } fr_forward_run;
 
-/* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 1..T, or
- * NULL for T; they are copied. The result does not depend on `threads`, nor a row's on the other rows. */
+/* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 0..T, or
+ * NULL for T; they are copied. A row of length 0 ends in its initial state. The result does not depend on `threads`,
+ * nor a row's on the other rows. */
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads, fr_interrupted *interrupted);
 
@@ -86,7 +87,8 @@ typedef struct {
     fr_gradients gradients;
 } fr_backward_run;
 
-/* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. */
+/* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. A row of length 0 gives
+ * dh and dc as they are to dh0 and dc0, and adds nothing to the gradients. */
 fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                       int threads, fr_interrupted *interrupted);
 

@@ -29,14 +29,16 @@ def make_layer(kind, *args, **options):
 
 
 def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, **options):
-    """Steps past a row's length hold NaN in x and dy: they must not be read."""
+    """Steps past a row's length hold NaN in x and dy: they must not be read. One of several rows has no step."""
     rng = np.random.default_rng(seed)
     layer = make_layer(kind, I, H, rng=rng, **options)
     rows, width = layer.num_layers * (1 + layer.bidirectional), (1 + layer.bidirectional) * H
     parts = 2 if kind == "lstm" else 1
     x, dy = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, width))
-    lengths = rng.integers(1, T + 1, B) if with_lengths else None
+    lengths = rng.integers(0, T + 1, B) if with_lengths else None
     if with_lengths:
+        if B > 2:
+            lengths[rng.integers(B)] = 0
         past = np.arange(T)[:, None] >= lengths
         x[past], dy[past] = np.nan, np.nan
     if layer.batch_first:

@@ -78,7 +78,7 @@ class Job:
         self.weights = [[draw(G, I), draw(G, H), draw(G), draw(G)] for _ in range(D)]
         self.x, self.dy = draw(T, B, I), draw(T, B, D * H)
         self.state, self.dstate = [draw(D, B, H) for _ in range(C)], [draw(D, B, H) for _ in range(C)]
-        self.lengths = rng.integers(1, T + 1, B) if with_lengths else None
+        self.lengths = rng.integers(0, T + 1, B) if with_lengths else None
 
     def run(self, backend, memory, threads):
         def read(array):

@@ -148,16 +148,17 @@ def test_kind_of_state(layer, kind):
                 call(x, (good, good))
 
 
-@pytest.mark.parametrize("wrong", [0, -1, T + 1, -(2**63), 2**63])
+@pytest.mark.parametrize("wrong", [-1, T + 1, -(2**63), 2**63])
 def test_values_of_lengths(layer, wrong):
     for call in calls(layer):
-        with refuses(ValueError, f"lengths: expected integers from 1 to T = {T}, got {wrong}"):
+        with refuses(ValueError, f"lengths: expected integers from 0 to T = {T}, got {wrong}"):
             call(np.zeros((T, B, I)), lengths=np.array([T, wrong, T], "u8" if wrong > T else "i8"))
 
 
 def test_lengths_of_an_empty_sequence(layer):
-    with refuses(ValueError, "lengths: expected integers from 1 to T = 0, got 1"):
+    with refuses(ValueError, "lengths: expected integers from 0 to T = 0, got 1"):
         layer(np.zeros((0, B, I)), lengths=[1] * B)
+    assert layer(np.zeros((0, B, I)), lengths=[0] * B)[0].shape == (0, B, H)
 
 
 @pytest.mark.parametrize("shape", [(), (B - 1,), (B + 1,), (B, 1), (0,)])

@@ -20,7 +20,7 @@ import fastrnn
 @pytest.mark.parametrize("changed", [[3, 5], [1, 1], [10**6, 10**9], [-5, 0]])
 def test_lengths_changed_before_backward(backend, changed):
     """A tape has a copy: they are what the kernels' memory accesses depend on."""
-    case = make_case("gru", 5, 2, 3, 4, with_lengths=True)
+    case = make_case("gru", 5, 2, 3, 4)
     lengths = np.array([5, 2])
     y, _, tape = case.layer.forward(case.x, bare(case.state), lengths=lengths)
     expected = case.layer.backward(tape, case.dy)
@@ -51,7 +51,7 @@ def test_lengths_changed_while_the_kernels_run():
                 try:
                     served(x, lengths=lengths)
                 except ValueError as error:
-                    assert "lengths: expected integers from 1 to T = 200" in str(error)
+                    assert "lengths: expected integers from 0 to T = 200" in str(error)
     finally:
         done.set()
         changer.join()
@@ -186,7 +186,7 @@ def test_load_state_dict_where_a_parameter_is_read_only():
 def test_frozen_layers_refuse_wrong_lengths_of_any_byte_order(backend, dtype):
     served = fastrnn.LSTM(3, 4, rng=0).freeze()
     x = np.ones((6, 2, 3), np.float32)
-    with pytest.raises(ValueError, match="lengths: expected integers from 1 to T = 6"):
+    with pytest.raises(ValueError, match="lengths: expected integers from 0 to T = 6"):
         served(x, lengths=np.array([2**56, 2**57], dtype))
     expected = served(x, lengths=[1, 5])[0]
     assert_same_bits(served(x, lengths=np.array([1, 5], dtype))[0], expected, "y")

@@ -144,7 +144,7 @@ def check(kind, size, dtype, view, mode=None, seed=0):
     x, state, dy, dstate = integer_data(rng, kind, T, B, I, H, directions)
     if mode:
         hold_gates(layer, directions, H, mode)
-    lengths = rng.integers(1, T + 1, B)
+    lengths = rng.integers(0, T + 1, B)
     lengths[0] = T
     expected = integer_results(kind, directions, x, state, lengths, dy, dstate, H)
     exact = 2 ** (np.finfo(dtype).nmant + 1)
@@ -196,15 +196,17 @@ def test_linear_gate(kernels, size, dtype, kind):
     rng = np.random.default_rng([1, *size])
     layer, directions = linear_layer(rng, kind, I, H, dtype)
     x, [h], dy, [dh] = integer_data(rng, "rnn_relu", T, B, I, H, directions)
-    lengths = rng.integers(1, T + 1, B)
+    lengths = rng.integers(0, T + 1, B)
     expected = integer_results("rnn_relu", directions, x, [h], lengths, dy, [dh], H)
     exact = 2 ** (np.finfo(dtype).nmant + 1)
     assert all(np.abs(array).max() <= exact for array in expected.values()), "sums would round"
 
     state, dstate = [(h * TINY).astype(dtype)], [dh.astype(dtype)]
     if kind == "lstm":  # c is forgotten; the final c is h, so that a part of the gradient may come through it
-        part = rng.integers(0, 2, dh.shape) * dh
-        state, dstate = [*state, np.ones_like(state[0])], [(dh - part).astype(dtype), part.astype(dtype)]
+        stepless = (lengths == 0)[:, None]  # of these rows c is not forgotten
+        part = rng.integers(0, 2, dh.shape) * dh * ~stepless
+        state.append(np.where(stepless, state[0], dtype(1)))
+        dstate = [(dh - part).astype(dtype), part.astype(dtype)]
     y, out, tape = layer.forward((x * TINY).astype(dtype), bare(tuple(state)), lengths=lengths)
     grads = layer.backward(tape, dy.astype(dtype), bare(tuple(dstate)))
     for name, part in zip(("y", "h", "c"), (y, *parts_of(out))):

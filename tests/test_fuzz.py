@@ -96,7 +96,7 @@ def inputs(pair, T, B, unbatched, with_lengths, seed):
         rng.standard_normal(shape).astype(layer.dtype)
         for shape in [(*lead, layer.input_size), (*lead, D * layer.hidden_size), *shapes]
     )
-    lengths = rng.integers(1, T + 1, B) if with_lengths and not unbatched else None
+    lengths = rng.integers(0, T + 1, B) if with_lengths and not unbatched else None
     return Case(layer, x, tuple(states[: pair.parts]), lengths, dy, tuple(states[pair.parts :]))
 
 

@@ -81,7 +81,7 @@ def test_huge_lengths(backend, n):
     shown = str(n) if n != HUGE else "an integer of 16610 bits"
     for lengths in ([n, 1], (1, n), [1, n]):
         for call in (layer, layer.forward, layer.freeze()):
-            words = f"lengths: expected integers from 1 to T = 4, got {shown}"
+            words = f"lengths: expected integers from 0 to T = 4, got {shown}"
             refused(call, ValueError, words, x=x, lengths=lengths)
     if abs(n) < 2**63:
         refused(lambda: layer(x, lengths=np.array([n, 1])), ValueError, f"got {n}")

@@ -126,7 +126,7 @@ class Case:
         self.weights = [Weights(*[uniform(*shape) / dtype(H) ** 0.5 for shape in shapes]) for _ in range(D)]
         self.x, self.dy = view(uniform(T, B, I)), view(uniform(T, B, D * H))
         self.state, self.dstate = ([uniform(D, B, H) for _ in range(cell.states)] for _ in range(2))
-        self.lengths = rng.integers(1, T + 1, B) if lengths else None
+        self.lengths = rng.integers(0, T + 1, B) if lengths else None
 
     def run(self, backend, train=True):
         """Everything the backend fills: y, final states, dx, gradients of the states and parameters."""

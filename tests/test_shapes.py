@@ -126,7 +126,7 @@ def examples(draw):
     parts = 2 if kind == "lstm" else 1
     shapes = [(*lead, layer.input_size), (*lead, D * layer.hidden_size), *[state] * 2 * parts]
     plain = [rng.standard_normal(shape).astype(layer.dtype) for shape in shapes]
-    lengths = rng.integers(1, T + 1, B) if not unbatched and T and draw(st.booleans()) else None
+    lengths = rng.integers(0, T + 1, B) if not unbatched and draw(st.booleans()) else None
     names = [name for name in LAYOUTS if T * B or name not in NOT_EMPTY]
     return layer, plain, lengths, [draw(st.sampled_from(names)) for _ in plain], T * B
 

@@ -154,14 +154,14 @@ def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | N
         raise ValueError("lengths: expected None for an unbatched x (T, input_size), got lengths")
     for n in value if isinstance(value, (list, tuple)) else ():  # what NumPy would make floats or objects of
         if isinstance(n, int) and n.bit_length() > 63:
-            raise ValueError(f"lengths: expected integers from 1 to T = {T}, got {digits(n)}")
+            raise ValueError(f"lengths: expected integers from 0 to T = {T}, got {digits(n)}")
     array = real("lengths", value)
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
     array = shaped("lengths", array, (B,)).copy()
-    if B and not (1 <= array.min() and array.max() <= T):
-        wrong = next(n for n in array.tolist() if not 1 <= n <= T)
-        raise ValueError(f"lengths: expected integers from 1 to T = {T}, got {wrong}")
+    if B and not (0 <= array.min() and array.max() <= T):
+        wrong = next(n for n in array.tolist() if not 0 <= n <= T)
+        raise ValueError(f"lengths: expected integers from 0 to T = {T}, got {wrong}")
     return contiguous(array, np.dtype(np.int64))
 
 

@@ -7,10 +7,11 @@
     y       (T, B, D·H), with batch_first (B, T, D·H), unbatched (T, D·H); the last layer's h of every step
     state   h, or for LSTM (h, c): (L·D, B, H) each, whatever batch_first says, unbatched (L·D, H);
             row k·D + d belongs to layer k, direction d; None means zeros
-    lengths (B,) integers from 1 to T: the valid steps of each row, None for T in all
+    lengths (B,) integers from 0 to T: the valid steps of each row, None for T in all
 
 Outputs at or past a row's length are zero, its final state is that of its last valid step, the reverse direction
-starts there, and x and dy are not read there.
+starts there, and x and dy are not read there. A row of length 0 ends in its initial state: the gradients of the two are
+the same, and it adds nothing to those of the parameters.
 
 Inputs are anything `np.asarray` takes. Real numbers and booleans are converted to the layer's dtype; other kinds of
 values are a TypeError, other shapes a ValueError. Inputs are never modified.

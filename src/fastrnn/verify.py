@@ -115,7 +115,7 @@ def inputs(case: Case, dtype: str) -> Inputs:
     state, dstate = (tuple(draw(D, B, H) for _ in range(spec.states)) for draw in (normal, positive))
     lengths = None
     if ragged:
-        lengths = rng.integers(1, T + 1, B)
+        lengths = rng.integers(0, T + 1, B)
         for row, length in enumerate(lengths):
             x[length:, row] = dy[length:, row] = np.nan
     return Inputs(weights, x, state, lengths, dy, dstate)
@@ -215,9 +215,10 @@ def batch_differs(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
     given = inputs(case, dtype)
     together = {name: array for arrays in run(backend, case, given) for name, array in arrays.items()}
     for b in {0, case.B // 2, case.B - 1}:
-        T = case.T if given.lengths is None else int(given.lengths[b])
+        steps = case.T if given.lengths is None else int(given.lengths[b])
+        T, lengths = (steps, None) if steps else (1, np.zeros(1, np.int64))
         state, dstate = (tuple(part[:, b : b + 1].copy() for part in parts) for parts in (given.state, given.dstate))
-        row = Inputs(given.weights, given.x[:T, b : b + 1], state, None, given.dy[:T, b : b + 1], dstate)
+        row = Inputs(given.weights, given.x[:T, b : b + 1], state, lengths, given.dy[:T, b : b + 1], dstate)
         alone = {name: array for arrays in run(backend, case, row) for name, array in arrays.items()}
         for name in ("y", "dx", "h", "c", "dh", "dc"):
             if name in together:

@@ -135,7 +135,7 @@ static void make_lengths(layer *l, uint64_t *state) {
     if (!l->row_lengths)
         abort();
     for (ptrdiff_t row = 0; row < l->spec.B; row++) {
-        const int64_t length = 1 + (int64_t)((draw(state) + 1) / 2 * (double)l->spec.T);
+        const int64_t length = (int64_t)((draw(state) + 1) / 2 * (double)(l->spec.T + 1));
         l->row_lengths[row] = length < l->spec.T ? length : l->spec.T;
     }
 }
@@ -273,6 +273,16 @@ static const char *array_fault(const layer *l, const void *data, ptrdiff_t eleme
     return NULL;
 }
 
+/* Whether the rows without a step have anything else at the end than at the beginning; NULL stands for zero. */
+static const char *stepless_fault(const layer *l, const void *begin, const void *end) {
+    const ptrdiff_t H = l->spec.H;
+    for (ptrdiff_t row = 0; end && row < l->spec.B; row++)
+        for (ptrdiff_t j = row * H; j < (row + 1) * H && !length_of(l, row); j++)
+            if (get(l->spec.dtype, end, j) != (begin ? get(l->spec.dtype, begin, j) : 0))
+                return "a row without a step has another state, or gradient of it";
+    return NULL;
+}
+
 static const char *direction_fault(const layer *l, int d) {
     const layer_spec *s = &l->spec;
     const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
@@ -286,6 +296,9 @@ static const char *direction_fault(const layer *l, int d) {
     const char *fault = sequence_fault(l, &f->y, s->H);
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays && !fault; i++)
         fault = array_fault(l, arrays[i].data, arrays[i].elements);
+    const void *const kept[][2] = {{f->h0, f->h}, {f->c0, f->c}, {b->dh, b->dh0}, {b->dc, b->dc0}};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept && !fault; i++)
+        fault = stepless_fault(l, kept[i][0], kept[i][1]);
     return fault;
 }
 

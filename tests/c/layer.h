@@ -63,8 +63,8 @@ fr_status layer_backward(layer *l, int threads, fr_interrupted *interrupted);
 /* All that the spec asks for. */
 fr_status layer_run(layer *l, int threads);
 
-/* NULL, or what is wrong with a layer that has run: a number that is not finite, padding that is not zero, a write where
- * there must be none. */
+/* NULL, or what is wrong with a layer that has run: a number that is not finite, padding that is not zero, a state
+ * that a row without a step has changed, a write where there must be none. */
 const char *layer_fault(const layer *l);
 /* NULL, or that two layers of the same spec differ. */
 const char *layer_difference(const layer *a, const layer *b);

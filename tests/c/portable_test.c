@@ -73,6 +73,7 @@ typedef struct {
     fr_dtype dtype;
     ptrdiff_t T, B, I, H;
     int directions, ragged, bias;
+    int stepless; /* of a ragged case: whether rows, the first among them, have no step */
 } problem;
 
 /* Inputs, then outputs; per direction d, W + d and so on. */
@@ -149,7 +150,8 @@ static void make_inputs(const problem *p, arrays *a) {
     a->lengths = allocate((size_t)p->B * sizeof *a->lengths);
     const ptrdiff_t width = p->directions * p->H;
     for (ptrdiff_t b = 0; b < p->B; b++) {
-        a->lengths[b] = 1 + (int64_t)((draw() + 1) / 2 * (wide)p->T);
+        const int64_t most = p->stepless && b == 0 ? 0 : p->T, least = !p->stepless;
+        a->lengths[b] = least + (int64_t)((draw() + 1) / 2 * (wide)(most + 1 - least));
         for (ptrdiff_t t = a->lengths[b]; t < p->T; t++) {
             for (ptrdiff_t j = 0; j < p->I; j++)
                 set(a->data[X], p->dtype, (t * p->B + b) * p->I + j, NAN);
@@ -182,9 +184,11 @@ static fr_sequence sequence(const problem *p, const arrays *a, int array, ptrdif
 
 /* Runs the case forward and backward, or its one row `row` alone where that is not -1, on so many threads. */
 static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_t row) {
-    const ptrdiff_t alone = row >= 0, first = alone ? row : 0, T = alone ? length_of(p, a, row) : p->T;
+    const int64_t none = 0;
+    const ptrdiff_t alone = row >= 0, first = alone ? row : 0, steps = alone ? length_of(p, a, row) : p->T;
+    const ptrdiff_t T = steps ? steps : 1;
     const ptrdiff_t B = alone ? 1 : p->B, I = p->I, H = p->H, width = p->directions * H;
-    const int64_t *lengths = alone ? NULL : a->lengths;
+    const int64_t *lengths = !steps ? &none : alone ? NULL : a->lengths;
     fr_forward_run forward[2] = {{0}};
     fr_backward_run backward[2] = {{0}};
     void *saved[2] = {0};
@@ -219,9 +223,9 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
 
 static void fail(const problem *p, const char *what, const char *where, double by) {
     failures++;
-    printf("FAILED %s %s %s T=%td B=%td I=%td H=%td directions=%d ragged=%d bias=%d: %s, %s (%g)\n",
+    printf("FAILED %s %s %s T=%td B=%td I=%td H=%td directions=%d ragged=%d bias=%d stepless=%d: %s, %s (%g)\n",
            fr_level_name(fr_level()), cell_names[p->cell], dtype_names[p->dtype], p->T, p->B, p->I, p->H, p->directions,
-           p->ragged, p->bias, what, where, by);
+           p->ragged, p->bias, p->stepless, what, where, by);
 }
 
 /* The equations, row by row, into `expected` (in wide, laid out as the outputs). */
@@ -332,6 +336,7 @@ static const ptrdiff_t shapes[][4] = {{3, 16, 1, 1}, {7, 3, 2, 5}, {13, 1, 16, 1
                                       {70, 1, 5, 24}, {6, 33, 23, 41}, {8, 1, 59, 231}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
+/* Returns the hash of the bits. */
 static uint64_t check_cases(fr_dtype dtype) {
     uint64_t so_far = 0xcbf29ce484222325u;
     draws = 1;
@@ -339,12 +344,21 @@ static uint64_t check_cases(fr_dtype dtype) {
         for (int k = 0; k < SHAPES; k++) {
             const ptrdiff_t *s = shapes[k];
             const int both = k % 2 == 0, ragged = k % 4 < 2 || s[1] > 16, bias = k != 4;
-            const problem plain = {(fr_cell)cell, dtype, s[0], s[1], s[2], s[3], 1, 0, 1};
-            const problem other = {(fr_cell)cell, dtype, s[0], s[1], s[2], s[3], 1 + both, ragged, bias};
+            const problem plain = {(fr_cell)cell, dtype, s[0], s[1], s[2], s[3], 1, 0, 1, 0};
+            const problem other = {(fr_cell)cell, dtype, s[0], s[1], s[2], s[3], 1 + both, ragged, bias, 0};
             so_far = check_case(&plain, so_far);
             so_far = check_case(&other, so_far);
         }
     return so_far;
+}
+
+static void check_stepless_cases(fr_dtype dtype) {
+    for (int cell = FR_RNN_TANH; cell <= FR_GRU; cell++)
+        for (int k = 0; k < SHAPES; k++) {
+            const ptrdiff_t *s = shapes[k];
+            const problem p = {(fr_cell)cell, dtype, s[0], s[1], s[2], s[3], 1 + k % 2, 1, 1, 1};
+            check_case(&p, 0);
+        }
 }
 
 /* --- The activations, read off layers that apply nothing else: h0 = 0, W_ih = 1, no bias, one step of many rows. */
@@ -422,6 +436,7 @@ int main(int argc, char **argv) {
         fr_set_level(level);
         for (int dtype = FR_F32; dtype <= FR_F64; dtype++) {
             const uint64_t bits = check_cases((fr_dtype)dtype);
+            check_stepless_cases((fr_dtype)dtype);
             printf("%s %s %016llx", fr_level_name(level), dtype_names[dtype], (unsigned long long)bits);
             printf(" relu %.2f", check_activation(FR_RNN_RELU, (fr_dtype)dtype));
             printf(" tanh %.2f", check_activation(FR_RNN_TANH, (fr_dtype)dtype));

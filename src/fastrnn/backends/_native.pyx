@@ -413,7 +413,7 @@ cdef class Shortcut:
                 and self.plain_state((<tuple>state)[1], rows, &parts[1], flags))
 
     cdef bint plain_lengths(self, object lengths, ptrdiff_t T, ptrdiff_t B, const int64_t **result) except -1:
-        """Whether `lengths` is None or a plain array of B int64 from 1 to T."""
+        """Whether `lengths` is None or a plain array of B int64 from 0 to T."""
         cdef Plain steps
         cdef ptrdiff_t i
         result[0] = NULL
@@ -423,7 +423,7 @@ cdef class Shortcut:
             return False
         result[0] = <const int64_t *>steps.data
         for i in range(B):
-            if not 1 <= result[0][i] <= T:
+            if not 0 <= result[0][i] <= T:
                 return False
         return True
 

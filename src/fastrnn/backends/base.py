@@ -14,10 +14,11 @@ Whatever is an input is never written; `dtype` is float32 or float64 and the sam
     y          (T, B, D·H)      output h; features contiguous, time and row strides arbitrary
     state      (h,) or (h, c)   initial state, each (D, B, H), C-contiguous
     out_state  as state         final state, of each row's last valid step; may be the very arrays of `state`
-    lengths    (B,) int64       valid steps of each row, 1..T, or None for T in all rows
+    lengths    (B,) int64       valid steps of each row, 0..T, or None for T in all rows
     saved      (D, T, B, S, H)  C-contiguous, written by forward for backward; steps past a row's end stay unwritten
 
-Steps at or past a row's length: y is zero there, dx is zero there, and x and dy are not read there.
+Steps at or past a row's length: y is zero there, dx is zero there, and x and dy are not read there. A row of length 0
+ends in its initial state, whose gradient is dstate, and adds nothing to those of the parameters.
 
 NaN and infinity go where the reference's equations take them. Denormal numbers count as zero in the native backend,
 operands and results alike; the others compute with them, though Numba's sigmoid is zero where it would be denormal.
