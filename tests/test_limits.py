@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from cases import bare, make_case
+from cases import assert_same_bits, bare, make_case, parts_of
 
 import fastrnn
 
@@ -115,16 +115,34 @@ def refused_unchanged(layer, tape, dy, dstate, sums, words, *arrays):
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
 def test_accumulate_overlaps_what_is_read(backend, kind):
-    """x, y, dy, the states and the gradient of the final one, where they share memory with a gradient."""
+    """x, dy and the gradient of the final state, where they share memory with a gradient; y, which is read-only."""
     case = make_case(kind, 3, 8, 4, 4)
     y, _, tape = case.layer.forward(case.x, bare(case.state))
     grads, name = case.layer.backward(tape, case.dy).params, "bias_ih_l0"
-    read = {"x": case.x, "y": y, "dy": case.dy, "what the tape keeps": case.state[0], "dstate": case.dstate[0]}
+    read = {"x": case.x, "y": y, "dy": case.dy, "dstate": case.dstate[0]}
     for what, array in read.items():
         inside = array.reshape(-1)[-grads[name].size :]
         assert inside.base is not None and inside.shape == grads[name].shape
         words = f"accumulate['{name}']: {OWN} {what}"
+        if what == "y":
+            words = f"accumulate['{name}']: expected a writable array, got a read-only one"
         refused_unchanged(case.layer, tape, case.dy, bare(case.dstate), {**grads, name: inside}, words, *read.values())
+
+
+@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
+def test_accumulate_into_the_states_memory(backend, kind):
+    """The initial state and the final one are not read."""
+    case, name = make_case(kind, 3, 8, 4, 4), "bias_ih_l0"
+    _, after, tape = case.layer.forward(case.x, bare(case.state))
+    grads = case.layer.backward(tape, case.dy).params
+    for part in (*case.state, *parts_of(after)):
+        part[...] = 0
+        inside = part.reshape(-1)[-grads[name].size :]
+        into = {other: np.zeros_like(array) for other, array in grads.items()} | {name: inside}
+        again = case.layer.backward(tape, case.dy, accumulate=into).params
+        assert again[name] is inside
+        for other, array in grads.items():
+            assert_same_bits(again[other], array, other)
 
 
 def test_accumulate_overlaps_itself(backend):

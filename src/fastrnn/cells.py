@@ -30,7 +30,7 @@ SUFFIXES = [[""]]  # of the parameters of a cell's only layer and direction
 
 def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weights]], x: ArrayLike, state: Any) -> Any:
     """One step from and to the caller's layout: the next state and the tape."""
-    backend, call = config.backend(), read_cell_call(spec, x, state)
+    backend, call = config.backend(), read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
     after, runs = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
     return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
@@ -73,21 +73,20 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
         """Return the next state."""
-        backend = config.backend()
-        packed = stack.pack(self._spec, backend, self._weights)
-        return infer_cell(self._spec, backend, packed, x, state)
+        spec, backend = self._spec, config.backend()
+        return infer_cell(spec, backend, stack.pack(spec, backend, self._weights), x, state)
 
     def forward(self, x: ArrayLike, state: S | None = None) -> tuple[S, Tape]:
         """Return (state, tape): the next state, and what `backward` needs.
 
-        The tape refers to x, the state given and the parameters: leave them unchanged until `backward` has been called.
+        The tape refers to x and the parameters: leave them unchanged until `backward` has been called.
         """
         return record_cell(self, self._spec, self._weights, x, state)
 
     def _backward(self, tape: Tape, named: Sequence[tuple[str, ArrayLike | None]], accumulate: Any) -> Grads[S]:
         check_tape(tape, self)
         dafter = read_cell_gradients(tape, *named)
-        read = [*tape.arrays(), *zip([name for name, _ in named], dafter)]
+        read = [("x", tape.call.x), *zip([name for name, _ in named], dafter)]
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx, dstate = backprop_cell(tape, dafter, group(sums.inner, self._suffixes))
         return Grads(dx, dstate, sums.finish())

@@ -176,14 +176,19 @@ def parts(name: str, value: Any, states: int) -> Sequence[tuple[str, Any]]:
     return (f"{name}[0]", value[0]), (f"{name}[1]", value[1])
 
 
-def part(name: str, value: ArrayLike, shape: Shape, inner: tuple[int, ...], dtype: np.dtype) -> Array:
+def part(
+    name: str, value: ArrayLike, shape: Shape, inner: tuple[int, ...], dtype: np.dtype, copy: bool = False
+) -> Array:
     """A part of a state, of `shape`, as a C-contiguous array of the shape `inner`."""
-    return contiguous(shaped(name, real(name, value), shape), dtype).reshape(inner)
+    convert = converted if copy else contiguous
+    return convert(shaped(name, real(name, value), shape), dtype).reshape(inner)
 
 
-def state(value: Any, states: int, shape: Shape, inner: tuple[int, ...], dtype: np.dtype) -> tuple[Array, ...]:
+def state(
+    value: Any, states: int, shape: Shape, inner: tuple[int, ...], dtype: np.dtype, copy: bool
+) -> tuple[Array, ...]:
     """The parts of an initial state, each of `shape`."""
-    return tuple([part(name, given, shape, inner, dtype) for name, given in parts("state", value, states)])
+    return tuple([part(name, given, shape, inner, dtype, copy) for name, given in parts("state", value, states)])
 
 
 def gradients(

@@ -73,7 +73,7 @@ def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLi
         accumulate = {name: getattr(accumulate, name) for name in Weights._fields}
     if isinstance(accumulate, Mapping):
         accumulate = {name: array for name, array in accumulate.items() if array is not None}
-    sums = Accumulators(weights, accumulate, [*tape.arrays(), *zip([name for name, _ in named], dafter)])
+    sums = Accumulators(weights, accumulate, [("x", tape.call.x), *zip([name for name, _ in named], dafter)])
     dx, dstate = backprop_cell(tape, dafter, [(Weights(**sums.inner),)])
     return CellGrads(dx, dstate, **sums.finish())
 

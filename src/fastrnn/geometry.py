@@ -140,11 +140,13 @@ def allocate(how: Callable[..., Array], shape: tuple[int, ...], dtype: np.dtype)
         raise MemoryError(f"cannot allocate an array of shape {shape} and dtype {dtype}") from error
 
 
-def read_state(spec: LayerSpec, state: Any, shape: tuple[int, ...], inner: tuple[int, ...]) -> tuple[Array, ...]:
+def read_state(
+    spec: LayerSpec, state: Any, shape: tuple[int, ...], inner: tuple[int, ...], copy: bool = False
+) -> tuple[Array, ...]:
     """The parts of an initial state, each of `shape`, as C-contiguous arrays of the shape `inner`; zeros for None."""
     if state is None:
         return tuple([zeros(inner, spec.dtype) for _ in range(spec.cell.states)])
-    return checks.state(state, spec.cell.states, shape, inner, spec.dtype)
+    return checks.state(state, spec.cell.states, shape, inner, spec.dtype, copy)
 
 
 def as_state(parts: tuple[Array, ...], shape: tuple[int, ...]) -> Any:
@@ -178,7 +180,7 @@ def state_shape(spec: LayerSpec, B: int, batched: bool) -> tuple[int, ...]:
     return (runs, B, H) if batched else (runs, H)
 
 
-def read_call(spec: LayerSpec, x: ArrayLike, state: Any, lengths: ArrayLike | None) -> Call:
+def read_call(spec: LayerSpec, x: ArrayLike, state: Any, lengths: ArrayLike | None, copy_state: bool = False) -> Call:
     """Check and convert the arguments of a layer's call."""
     I = spec.input_size
     expected = ("B", "T", I) if spec.batch_first else ("T", "B", I)
@@ -186,7 +188,7 @@ def read_call(spec: LayerSpec, x: ArrayLike, state: Any, lengths: ArrayLike | No
     batched = given.ndim == 3
     given = time_major(given, spec.batch_first)
     T, B = given.shape[:2]
-    parts = read_state(spec, state, state_shape(spec, B, batched), spec.inner_state(B))
+    parts = read_state(spec, state, state_shape(spec, B, batched), spec.inner_state(B), copy_state)
     return Call(given, parts, checks.lengths(lengths, T, B, batched), batched)
 
 
@@ -203,7 +205,7 @@ def cell_shape(B: int, size: int, batched: bool) -> tuple[int, ...]:
     return (B, size) if batched else (size,)
 
 
-def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any) -> Call:
+def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any, copy_state: bool = False) -> Call:
     """Check and convert the arguments of a cell's call."""
     I = spec.input_size
     given = checks.strided(checks.shaped("x", checks.real("x", x), ("B", I), (I,)), spec.dtype)
@@ -211,4 +213,4 @@ def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any) -> Call:
     given = one_step(given)
     B = given.shape[1]
     shape = cell_shape(B, spec.hidden_size, batched)
-    return Call(given, read_state(spec, state, shape, spec.inner_state(B)), None, batched)
+    return Call(given, read_state(spec, state, shape, spec.inner_state(B), copy_state), None, batched)

@@ -80,23 +80,28 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
 
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
-        backend = config.backend()
-        packed = stack.pack(self._spec, backend, self._weights)
-        return infer(self._spec, backend, packed, shortcut(self._spec, backend, packed), x, state, lengths)
+        spec, backend = self._spec, config.backend()
+        packed = stack.pack(spec, backend, self._weights)
+        return infer(spec, backend, packed, shortcut(spec, backend, packed), x, state, lengths)
 
     def forward(
         self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
 
-        The tape refers to x, state, y and the parameters: leave them unchanged until `backward` has been called.
+        The tape refers to x and the parameters: leave them unchanged until `backward` has been called. y, which the
+        tape has too, is read-only.
+
+        Processes forked from one draw the same dropout masks, also with rng=None: each has a copy of the generator, as
+        of any of NumPy's. Layers that are made in the processes, with rng=None or a seed for each, draw different ones.
         """
-        spec, backend = self._spec, config.backend()
-        call = read_call(spec, x, state, lengths)
+        spec, backend, weights = self._spec, config.backend(), self._weights
+        call = read_call(spec, x, state, lengths, copy_state=True)
         y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
-        after, runs = stack.record(spec, backend, self._weights, call, time_major(y, spec.batch_first), self._rng)
-        tape = Tape(self, spec, backend, self._weights, call, runs)
-        return y, as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
+        after, runs = stack.record(spec, backend, weights, call, time_major(y, spec.batch_first), self._rng)
+        tape = Tape(self, spec, backend, weights, call, runs)
+        y.flags.writeable = False  # the view of it, too, which cannot be made writable again
+        return y[...], as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
 
     def backward(
         self,
@@ -125,7 +130,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))
             dy = time_major(checks.strided(dy, spec.dtype), spec.batch_first)
         checks.some_gradient("dy, dstate", dy, *dafter)
-        read = [*tape.arrays(), ("dy", dy), *[("dstate", part) for part in dafter]]
+        read = [("x", tape.call.x), ("dy", dy), *[("dstate", part) for part in dafter]]
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
         inner = group(sums.inner, self._suffixes)

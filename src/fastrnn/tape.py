@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from .backends.base import Backend
 from .geometry import Array, Call, LayerSpec
@@ -25,9 +25,9 @@ class Run(NamedTuple):
 class Tape:
     """What `backward` needs of one `forward`; opaque to its users.
 
-    It refers to x, y, the initial state and the parameters without copying them, so they have to be unchanged when
-    `backward` is called. It is not used up: `backward` may be called any number of times. It remembers the layer, cell
-    or function and the backend it is from.
+    It refers to x and the parameters without copying them, so they have to be unchanged when `backward` is called. It
+    is not used up: `backward` may be called any number of times. It remembers the layer, cell or function and the
+    backend it is from, and belongs to them: it can be neither copied nor pickled.
     """
 
     __slots__ = ("backend", "call", "owner", "runs", "spec", "weights")
@@ -44,13 +44,11 @@ class Tape:
         self.owner, self.spec, self.backend = owner, spec, backend
         self.weights, self.call, self.runs = weights, call, runs
 
-    def arrays(self) -> list[tuple[str, Array | None]]:
-        """What `backward` reads of it beside the parameters, by the names for messages."""
-        found: list[tuple[str, Array | None]] = [("lengths", self.call.lengths)]
-        for run in self.runs:
-            kept = (run.saved, run.kept, *run.state)
-            found += [("x", run.x), ("y", run.y), *[("what the tape keeps", array) for array in kept]]
-        return found
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a Tape of {self.owner} can be neither copied nor pickled: call forward where backward is to run, "
+            "with the layer, x and the state sent there"
+        )
 
     def __repr__(self) -> str:
         T, B, _ = self.call.x.shape
