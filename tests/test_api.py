@@ -89,8 +89,6 @@ def test_rng(kind):
 def test_params_are_changed_in_place(backend, kind):
     layer, x = make(kind), normal(T, B, I)
     before = layer(x)[0]
-    with pytest.raises(TypeError):
-        layer.params["weight_hh_l0"] = np.zeros((H, H))
     for array in layer.params.values():
         assert array.flags.c_contiguous and array.flags.writeable
         array *= 0.5
@@ -473,9 +471,7 @@ def test_a_frozen_layer_is_a_copy(backend, kind):
         served._packed = ()
     with pytest.raises(AttributeError):
         served.anything = 1
-    with pytest.raises(TypeError, match="pickle"):
-        pickle.dumps(served)
-    assert copy.deepcopy(served) is served
+    assert copy.copy(served) is copy.deepcopy(served) is served
     assert (served.input_size, served.hidden_size, served.num_layers, served.dtype) == (I, H, 1, np.float64)
 
 

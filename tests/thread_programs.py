@@ -110,9 +110,9 @@ def fork_from_another_thread():
     assert not failures, failures
 
 
-def run_both(layer, cell, x):
+def run_all(layers, cells, x):
     """What a worker does with what was sent to it."""
-    return [*flat(layer(x)), *flat(cell(x[0]))]
+    return [*flat(tuple(layer(x) for layer in layers)), *flat(tuple(cell(x[0]) for cell in cells))]
 
 
 def flat(nested):
@@ -120,17 +120,17 @@ def flat(nested):
 
 
 def workers(method):
-    """Layers and cells pickled to the workers of a pool of processes."""
+    """Layers and cells, and frozen ones, pickled to the workers of a pool of processes."""
     fastrnn.set_num_threads(2)
     context = multiprocessing.get_context(method)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with context.Pool(2) as pool:
             for kind, cell in (("lstm", fastrnn.LSTMCell), ("gru", fastrnn.GRUCell)):
-                case = make_case(kind, 20, 16, 64, 64, num_layers=2, seed=12)
-                arguments = case.layer, cell(64, 64, rng=1), case.x
-                expected = run_both(*arguments)
-                for result in pool.starmap(run_both, [arguments] * 4, chunksize=1):
+                case, cell = make_case(kind, 20, 16, 64, 64, num_layers=2, seed=12), cell(64, 64, rng=1)
+                arguments = (case.layer, case.layer.freeze()), (cell, cell.freeze()), case.x
+                expected = run_all(*arguments)
+                for result in pool.starmap(run_all, [arguments] * 4, chunksize=1):
                     assert len(result) == len(expected)
                     for array, other in zip(result, expected):
                         assert_same_bits(array, other, method)

@@ -92,8 +92,11 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
         return Grads(dx, dstate, sums.finish())
 
     def freeze(self) -> FrozenCell[S]:
-        """An immutable copy for inference, its weights packed once for the backend in force now."""
-        return FrozenCell(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend(), cell=True)
+        """An immutable copy for inference, its weights packed once for the backend in force now.
+
+        It keeps the weights as they are, too, for pickling: twice their memory, but for the numpy backend.
+        """
+        return FrozenCell(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
 
 
 class OneStateCell(RecurrentCell[Array]):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 import numpy as np
 
-from . import checks, config, stack
+from . import backends, checks, config, stack
 from .backends.base import Backend
 from .geometry import (
     Array,
@@ -25,6 +27,7 @@ from .geometry import (
     state_shape,
     time_major,
 )
+from .portable import PortableArray
 from .spec import Weights
 from .tape import S
 
@@ -71,20 +74,29 @@ def infer_cell(spec: LayerSpec, backend: Backend, packed: Sequence[Any], x: Arra
 
 
 class Frozen(DescribedCell):
-    """What frozen layers and cells share."""
+    """What frozen layers and cells share.
 
-    __slots__ = ("_backend", "_label", "_packed", "_short", "_spec")
+    Pickled, they go as the plain weights and the name of the backend, and are packed again where they are loaded. A
+    backend that cannot run there is replaced by the one in force there, with a RuntimeWarning. A copy is the object
+    itself.
+    """
+
+    __slots__ = ("_backend", "_label", "_packed", "_short", "_spec", "_weights")
     _backend: Backend
     _label: str
     _packed: tuple[Any, ...]
     _short: Any
+    _weights: Sequence[tuple[Weights, ...]]
 
-    def __init__(
-        self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Backend, cell: bool
-    ) -> None:
+    def __init__(self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Backend) -> None:
+        """`weights` are this object's own, and read-only from now on."""
+        for direction in chain.from_iterable(weights):
+            for array in direction:
+                if array is not None:
+                    array.flags.writeable = False
         packed = stack.pack(spec, backend, weights)
-        short = shortcut(spec, backend, packed, cell)
-        for name, value in zip(Frozen.__slots__, (backend, label, packed, short, spec)):
+        short = shortcut(spec, backend, packed, isinstance(self, FrozenCell))
+        for name, value in zip(Frozen.__slots__, (backend, label, packed, short, spec, weights)):
             object.__setattr__(self, name, value)
 
     @property
@@ -107,8 +119,23 @@ class Frozen(DescribedCell):
     def __deepcopy__(self, memo: object):
         return self
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} holds weights packed for this machine: pickle what it was frozen from")
+    def __reduce__(self) -> tuple[Any, ...]:
+        weights = [[[None if w is None else PortableArray(w) for w in d] for d in layer] for layer in self._weights]
+        return thaw, (type(self), self._spec, self._label, weights, self.backend)
+
+
+def thaw(kind: type[Frozen], spec: LayerSpec, label: str, weights: Any, name: str) -> Frozen:
+    """What was pickled, packed again."""
+    try:
+        backend = backends.load(name)
+    except backends.BackendUnavailable as error:
+        backend = config.backend()
+        warnings.warn(f"<frozen {label}> was frozen for another backend; {error}", RuntimeWarning, stacklevel=2)
+
+    def read(array: PortableArray | None) -> Array | None:
+        return None if array is None else array.own(spec.dtype)
+
+    return kind(spec, label, [tuple(Weights._make(map(read, d)) for d in layer) for layer in weights], backend)
 
 
 class FrozenLayer(Frozen, DescribedLayer, Generic[S]):

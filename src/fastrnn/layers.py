@@ -38,6 +38,7 @@ from .geometry import (
     time_major,
 )
 from .params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell
+from .portable import portable
 from .spec import GRU as GRU_CELL
 from .spec import LSTM as LSTM_CELL
 from .spec import Cell
@@ -74,9 +75,10 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             checks.flag("bidirectional", bidirectional),
             checks.float_dtype(dtype),
         )
-        self._rng = checks.generator(rng)
+        generator = checks.generator(rng)
         check_memory(spec)
-        super().__init__(spec, layer_suffixes(spec), self._rng)
+        self._rng = portable(generator) if spec.dropout and spec.num_layers > 1 else None
+        super().__init__(spec, layer_suffixes(spec), generator)
 
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
@@ -98,7 +100,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         spec, backend, weights = self._spec, config.backend(), self._weights
         call = read_call(spec, x, state, lengths, copy_state=True)
         y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
-        after, runs = stack.record(spec, backend, weights, call, time_major(y, spec.batch_first), self._rng)
+        rng = None if self._rng is None else self._rng.generator
+        after, runs = stack.record(spec, backend, weights, call, time_major(y, spec.batch_first), rng)
         tape = Tape(self, spec, backend, weights, call, runs)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
         return y[...], as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
@@ -138,10 +141,11 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         return Grads(dx, as_state(before, shape), sums.finish())
 
     def freeze(self) -> FrozenLayer[S]:
-        """An immutable copy for inference, its weights packed once for the backend in force now."""
-        return FrozenLayer(
-            self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend(), cell=False
-        )
+        """An immutable copy for inference, its weights packed once for the backend in force now.
+
+        It keeps the weights as they are, too, for pickling: twice their memory, but for the numpy backend.
+        """
+        return FrozenLayer(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
 
 
 class RNN(Layer[Array]):
