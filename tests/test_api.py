@@ -233,7 +233,7 @@ DISGUISES = {
     "packed fields": packed_fields,
     "list": lambda a: a.tolist(),
     "longdouble": lambda a: a.astype(np.longdouble),
-    "subclass": lambda a: np.ma.masked_array(a, mask=a > 0),
+    "subclass": lambda a: np.ma.masked_array(a, mask=np.zeros(a.shape, bool)),
 }
 
 

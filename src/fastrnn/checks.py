@@ -88,7 +88,7 @@ def generator(rng: Any) -> np.random.Generator:
 
 
 def real(name: str, value: ArrayLike) -> Array:
-    """`value` as a plain array of real numbers or booleans."""
+    """`value` as a plain array of real numbers or booleans; one that masks elements is refused."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # a ragged list
@@ -98,8 +98,30 @@ def real(name: str, value: ArrayLike) -> Array:
     except Exception as error:  # an object that refuses, such as a tensor that records gradients
         raise TypeError(f"{name}: expected an array, got {kind(value)}: {error}") from error
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}{conversion(value, array.dtype)}")
+    if type(value) is not Array and masks(value):
+        what = "say with lengths where rows end, or fill it" if name == "x" else "fill it"
+        raise TypeError(f"{name}: expected an array without a mask, got one that masks elements; {what}")
     return array
+
+
+def conversion(value: object, dtype: np.dtype) -> str:
+    """For a message: how what may hold real numbers in another form is converted."""
+    if dtype.kind == "O" and hasattr(value, "to_numpy"):  # a table of columns of several kinds
+        return "; convert it with to_numpy(dtype=np.float32)"
+    if (dtype.kind == "O" and isinstance(value, Array)) or (dtype.kind == "V" and dtype.type is not np.void):
+        return "; convert it with astype(np.float32)"  # bfloat16, which is a kind of its own to NumPy
+    return ""
+
+
+def masks(value: object) -> bool:
+    """Whether `value` is, or a list of it has in it, a masked array of which an element is masked."""
+    if isinstance(value, (list, tuple)):
+        for item in value:  # a loop, since lists may be long, and a generator takes twice as long
+            if type(item) is not float and type(item) is not int and masks(item):
+                return True
+        return False
+    return isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value)
 
 
 def shaped(name: str, array: Array, *expected: Shape) -> Array:
@@ -207,6 +229,8 @@ def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype, *, co
     """An array to write into: its own elements, as a plain array where it is of a subclass with rules of its own."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected an array, got {kind(array)}")
+    if type(array) is not Array and masks(array):
+        raise TypeError(f"{name}: expected an array without a mask, got one that masks elements; give its data")
     if array.dtype != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {array.dtype}")
     shaped(name, array, shape)

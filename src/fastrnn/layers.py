@@ -14,7 +14,7 @@ starts there, and x and dy are not read there. A row of length 0 ends in its ini
 the same, and it adds nothing to those of the parameters.
 
 Inputs are anything `np.asarray` takes. Real numbers and booleans are converted to the layer's dtype; other kinds of
-values are a TypeError, other shapes a ValueError. Inputs are never modified.
+values, and masked arrays that mask an element, are a TypeError, other shapes a ValueError. Inputs are never modified.
 """
 
 from __future__ import annotations
