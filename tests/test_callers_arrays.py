@@ -193,6 +193,122 @@ def test_frozen_layers_refuse_wrong_lengths_of_any_byte_order(backend, dtype):
     assert_same_bits(served(x, lengths=np.array([1, 5], dtype))[0], expected, "y")
 
 
+# --- arrays whose dtype names the machine's own byte order: equal to float32 in every way NumPy compares
+
+
+def outright(array):
+    """`array` in a dtype that names its byte order."""
+    order = "<" if sys.byteorder == "little" else ">"
+    named = array.copy().view(array.dtype.newbyteorder(order))
+    assert named.dtype == array.dtype and named.dtype.byteorder == order
+    return named
+
+
+def of_a_field(array):
+    """As `outright`, misaligned: a field of what big-endian records have been turned into."""
+    records = np.empty(array.shape, [("flag", "u1"), ("value", array.dtype.newbyteorder("S"))])
+    records["value"] = array
+    named = records.byteswap().view(records.dtype.newbyteorder("S"))["value"]
+    assert named.dtype == array.dtype and named.dtype.byteorder in "<>" and not named.flags.aligned
+    return named
+
+
+def assert_same_plain(actual, expected):
+    """The same bits, in arrays whose dtype names no byte order."""
+    for got, array in zip(flat(actual), flat(expected), strict=True):
+        assert_same_bits(got, array, "a result")
+        assert got.dtype.byteorder == "="
+
+
+def flat(results):
+    """The arrays within tuples and dicts."""
+    if isinstance(results, np.ndarray):
+        return [results]
+    inner = results.values() if isinstance(results, dict) else results
+    return [array for part in inner if part is not None for array in flat(part)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("named", [outright, of_a_field])
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}], ids=str)
+def test_layers_of_arrays_that_name_their_byte_order(backend, kind, options, named, dtype):
+    case = make_case(kind, 5, 3, 4, 6, dtype=dtype, **options)
+    layer, x, dy = case.layer, named(case.x), named(case.dy)
+    state, dstate = (bare(tuple(map(named, parts))) for parts in (case.state, case.dstate))
+    plain, dplain, lengths = bare(case.state), bare(case.dstate), np.array([5, 2, 4])
+    for some in ({}, {"lengths": lengths}):
+        these = {name: named(array) for name, array in some.items()}
+        assert_same_plain(layer(x, **these), layer(case.x, **some))
+        assert_same_plain(layer(x, state, **these), layer(case.x, plain, **some))
+        assert_same_plain(layer.freeze()(x, state, **these), layer.freeze()(case.x, plain, **some))
+        *expected, tape = layer.forward(case.x, plain, **some)
+        *got, same_tape = layer.forward(x, state, **these)
+        assert_same_plain(got, expected)
+        for given, wanted in (((dy,), (case.dy,)), ((None, dstate), (None, dplain)), ((dy, dstate), (case.dy, dplain))):
+            assert_same_plain(layer.backward(same_tape, *given), layer.backward(tape, *wanted))
+    sums = {name: named(np.zeros_like(array)) for name, array in layer.params.items()}
+    expected = {name: np.zeros_like(array) for name, array in layer.params.items()}
+    layer.backward(same_tape, dy, accumulate=sums), layer.backward(tape, case.dy, accumulate=expected)
+    for name, array in expected.items():
+        assert_same_bits(np.ascontiguousarray(sums[name], dtype), array, name)
+    other = make_layer(kind, 4, 6, dtype=dtype, rng=1, **options)
+    other.load_state_dict({name: named(array) for name, array in layer.state_dict().items()})
+    assert_same_plain(other.state_dict(), layer.state_dict())
+    assert_same_plain(layer(x[:, :0] if layer.batch_first else x[:0], state)[1], plain)
+
+
+@pytest.mark.parametrize("named", [outright, of_a_field])
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_steps_of_arrays_that_name_their_byte_order(backend, kind, named):
+    case = make_case(kind, 5, 3, 4, 6, num_layers=2)
+    served, x, plain, state = case.layer.freeze(), case.x[0], bare(case.state), bare(tuple(map(named, case.state)))
+    expected = served.step(x, plain)
+    for given in (plain, state):
+        assert_same_plain(served.step(named(x), given), expected)
+    assert_same_plain(served.step(x, state), expected)
+    out = outright(np.zeros((3, 6), np.float32)), bare(tuple(outright(np.zeros_like(part)) for part in case.state))
+    assert served.step(named(x), state, out=out) is out
+    for got, array in zip(flat(out), flat(expected)):
+        assert_same_bits(np.ascontiguousarray(got, np.float32), array, "out")
+
+
+@pytest.mark.parametrize("named", [outright, of_a_field])
+def test_cells_and_functions_of_arrays_that_name_their_byte_order(backend, named):
+    cell = fastrnn.LSTMCell(4, 6, rng=0)
+    rng = np.random.default_rng(1)
+    x, h, c, dh = (rng.standard_normal((3, n)).astype(np.float32) for n in (4, 6, 6, 6))
+    weights = list(cell.params.values())
+    theirs = list(map(named, weights))
+    given, wanted = (named(x), (named(h), named(c))), (x, (h, c))
+    assert_same_plain(cell(*given), cell(*wanted))
+    assert_same_plain(cell.freeze()(*given), cell.freeze()(*wanted))
+    assert_same_plain(fastrnn.lstm_cell(*given, *theirs), cell(*wanted))
+    assert_same_plain(fastrnn.lstm_cell(*wanted, *theirs), cell(*wanted))
+    tapes = cell.forward(*given)[-1], cell.forward(*wanted)[-1]
+    assert_same_plain(cell.backward(tapes[0], named(dh)), cell.backward(tapes[1], dh))
+    tapes = fastrnn.lstm_cell_forward(*given, *theirs)[-1], fastrnn.lstm_cell_forward(*wanted, *weights)[-1]
+    expected = fastrnn.lstm_cell_backward(tapes[1], dh)
+    assert_same_plain(
+        fastrnn.lstm_cell_backward(tapes[0], named(dh), named(dh)), fastrnn.lstm_cell_backward(tapes[1], dh, dh)
+    )
+    assert_same_plain(fastrnn.lstm_cell_backward(tapes[0], dh), expected)
+    sums = fastrnn.CellGrads(None, None, *[named(np.zeros_like(array)) for array in weights])
+    fastrnn.lstm_cell_backward(tapes[0], dh, accumulate=sums)
+    for got, array in zip(sums[2:], expected[2:]):
+        assert_same_bits(np.ascontiguousarray(got, np.float32), array, "a sum")
+
+
+def test_a_dtype_that_names_its_byte_order(backend):
+    order = "<" if sys.byteorder == "little" else ">"
+    for dtype in (np.float32, np.float64):
+        named = np.dtype(dtype).newbyteorder(order)
+        layer, expected = fastrnn.GRU(3, 4, dtype=named, rng=0), fastrnn.GRU(3, 4, dtype=dtype, rng=0)
+        x = outright(np.ones((5, 2, 3), dtype))
+        assert layer.dtype.byteorder == "="
+        assert_same_plain((layer(x), layer.state_dict()), (expected(x), expected.state_dict()))
+
+
 def test_infinity_says_nothing(backend):
     """Neither a warning nor, where the program asks NumPy for one, an exception: it goes through as it is."""
     with np.errstate(all="raise"):

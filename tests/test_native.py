@@ -134,5 +134,17 @@ def test_read_bandwidth_of_impossible_sizes():
         native.read_bandwidth(1 << 62, 1, 0.001)
 
 
+def test_activate_reads_the_byte_order():
+    """The machine's own, however the dtype says it; the other is refused."""
+    v = np.linspace(-3, 3, 7, dtype=np.float32)
+    own, other = ("<", ">") if sys.byteorder == "little" else (">", "<")
+    expected, result = np.empty_like(v), np.empty(7, v.dtype.newbyteorder(own))
+    native.activate("tanh", v, expected)
+    native.activate("tanh", v.astype(result.dtype), result)
+    assert result.tobytes() == expected.tobytes()
+    with pytest.raises(TypeError, match=f"expected an array of float32 or float64, got the format '{other}f'"):
+        native.activate("tanh", v.astype(v.dtype.newbyteorder(other)), result)
+
+
 if __name__ == "__main__":
     fork_before_and_after_use()

@@ -149,14 +149,19 @@ def strided(array: Array, dtype: np.dtype) -> Array:
     size = dtype.itemsize
     fits = array.strides[-1] == size and not any(stride % size for stride in array.strides)
     if fits and array.dtype == dtype and array.flags.aligned:
-        return array
+        return plain(array, dtype)
     return converted(array, dtype)
+
+
+def plain(array: Array, dtype: np.dtype) -> Array:
+    """`array`, whose dtype equals `dtype`, without a byte order that it names outright: results would inherit it."""
+    return array if array.dtype.byteorder == "=" else array.view(dtype)
 
 
 def converted(array: Array, dtype: np.dtype) -> Array:
     """A C-contiguous copy in `dtype`; a MemoryError also for what no address could hold."""
     try:
-        return np.array(array, dtype, order="C")
+        return plain(np.array(array, dtype, order="C"), dtype)
     except ValueError as error:
         raise MemoryError(f"cannot convert an array of shape {array.shape} to {dtype}: {error}") from error
 
@@ -164,7 +169,7 @@ def converted(array: Array, dtype: np.dtype) -> Array:
 def contiguous(array: Array, dtype: np.dtype) -> Array:
     """`array` in `dtype`, C-contiguous and aligned; a copy only where it has to be."""
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
-        return array
+        return plain(array, dtype)
     return converted(array, dtype)
 
 
@@ -238,7 +243,7 @@ def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype, *, co
         raise ValueError(f"{name}: expected a writable array, got a read-only one")
     if contiguous and not (array.flags.c_contiguous and array.flags.aligned):
         raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
-    return array if type(array) is np.ndarray else array.view(np.ndarray)
+    return plain(array if type(array) is np.ndarray else array.view(np.ndarray), dtype)
 
 
 def disjoint(name: str, y: Array, after: Sequence[Array], x: Array, now: Sequence[Array]) -> None:

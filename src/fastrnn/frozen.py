@@ -167,7 +167,7 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         shape, y_shape = (spec.num_layers, *rows, spec.hidden_size), (*rows, spec.hidden_size)
         now = read_state(spec, state, shape, shape)
         if out is None:
-            y, after = np.empty(y_shape, spec.dtype), tuple([np.empty_like(part) for part in now])
+            y, after = np.empty(y_shape, spec.dtype), tuple([np.empty(shape, spec.dtype) for _ in now])
             self._advance(x, now, y, after)
             return y, as_state(after, shape)
         y, after = self._read_out(out, y_shape, shape)

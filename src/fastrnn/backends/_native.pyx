@@ -10,6 +10,7 @@ references threads do not count one by one in the same place.
 """
 
 import os
+import sys
 import threading
 
 from cpython.buffer cimport (
@@ -107,6 +108,7 @@ cdef extern from "schedule.h" nogil:
 cdef dict CELLS = {"rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "lstm": FR_LSTM, "gru": FR_GRU}
 cdef dict ACTIVATIONS = {"exp": FR_EXP, "sigmoid": FR_SIGMOID, "tanh": FR_TANH}
 cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
+cdef char NATIVE_ORDER = c"<" if sys.byteorder == "little" else c">"
 
 # Below about 20 µs of work, taking the GIL back costs more than letting it go gives.
 cdef double LEAST_FLOP_WITHOUT_GIL = 2e6
@@ -202,13 +204,48 @@ cdef fr_sequence sequence(object array, Py_ssize_t first, Py_ssize_t item, int f
     return result
 
 
+cdef char kind(Py_buffer *buffer) noexcept:
+    """What the elements are: "f", "d", "q" for integers of 64 bits; 0: none of these in the machine's byte order.
+
+    The same elements have several formats: "=f" where they are misaligned, "<f" where a dtype names its byte order.
+    """
+    cdef const char *format = buffer.format
+    if format[0] == c"@" or format[0] == c"=" or format[0] == NATIVE_ORDER:
+        format += 1
+    if format[0] == 0 or format[1] != 0:
+        return 0
+    if format[0] == c"l" or format[0] == c"q":
+        return c"q" if buffer.itemsize == 8 else 0
+    return format[0] if format[0] == c"f" or format[0] == c"d" else 0
+
+
+cdef int read_dtype(Py_buffer *buffer, fr_dtype *result) except -1:
+    """The dtype of a view; one that is of neither is released."""
+    cdef char found = kind(buffer)
+    if found != c"f" and found != c"d":
+        format = buffer.format.decode()
+        PyBuffer_Release(buffer)
+        raise TypeError(f"expected an array of float32 or float64, got the format {format!r}")
+    result[0] = FR_F32 if found == c"f" else FR_F64
+    return 0
+
+
+cdef fr_dtype typed_view(object array, Py_buffer *buffer, int flags) except *:
+    """As `view`; returns the dtype."""
+    cdef fr_dtype dtype
+    PyObject_GetBuffer(array, buffer, PyBUF_STRIDES | PyBUF_FORMAT | flags)
+    read_dtype(buffer, &dtype)
+    PyBuffer_Release(buffer)
+    return dtype
+
+
 cdef Shape shape_of(object x, object h) except *:
     cdef Shape s
     cdef Py_buffer buffer
     PyObject_GetBuffer(x, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
     three_axes(&buffer)
     s.T, s.B, s.I, s.item = buffer.shape[0], buffer.shape[1], buffer.shape[2], buffer.itemsize
-    s.dtype = DTYPES[buffer.format.decode()]
+    read_dtype(&buffer, &s.dtype)
     PyBuffer_Release(&buffer)
     s.H = h.shape[2]
     return s
@@ -360,7 +397,7 @@ cdef class Shortcut:
     cdef object ndarray, empty, dtype
     cdef ptrdiff_t input_size, hidden_size, directions, runs
     cdef Py_ssize_t item
-    cdef char format
+    cdef char kind
     cdef bint lstm, cell, batch_first
     cdef double row_flop
 
@@ -370,12 +407,12 @@ cdef class Shortcut:
         self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
         self.input_size, self.hidden_size, self.item = input_size, hidden_size, dtype.itemsize
         self.directions, self.runs = first.count, first.count * len(layers)
-        self.format = ord(dtype.char)
+        self.kind = ord(dtype.char)
         self.lstm, self.cell, self.batch_first = first.cell == FR_LSTM, cell, batch_first
         self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * self.runs
 
-    cdef bint plain(self, object array, Plain *result, int flags, char format=0) except -1:
-        """Whether `array` is one of this dtype, or format, aligned and C-contiguous (and writable, if flags ask it)."""
+    cdef bint plain(self, object array, Plain *result, int flags, char other=0) except -1:
+        """Whether `array` is of this dtype, or kind, aligned and C-contiguous (and writable, if flags ask it)."""
         cdef Py_buffer buffer
         cdef int i
         if type(array) is not self.ndarray:
@@ -385,7 +422,7 @@ cdef class Shortcut:
         except (BufferError, ValueError):
             return False
         cdef bint good = (
-            buffer.format[0] == (format or self.format) and buffer.format[1] == 0 and 1 <= buffer.ndim <= 3
+            kind(&buffer) == (other or self.kind) and 1 <= buffer.ndim <= 3
             and <size_t>buffer.buf % <size_t>buffer.itemsize == 0
         )
         if good:
@@ -419,7 +456,7 @@ cdef class Shortcut:
         result[0] = NULL
         if lengths is None:
             return True
-        if not self.plain(lengths, &steps, 0, c"l") or steps.ndim != 1 or steps.shape[0] != B or steps.bytes != 8 * B:
+        if not self.plain(lengths, &steps, 0, c"q") or steps.ndim != 1 or steps.shape[0] != B:
             return False
         result[0] = <const int64_t *>steps.data
         for i in range(B):
@@ -597,10 +634,8 @@ def activate(name, v, result):
     """
     cdef Py_buffer given, filled
     cdef fr_activation function = ACTIVATIONS[name]
-    view(v, &given, PyBUF_C_CONTIGUOUS)
-    view(result, &filled, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-    cdef fr_dtype dtype = DTYPES[v.dtype.char]
-    if v.dtype != result.dtype or given.len != filled.len:
+    cdef fr_dtype dtype = typed_view(v, &given, PyBUF_C_CONTIGUOUS)
+    if dtype != typed_view(result, &filled, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) or given.len != filled.len:
         raise ValueError(f"result: expected {v.size} elements of {v.dtype}, got {result.size} of {result.dtype}")
     with nogil:
         fr_activate(dtype, function, given.buf, filled.buf, given.len // given.itemsize)
