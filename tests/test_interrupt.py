@@ -1,6 +1,7 @@
 """Long calls answer Ctrl-C: here an alarm whose handler raises KeyboardInterrupt, as that of Ctrl-C does."""
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -38,16 +39,16 @@ def threads(request):
     fastrnn.set_num_threads(before)
 
 
+def set_alarm(handler, delay=DELAY, again=0.0):
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, delay, again)
+
+
 @pytest.fixture
 def alarm():
     """Sets a handler for an alarm and the alarm off; restores what was there."""
     before = signal.getsignal(signal.SIGALRM)
-
-    def start(handler, delay=DELAY, again=0.0):
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, delay, again)
-
-    yield start
+    yield set_alarm
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
@@ -246,3 +247,36 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, timeout=60)
     assert done.returncode == 17, done.stderr.decode()
+
+
+def answers():
+    """Whether the main thread answers."""
+    return seconds_to_answer(long_call("lstm", "frozen", B=16), set_alarm) < ANSWER
+
+
+BEFORE = {
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+    "another main_thread": "import threading, types; threading.main_thread = lambda: types.SimpleNamespace(ident=1)",
+    "imported first in another thread": """
+import threading
+def use():
+    import fastrnn
+    fastrnn.get_backend()
+thread = threading.Thread(target=use)
+thread.start(), thread.join()""",
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_the_main_thread_whatever_has_become_of_threading(before):
+    if before == "gevent":
+        pytest.importorskip("gevent")
+    code = f"{BEFORE[before]}\nfrom test_interrupt import answers\nassert answers()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FASTRNN_BACKEND": "native"},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr.decode()

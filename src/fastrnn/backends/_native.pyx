@@ -5,13 +5,12 @@ Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI.
 because the caller holds the array for the whole call.
 
 Free threading: what the module and its objects hold does not change once they are made, but for the main thread's
-identity after a fork; the kernels are callable from any thread. Without `binding` a method is a plain descriptor, whose
-references threads do not count one by one in the same place.
+identity, which is atomic; the kernels are callable from any thread. Without `binding` a method is a plain descriptor,
+whose references threads do not count one by one in the same place.
 """
 
 import os
 import sys
-import threading
 
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
@@ -122,17 +121,31 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
     int PyErr_CheckSignals() noexcept
     int check_signals "PyErr_CheckSignals"() except -1
+    int Py_AddPendingCall(int (*function)(void *) noexcept, void *argument)
 
 
-cdef unsigned long main_thread = threading.main_thread().ident
+cdef extern from *:
+    """
+    static _Atomic unsigned long main_thread; /* 0 until it is known: no thread's identity */
+    """
+    unsigned long main_thread
 
 
-def become_main_thread():
+cdef int become_main_thread(void *unused) noexcept:
     global main_thread
     main_thread = PyThread_get_thread_ident()
+    return 0
 
 
-os.register_at_fork(after_in_child=become_main_thread)  # whichever thread forked is the child's main thread
+def after_fork():
+    """Whichever thread forked is the child's main thread."""
+    become_main_thread(NULL)
+
+
+# Python runs a pending call in its main thread, before that calls its next function. threading.main_thread() may be
+# another: the thread that first imported threading, or a greenlet of gevent's.
+Py_AddPendingCall(become_main_thread, NULL)
+os.register_at_fork(after_in_child=after_fork)
 
 
 cdef int signalled() noexcept nogil:
