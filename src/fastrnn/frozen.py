@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
@@ -37,18 +37,17 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
-def shortcut(spec: LayerSpec, backend: Backend, packed: Sequence[Any], cell: bool = False) -> Any:
+def shortcut(spec: LayerSpec, backend: Backend, packed: Iterable[Any], cell: bool = False) -> Any:
     """The backend's short way for arguments that need no conversion, or None where it has none."""
     if not hasattr(backend, "Shortcut"):
         return None
-    sizes = spec.input_size, spec.hidden_size, spec.dtype
-    return backend.Shortcut(packed, *sizes, np.ndarray, np.empty, cell, spec.batch_first)
+    return backend.Shortcut(packed, spec, np.ndarray, np.empty, cell)
 
 
 def infer(
     spec: LayerSpec,
     backend: Backend,
-    packed: Sequence[Any],
+    packed: Iterable[Any],
     short: Any,
     x: ArrayLike,
     state: Any,

@@ -83,7 +83,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
         spec, backend = self._spec, config.backend()
-        packed = stack.pack(spec, backend, self._weights)
+        packed = stack.packing(spec, backend, self._weights)
         return infer(spec, backend, packed, shortcut(spec, backend, packed), x, state, lengths)
 
     def forward(

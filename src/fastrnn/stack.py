@@ -7,7 +7,7 @@ T or B may be 0 here: then there is nothing to compute, and the backends are not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,20 +27,26 @@ def layer_state(state: Sequence[Any], layer: int, directions: int) -> tuple[Any,
 
 def pack(spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]]) -> tuple[Any, ...]:
     """The weights of every layer, arranged for `infer`."""
-    threads = config.get_num_threads()
-    return tuple([backend.pack(spec.cell, layer, threads) for layer in weights])
+    return tuple(packing(spec, backend, weights))
 
 
-def infer(spec: LayerSpec, backend: Backend, packed: Sequence[Any], call: Call, y: Array) -> tuple[Array, ...]:
+def packing(spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]]) -> Iterator[Any]:
+    """As `pack`, each layer when it is asked for: its memory then serves the next."""
+    for layer in weights:
+        yield backend.pack(spec.cell, layer, config.get_num_threads())
+
+
+def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
     """Fill y and return the final state."""
     x, state, lengths, _ = call
     if x.size == 0:
         return tuple(part.copy() for part in state)
     after = tuple(empty(part.shape, spec.dtype) for part in state)
-    D, threads = spec.directions, config.get_num_threads()
-    for k, weights in enumerate(packed):
+    D, threads, layers = spec.directions, config.get_num_threads(), iter(packed)
+    for k in range(spec.num_layers):
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
-        backend.forward(weights, x, layer_state(state, k, D), lengths, target, layer_state(after, k, D), None, threads)
+        before, then = layer_state(state, k, D), layer_state(after, k, D)
+        backend.forward(next(layers), x, before, lengths, target, then, None, threads)  # and nothing holds the weights
         x = target
     return after
 
@@ -68,8 +74,8 @@ def record(
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
         before, then = layer_state(state, k, D), layer_state(after, k, D)
-        packed = backend.pack(spec.cell, layer, threads)
-        backend.forward(packed, x, before, lengths, target, then, saved, threads)
+        # Nothing holds the packed weights after the call: their memory serves the next layer.
+        backend.forward(backend.pack(spec.cell, layer, threads), x, before, lengths, target, then, saved, threads)
         runs.append(Run(x, target, before, saved, kept))
         x = target
     return after, runs

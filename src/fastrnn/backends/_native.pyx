@@ -402,27 +402,27 @@ cdef bint overlap(Plain *a, Plain *b) noexcept:
 cdef class Shortcut:
     """Inference by a stack of layers, or a cell, for arguments that need no conversion: one step, or a sequence.
 
-    `layers` are results of `pack`. A layer's state has one axis more than a step's x, over the layers, and an output y
-    comes with it; a cell's has neither. `ndarray` and `empty` are NumPy's, which this module does not import.
+    `layers` are results of `pack`, or an iterator of them for a single call. A layer's state has one axis more than a
+    step's x, over the layers, and an output y comes with it; a cell's has neither. `ndarray` and `empty` are NumPy's,
+    which this module does not import.
     """
 
-    cdef tuple layers
-    cdef object ndarray, empty, dtype
-    cdef ptrdiff_t input_size, hidden_size, directions, runs
+    cdef object layers, ndarray, empty, dtype
+    cdef ptrdiff_t input_size, hidden_size, num_layers, directions, runs
     cdef Py_ssize_t item
     cdef char kind
     cdef bint lstm, cell, batch_first
     cdef double row_flop
 
-    def __cinit__(self, layers, input_size, hidden_size, dtype, ndarray, empty, cell, batch_first):
-        cdef Packed first = layers[0]
-        cdef double gates = 4 if first.cell == FR_LSTM else 3 if first.cell == FR_GRU else 1
-        self.layers, self.ndarray, self.empty, self.dtype = tuple(layers), ndarray, empty, dtype
-        self.input_size, self.hidden_size, self.item = input_size, hidden_size, dtype.itemsize
-        self.directions, self.runs = first.count, first.count * len(layers)
-        self.kind = ord(dtype.char)
-        self.lstm, self.cell, self.batch_first = first.cell == FR_LSTM, cell, batch_first
-        self.row_flop = 2 * gates * hidden_size * (input_size + hidden_size) * self.runs
+    def __cinit__(self, layers, spec, ndarray, empty, cell):
+        cdef double gates = spec.cell.gates
+        self.layers, self.ndarray, self.empty, self.dtype = layers, ndarray, empty, spec.dtype
+        self.input_size, self.hidden_size, self.item = spec.input_size, spec.hidden_size, spec.dtype.itemsize
+        self.num_layers, self.directions = spec.num_layers, spec.directions
+        self.runs = self.num_layers * self.directions
+        self.kind = ord(spec.dtype.char)
+        self.lstm, self.cell, self.batch_first = spec.cell.states == 2, cell, spec.batch_first
+        self.row_flop = 2 * gates * self.hidden_size * (self.input_size + self.hidden_size) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags, char other=0) except -1:
         """Whether `array` is of this dtype, or kind, aligned and C-contiguous (and writable, if flags ask it)."""
@@ -527,14 +527,15 @@ cdef class Shortcut:
         """All layers, y serving the lower ones as scratch: a layer's new h is its output, which the next one reads."""
         cdef fr_forward_run run
         cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0], size = B * self.hidden_size * self.item
-        cdef int k
+        cdef int k = 0
         memset(&run, 0, sizeof(run))
         run.x.data, run.x.row = x.data, self.input_size
         run.y.data, run.y.row = y.data, self.hidden_size
-        for k in range(len(self.layers)):
+        for layer in self.layers:
             self.set_state(&run, now, after, k * size)
-            self.run(self.layers[k], &run, 1, B, NULL, threads)
+            self.run(layer, &run, 1, B, NULL, threads)
             run.x.data, run.x.row = run.h, self.hidden_size
+            k += 1
         return 0
 
     cdef void set_state(self, fr_forward_run *run, Plain *now, Plain *after, ptrdiff_t offset) noexcept:
@@ -591,7 +592,8 @@ cdef class Shortcut:
                 memset(now[i].data, 0, now[i].bytes)
         memset(runs, 0, sizeof(runs))
         size = B * self.hidden_size * self.item
-        for k in range(len(self.layers)):
+        layers = iter(self.layers)
+        for k in range(self.num_layers):
             check_signals()  # layers each too short to ask may be many
             target = self.empty(shape, self.dtype)
             self.plain(target, &y, PyBUF_WRITABLE)
@@ -600,7 +602,7 @@ cdef class Shortcut:
                 runs[d].y = self.strides(&y, T, B)
                 runs[d].y.data = y.data + d * self.hidden_size * self.item
                 self.set_state(&runs[d], now, after, (k * self.directions + d) * size)
-            self.run(self.layers[k], runs, T, B, row_lengths, threads)
+            self.run(next(layers), runs, T, B, row_lengths, threads)  # and nothing holds its weights
             sequence, x = target, y
         return sequence, after_state
 
