@@ -2,12 +2,12 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "clock.h"
 #include "cores.h"
+#include "thread.h"
 
 #if defined(__x86_64__)
 #define SPIN_HINT() __builtin_ia32_pause()
@@ -209,25 +209,6 @@ static __attribute__((constructor)) void prepare_pool(void) {
     pool.survives_fork = !pthread_atfork(NULL, NULL, forget_after_fork);
 }
 
-/* A worker takes none of the program's signals, which other threads may have blocked to wait for: only what its own
- * instructions raise, and a profiler's clock. */
-static int create_worker(worker *w) {
-    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
-    sigset_t others, before;
-    sigfillset(&others);
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        sigdelset(&others, own[i]);
-    pthread_attr_t detached;
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    pthread_t thread;
-    pthread_sigmask(SIG_BLOCK, &others, &before);
-    int failed = pthread_create(&thread, &detached, work, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&detached);
-    return !failed;
-}
-
 static int add_worker(void) {
     worker *w = calloc(1, sizeof *w);
     if (!w)
@@ -237,7 +218,7 @@ static int add_worker(void) {
     w->next = pool.workers;
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->condition, NULL);
-    if (!create_worker(w)) {
+    if (!fr_thread_start(work, w)) {
         pthread_cond_destroy(&w->condition);
         pthread_mutex_destroy(&w->mutex);
         free(w);

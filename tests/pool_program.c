@@ -22,6 +22,7 @@ static int dawdle(int before) {
 #define atomic_fetch_add(word, n) dawdle((int)atomic_fetch_add_explicit(word, n, memory_order_seq_cst))
 #include "pool.c"
 #include "cores.c"
+#include "thread.c"
 #include "watch.c"
 
 static void nothing(void *context, int index) { (void)context, (void)index; }

@@ -6,8 +6,12 @@ Each test runs an interpreter of its own: other tests' threads and caches would 
 import ctypes
 import gc
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +57,30 @@ def test_no_memory_is_a_memory_error_and_the_next_call_succeeds(kind):
 
 def test_a_small_frozen_layer_keeps_no_large_block():
     run_here("pin")
+
+
+@pytest.mark.parametrize("what", ["stack", "both directions", "training", "Python threads", "cells"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend_name", fastrnn.available_backends())
+def test_large_layers_that_are_dropped_leave_little(backend_name, threads, what):
+    run_here("dropped", backend_name, str(threads), what)
+
+
+@pytest.mark.parametrize("what", ["one layer", "stack", "both directions", "training"])
+def test_packing_again_finds_warm_memory(what):
+    run_here("warm", what)
+
+
+if shutil.which("cc"):  # wherever the kernels are built
+
+    @pytest.mark.parametrize("option", [None, "FORKS_UNSEEN", "NO_THREADS"])
+    def test_the_workspaces(option, tmp_path):
+        options = ["-O1", "-std=gnu11", *([f"-D{option}"] if option else [])]
+        source = Path(__file__).with_name("workspace_program.c")
+        command = ["cc", *options, "-I", source.parent.parent / "csrc", source, "-lpthread"]
+        subprocess.run([*command, "-o", tmp_path / "workspace"], check=True)
+        done = subprocess.run([tmp_path / "workspace"], timeout=60, check=False)
+        assert done.returncode == 0, f"line {done.returncode - 1}, or that and a multiple of 255"
 
 
 # --- What the interpreters do.
@@ -185,5 +213,69 @@ def pin():
     assert resident_bytes() - before < 26 << 20, "more than one block of the large layer's"
 
 
+KEPT = 32 << 20  # bytes that may stay for ever; what is more, for a second
+
+
+def dropped(backend_name, threads, what):
+    """Of the memory of layers that are no more, little is resident a second after the last call."""
+    fastrnn.set_backend(backend_name)
+    fastrnn.set_num_threads(int(threads))
+    large_calls(what, 24, 1)()  # what is compiled, and the pool
+    before = counts()[2]
+    large_calls(what, 1000, 8)()
+    for _ in range(30):  # three seconds, for a busy machine
+        libc.malloc_trim(0)
+        kept = counts()[2] - before
+        if kept <= KEPT:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{kept / 2**20:.1f} MiB more are resident")
+
+
+def large_calls(what, H, num_layers):
+    """A function that makes layers of about H units and calls them, and keeps nothing."""
+    x = np.zeros((1, 1, H), np.float32)
+
+    def train():
+        layer = fastrnn.GRU(H, H, min(num_layers, 3), rng=0)
+        y, _, tape = layer.forward(x)
+        layer.backward(tape, y)
+
+    def in_threads():
+        workers = [threading.Thread(target=lambda: fastrnn.LSTM(H, H, rng=0)(x)) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    def cells():
+        for n in range(H // 2, H + 1, max(1, H // 8)):
+            fastrnn.LSTMCell(H, n, rng=0)(x[0])
+
+    return {
+        "stack": lambda: fastrnn.LSTM(H, H, num_layers, rng=0)(x),
+        "both directions": lambda: fastrnn.LSTM(H, H, min(num_layers, 2), bidirectional=True, rng=0)(x),
+        "training": train,
+        "Python threads": in_threads,
+        "cells": cells,
+    }[what]
+
+
+def warm(what):
+    """Page faults of one more call: a fresh block has one every 4 KB."""
+    fastrnn.set_num_threads(1)
+    directions = {"bidirectional": what == "both directions"}
+    layer = fastrnn.LSTM(900, 900, 8 if what == "stack" else 1, rng=0, **directions)
+    x = np.zeros((1, 1, 900), np.float32)
+    call = layer.forward if what == "training" else layer
+    packed = sum(w.nbytes for w in layer.params.values()) / layer.num_layers
+    least = packed
+    for _ in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        call(x)
+        least = min(least, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert least < packed / resource.getpagesize() / 100, f"{least} page faults"
+
+
 if __name__ == "__main__":
-    {"grow": grow, "limit": limit, "pin": pin}[sys.argv[1]](*sys.argv[2:])
+    {"grow": grow, "limit": limit, "pin": pin, "dropped": dropped, "warm": warm}[sys.argv[1]](*sys.argv[2:])

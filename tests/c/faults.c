@@ -57,6 +57,8 @@ void *__real_realloc(void *block, size_t bytes);
 void *__real_aligned_alloc(size_t alignment, size_t bytes);
 int __real_posix_memalign(void **block, size_t alignment, size_t bytes);
 void __real_free(void *block);
+void *__real_mmap(void *, size_t, int, int, int, off_t);
+int __real_munmap(void *, size_t);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 void *__wrap_malloc(size_t bytes);
@@ -65,6 +67,8 @@ void *__wrap_realloc(void *block, size_t bytes);
 void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
 int __wrap_posix_memalign(void **block, size_t alignment, size_t bytes);
 void __wrap_free(void *block);
+void *__wrap_mmap(void *, size_t, int, int, int, off_t);
+int __wrap_munmap(void *, size_t);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 void *__wrap_malloc(size_t bytes) { return fails(MEMORY) ? NULL : held(__real_malloc(bytes)); }
@@ -91,6 +95,14 @@ void __wrap_free(void *block) {
         atomic_fetch_sub(&state.live, 1);
     __real_free(block);
 }
+void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset) {
+    return fails(MEMORY) ? MAP_FAILED : held(__real_mmap(at, bytes, protection, flags, file, offset));
+}
+int __wrap_munmap(void *block, size_t bytes) {
+    if (state.inside)
+        atomic_fetch_sub(&state.live, 1);
+    return __real_munmap(block, bytes);
+}
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*start)(void *), void *argument) {
     return fails(THREAD) ? 11 : __real_pthread_create(t, a, start, argument); /* EAGAIN */
 }
@@ -100,7 +112,7 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*start)(
 typedef enum { PACK, FORWARD, BACKWARD, N_STAGES } stage;
 static const char *const stage_names[] = {"pack", "forward", "backward"};
 
-enum { THREADS = 4, DRAINED = 8 };
+enum { THREADS = 4, DRAINED = 16 };
 
 typedef struct {
     int failed, failed_memory, no_memory, live;
