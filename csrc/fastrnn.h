@@ -68,6 +68,7 @@ typedef struct {
 /* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 0..T, or
  * NULL for T; they are copied. A row of length 0 ends in its initial state. The result does not depend on `threads`,
  * nor a row's on the other rows. */
+__attribute__((visibility("default"))) /* by which threadpoolctl tells the library (threadpools.py) */
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads, fr_interrupted *interrupted);
 

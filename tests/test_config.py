@@ -16,7 +16,7 @@ from fastrnn import backends, config, cpus
 
 def python(code, **environment):
     """Run code in a fresh interpreter."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTRNN_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTRNN_", "OMP_"))}
     return subprocess.run(
         [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, timeout=300
     )
@@ -188,6 +188,23 @@ def test_num_threads_of_the_environment():
     for word in ("0", "-1", "two", "1.5", " "):
         done = python("import fastrnn", FASTRNN_NUM_THREADS=word)
         assert f"ValueError: FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}" in done.stderr
+
+
+def test_num_threads_of_openmps_variable():
+    """Its first number, where there is one; ours comes before it."""
+    code = "import fastrnn; print(fastrnn.get_num_threads(), fastrnn.show_config()['threads'])"
+    for word, count in (("1", 1), ("3", 3), ("7,2", 7), (" 5 , 2", 5), ("70", 70)):
+        assert output(code, OMP_NUM_THREADS=word) == f"{count} {count}", word
+    for word in ("", " ", "0", "-1", "two", "1.5", ",2", "70000", "9" * 5000):
+        assert output(code, OMP_NUM_THREADS=word) == f"{cpus.usable_cpus()} {cpus.usable_cpus()}", word
+    assert output(code, OMP_NUM_THREADS="3", FASTRNN_NUM_THREADS="4") == "4 4"
+    assert output(code, OMP_NUM_THREADS="3", FASTRNN_NUM_THREADS="") == "3 3"
+    assert (
+        output("import fastrnn; fastrnn.set_num_threads(2); print(fastrnn.get_num_threads())", OMP_NUM_THREADS="3")
+        == "2"
+    )
+    done = python("import fastrnn", OMP_NUM_THREADS="3", FASTRNN_NUM_THREADS="two")
+    assert "ValueError: FASTRNN_NUM_THREADS: expected a positive integer, got 'two'" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")

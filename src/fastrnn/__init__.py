@@ -22,6 +22,7 @@ from .functional import (
 from .layers import GRU, LSTM, RNN
 from .showconfig import show_config
 from .tape import CellGrads, Grads, Tape
+from .threadpools import register_when_imported as _register_when_imported
 
 __all__ = [
     "GRU",
@@ -57,3 +58,5 @@ __all__ = [
     "show_config",
     "use_backend",
 ]
+
+_register_when_imported()

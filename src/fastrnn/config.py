@@ -1,7 +1,9 @@
 """The choice of backend and the number of threads: process-wide settings, one context variable, the environment.
 
 FASTRNN_BACKEND forces a backend, FASTRNN_ISA caps the native one's instruction set and FASTRNN_NUM_THREADS sets the
-number of threads; all are read at import, where a bad value is an error.
+number of threads; all are read at import, where a bad value is an error. Without FASTRNN_NUM_THREADS, OMP_NUM_THREADS
+sets it, which whoever starts many processes sets to keep them apart: as OpenMP reads it, "4,2" being 4 threads, more
+than there are CPUs if it says so; a bad value is passed over, since it is not ours.
 """
 
 from __future__ import annotations
@@ -81,7 +83,10 @@ def _use(chosen: Backend) -> Iterator[None]:
 
 
 def get_num_threads() -> int:
-    """The number of threads a call may use; by default the usable CPUs (affinity mask and cgroup quota)."""
+    """The number of threads a call may use; by default that of OMP_NUM_THREADS, or the usable CPUs.
+
+    These are the CPUs of the affinity mask, within the cgroup quota.
+    """
     return _threads or _usable_cpus or _count_cpus()
 
 
@@ -92,12 +97,23 @@ def _count_cpus() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Let every call in the process use up to n >= 1 threads. Results do not depend on it."""
+    """Let every call in the process use up to n >= 1 threads. Results do not depend on it.
+
+    `threadpoolctl.threadpool_limits` sets and restores it.
+    """
     global _threads
     n = checks.integer("n", n)
     if n > MOST_THREADS:
         raise ValueError(f"n: expected at most {MOST_THREADS} threads, got {checks.digits(n)}")
     _threads = n
+
+
+def limit_threads(n: int) -> None:
+    """As `set_num_threads`; but the default is left unset, since who ends a limit sets what it found before."""
+    global _threads
+    set_num_threads(n)
+    if n == (_usable_cpus or _count_cpus()):
+        _threads = None
 
 
 def is_thread_count(word: str) -> bool:
@@ -117,6 +133,8 @@ def _read_environment() -> None:
     if word := os.environ.get("FASTRNN_NUM_THREADS"):
         if not is_thread_count(word):
             raise ValueError(f"FASTRNN_NUM_THREADS: expected a positive integer, got {word!r}")
+        _threads = int(word)
+    elif is_thread_count(word := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()):
         _threads = int(word)
 
 
