@@ -161,7 +161,7 @@ def test_signals_and_interrupted_calls(kernels, threads):
 
 
 WITHOUT_MEMORY = """
-import resource, sys
+import resource, sys, time
 import numpy as np
 import fastrnn
 
@@ -170,7 +170,7 @@ from test_fpmode import mode
 
 fastrnn.set_backend("native")
 fastrnn.set_num_threads(int(sys.argv[2]))
-# So large that what the kernels take for these weights goes back to the system.
+# So large that what the kernels take for these weights goes back to the system, within a second.
 layer, cell = (fastrnn.LSTM(*sizes, rng=0) for sizes in ((1400, 1100), (1, 1)))
 y, _, tape = layer.forward(np.ones((1, 1, 1400), np.float32))
 sums = {name: np.zeros_like(array) for name, array in layer.params.items()}
@@ -184,6 +184,7 @@ calls = (
 )
 before = mode()
 for call in calls:
+    time.sleep(1)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now, -1))
