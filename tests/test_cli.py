@@ -136,6 +136,9 @@ def test_what_was_measured_outlives_what_ends_the_command(capsys, monkeypatch, t
             cli.main(asked)
     else:
         assert cli.main(asked) == cli.INTERRUPTED
+        printed = capsys.readouterr().out
+        assert "Forward: inference" in printed and f"wrote {figures}" in printed.replace("\n", "")
+        assert ("Next character" in printed) == (where == "learn")
     found = json.loads(figures.read_text())
     assert len(found["results"]) == (1 if where == "run_workload" else 4)
     trained = [run["cell"] for run in (found["character_model"] or {"cells": []})["cells"]]

@@ -238,8 +238,6 @@ def bench(options: argparse.Namespace) -> int:
         raise UsageError(f"{' and '.join(missing)} not installed: pip install 'fastrnn[bench]'")
     from rich.console import Console
 
-    from .benchmark import table
-
     console = Console(highlight=False, markup=False)
     report: Any = None
     problems: list[Path] = []
@@ -249,12 +247,18 @@ def bench(options: argparse.Namespace) -> int:
     finally:  # what took minutes to measure outlives whatever ended it
         if report is not None and (report.outcome.results or report.outcome.left_out):
             problems = save(report, options)
+            print_report(report, console)
+            for path in filter(None, (options.json, options.plot)):
+                if path not in problems:
+                    console.print(f"wrote {path}", style="dim", soft_wrap=True)
+    return 2 if problems else 0
+
+
+def print_report(report: Report, console: Console) -> None:
+    from .benchmark import table
+
     for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
         console.print(part)
-    for path in filter(None, (options.json, options.plot)):
-        if path not in problems:
-            console.print(f"wrote {path}", style="dim", soft_wrap=True)
-    return 2 if problems else 0
 
 
 def save(report: Report, options: argparse.Namespace) -> list[Path]:
