@@ -14,8 +14,8 @@ cycles per k, is the greatest of
     I  the instructions that these are, at the core's rate of dispatch
 
 each taken from the same model, by running a body of nothing else. Fails if a loop exceeds --limit times its bound, or
-spills. Needs clang gcc-aarch64-linux-gnu libc6-dev-arm64-cross llvm cmake ninja-build; the newest llvm-mca there is
-counts, since older ones lack cores: Debian 12 has 14, 19 and, among its security updates, 22.
+spills. Needs clang gcc-aarch64-linux-gnu libc6-dev-arm64-cross llvm-19 cmake ninja-build. The newest llvm-mca there is
+counts, since older ones lack cores: that of Debian 12's llvm, 14, has none for Zen 4 and ARM; 22 is among its updates.
 """
 
 import argparse
@@ -151,10 +151,7 @@ def mca_program():
 def simulate(core, bodies):
     """(cycles per iteration, dispatch width) of each body, a list of instructions; None if LLVM has no such core."""
     arm = core.levels == ("neon",)
-    mark = "//" if arm else "#"
-    regions = (
-        "\n".join((f"{mark} LLVM-MCA-BEGIN {n}", *body, f"{mark} LLVM-MCA-END\n")) for n, body in enumerate(bodies)
-    )
+    regions = ("\n".join((f"# LLVM-MCA-BEGIN {n}", *body, "# LLVM-MCA-END\n")) for n, body in enumerate(bodies))
     command = [
         *(mca_program(), f"-mtriple={'aarch64' if arm else 'x86_64'}", f"-mcpu={core.name}", "-json"),
         *(f"-iterations={ITERATIONS}", "-resource-pressure=false", "-instruction-info=false"),
