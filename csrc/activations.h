@@ -42,7 +42,7 @@ INLINE exp_parts vexp_parts(vec v) {
     enum { TERMS = sizeof q / sizeof *q };
     const vec r2 = r * r;
     vec sum = TERMS % 2 ? vset1(q[0]) : vfma(vset1(q[0]), r, vset1(q[1]));
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int i = 2 - TERMS % 2; i < TERMS; i += 2)
         sum = vfma(sum, r2, vfma(vset1(q[i]), r, vset1(q[i + 1])));
     exp_parts e = {.p = vfma(r2, sum, r), .n = n, .r = r, .q = sum, .r_high = r_high};

@@ -40,7 +40,7 @@ INLINE void finish_block(const int cell, const backward_state *b, const step *s,
     vec keep[5], h = {0}, h_prev = {0}, c_prev = {0}, dc = {0}, carry = {0}, d[COLUMNS];
     if (kept) {
         const real *saved = saved_at(b, s->t, row) + j;
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int k = 0; k < kept; k++)
             keep[k] = vload_n(saved + k * H, n);
     }
@@ -57,7 +57,7 @@ INLINE void finish_block(const int cell, const backward_state *b, const step *s,
     cell_backward(cell, run->cell == FR_RNN_RELU, dh, h, h_prev, c_prev, keep, &dc, d, &carry);
     ptrdiff_t p = j / panel_units(cell), column = width == 1 ? j / LANES % COLUMNS : 0;
     vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + column;
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int c = 0; c < width; c++)
         out[c] = d[c];
     if (cell == FR_LSTM)
@@ -121,7 +121,7 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
     for (int rows; i < end; i += rows) {
         vec dh[TILE_ROWS * COLUMNS];
         ptrdiff_t terms[TILE_ROWS];
-        rows = tile_rows(end - i, TILE_ROWS);
+        rows = tile_rows(end - i, tile_limit(C));
         for (int pass = 0; pass < 2; pass++) {
             for (int r = 0; r < rows; r++) {
                 ptrdiff_t rank = fr_rank(b->hand, i + r);

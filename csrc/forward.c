@@ -26,25 +26,29 @@ static vec *hoisted_at(const forward_state *f, ptrdiff_t p, ptrdiff_t term, int 
     return f->hoisted + ((p - f->panel) * f->terms * fed_columns(f->weights->cell, COLUMNS) + term * fed);
 }
 
+INLINE void move_sums(vec *to, const vec *from, const int n) {
+    UNROLL(24)
+    for (int i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
 /* x W_ih and the bias for `R` terms from `term` on, stored half-way along their chains. */
 INLINE void hoist_tile(const int cell, const int R, const int C, const forward_state *f, ptrdiff_t p, ptrdiff_t term) {
     const int fed = fed_columns(cell, C);
     const real *panel = (const real *)f->weights->data + p * f->weights->panel_size;
     vec sum[TILE_ROWS * COLUMNS], *out = hoisted_at(f, p, term, fed);
     const real *x[TILE_ROWS];
-#pragma GCC unroll 8
+    if (R > tile_limit(fed))
+        return;
+    UNROLL(8)
     for (int r = 0; r < R; r++) {
         x[r] = f->x_terms[term + r];
-#pragma GCC unroll 8
-        for (int c = 0; c < fed; c++)
-            sum[r * COLUMNS + c] = ((const vec *)panel)[c];
+        move_sums(sum + r * COLUMNS, (const vec *)panel, fed);
     }
     product(sum, R, 1, fed, 0, x, 1, f->weights->I, panel + C * LANES, 0);
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < fed; c++)
-            out[r * fed + c] = sum[r * COLUMNS + c];
+        move_sums(out + r * fed, sum + r * COLUMNS, fed);
 }
 
 /* What becomes of one row's pre-activations at the units of panel p in step t. */
@@ -78,7 +82,7 @@ INLINE void finish_stage(const int cell, const int stage, const forward_state *f
         vstore_n(c, s->c, n);
     if (kept && run->saved) {
         real *saved = (real *)run->saved + (s->t * f->batch->B + s->row) * kept * H + j;
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int k = 0; k < kept; k++)
             vstore_n(saved + k * H, s->keep[k], n);
     }
@@ -93,7 +97,7 @@ INLINE void finish_stage(const int cell, const int stage, const forward_state *f
             for (int q = 0; q < panels; q++, sums += COLUMNS) { \
                 finish_state s = {.p = p + q, .t = t, .row = owned_row(f, i + r), .h_prev = f->h_prev[i + r]}; \
                 memcpy(s.a, sums, sizeof s.a); \
-                _Pragma("GCC unroll 8") for (int stage = 0; stage < finish_stages(cell, C); stage++) \
+                UNROLL(8) for (int stage = 0; stage < finish_stages(cell, C); stage++) \
                     finish_stage(cell, stage, f, &s); \
             } \
     }
@@ -104,6 +108,9 @@ DEFINE_FINISH(rnn4, FR_RNN_TANH, 4)
 DEFINE_FINISH(lstm, FR_LSTM, 4)
 DEFINE_FINISH(gru, FR_GRU, 4)
 
+/* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
+enum { PAIR = 2, PAIR_ROWS = TILE_SUMS / (PAIR * COLUMNS) };
+
 /* Step t of the owned rows i .. i+R-1 through P panels from p on, of C columns each: their pre-activations. */
 INLINE void forward_tile(const int cell, const int R, const int P, const int C, const forward_state *f, ptrdiff_t p,
                          ptrdiff_t t, ptrdiff_t i, vec *sums) {
@@ -113,100 +120,96 @@ INLINE void forward_tile(const int cell, const int R, const int P, const int C, 
     const real *x_part = panel + C * LANES, *h_part = x_part + f->weights->I * fed * LANES;
     vec sum[TILE_ROWS * COLUMNS];
     const real *a[TILE_ROWS];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int q = 0; q < P; q++)
-#pragma GCC unroll 8
-            for (int c = 0; c < C; c++)
-                sum[(r * P + q) * COLUMNS + c] = ((const vec *)(panel + q * panel_size))[c];
+    if (R > (P == 1 ? tile_limit(fed) : PAIR_ROWS))
+        return;
+    UNROLL(8)
+    for (int i = 0; i < R * P; i++)
+        move_sums(sum + i * COLUMNS, (const vec *)(panel + i % P * panel_size), C);
     if (f->hoisted) {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int q = 0; q < P; q++) {
             const vec *start = hoisted_at(f, p + q, f->step_term + i, fed);
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-                for (int c = 0; c < fed; c++)
-                    sum[(r * P + q) * COLUMNS + c] = start[r * fed + c];
+                move_sums(sum + (r * P + q) * COLUMNS, start + r * fed, fed);
         }
     } else {
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int r = 0; r < R; r++)
             a[r] = at(&f->run->x, t, owned_row(f, i + r));
         product(sum, R, P, fed, 0, a, 1, f->weights->I, x_part, panel_size);
     }
-#pragma GCC unroll 8
+    if (first_h) { /* a column of sums is done and another begins, and no register is left to hold either meanwhile */
+        move_sums(sums, sum, R * P * COLUMNS);
+        __asm__ volatile("" : : : "memory");
+        move_sums(sum, sums, R * P * COLUMNS);
+    }
+    UNROLL(8)
     for (int r = 0; r < R; r++)
         a[r] = f->h_prev[i + r];
     product(sum, R, P, fed, first_h, a, 1, f->weights->H, h_part, panel_size);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int q = 0; q < P; q++)
-#pragma GCC unroll 8
-            for (int c = 0; c < C; c++)
-                sums[(r * P + q) * COLUMNS + c] = sum[(r * P + q) * COLUMNS + c];
+    UNROLL(8)
+    for (int i = 0; i < R * P; i++)
+        move_sums(sums + i * COLUMNS, sum + i * COLUMNS, C);
 }
 
 /* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those
  * whose weights the step before has left in the cache. */
 static ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n - 1 - k : k; }
 
-/* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
-enum { PAIR = 2, PAIR_ROWS = TILE_ROWS / PAIR };
+typedef void hoist_function(const forward_state *f, ptrdiff_t p, ptrdiff_t term);
+typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums);
+
+#define HOIST(name, R, cell, C) \
+    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t term) { \
+        hoist_tile(cell, R, C, f, p, term); \
+    }
+#define STEP(name, R, cell, P, C) \
+    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, \
+                                               vec *sums) { \
+        forward_tile(cell, R, P, C, f, p, t, i, sums); \
+    }
 
 /* For each cell and number of columns: hoist `terms` terms through panel p; step t of the rows i .. end-1 through panel
  * p, and of `live` rows, at most PAIR_ROWS, through p and p + 1. */
-#define DEFINE_PANEL(name) \
+#define DEFINE_PANEL(name, cell, C, fed) \
+    DEFINE_TILES(hoist_function, name##_hoist_tiles, HOIST, cell, C) \
+    DEFINE_TILES(tile_function, name##_step_tiles, STEP, cell, 1, C) \
     static void name##_hoist(const forward_state *f, ptrdiff_t p, ptrdiff_t terms) { \
         int rows; \
         for (ptrdiff_t i = 0; i < terms; i += rows) { \
-            rows = tile_rows(terms - i, TILE_ROWS); \
-            FOR_TILE_ROWS(rows, name##_hoist_rows) \
+            rows = tile_rows(terms - i, tile_limit(fed)); \
+            name##_hoist_tiles[rows - 1](f, p, i); \
         } \
     } \
     static void name##_step(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) { \
         vec sums[TILE_ROWS * COLUMNS]; \
         for (int rows; i < end; i += rows) { \
-            rows = tile_rows(end - i, TILE_ROWS); \
-            FOR_TILE_ROWS(rows, name##_step_rows) \
+            rows = tile_rows(end - i, tile_limit(fed)); \
+            name##_step_tiles[rows - 1](f, p, t, i, sums); \
             name##_finish(f, sums, rows, 1, p, t, i); \
         } \
     }
-#define DEFINE_PAIR(name) \
+#define DEFINE_PAIR(name, cell, C) \
+    DEFINE_TILES(tile_function, name##_pair_tiles, STEP, cell, PAIR, C) \
     static void name##_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) { \
         vec sums[TILE_ROWS * COLUMNS]; \
-        FOR_PAIR_ROWS(live, name##_pair_rows) \
-        name##_finish(f, sums, (int)live, 2, p, t, 0); \
+        name##_pair_tiles[live - 1](f, p, t, 0, sums); \
+        name##_finish(f, sums, (int)live, PAIR, p, t, 0); \
     }
-#define rnn1_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 1, f, p, i)
-#define rnn2_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 2, f, p, i)
-#define rnn3_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 3, f, p, i)
-#define rnn4_hoist_rows(R) hoist_tile(FR_RNN_TANH, R, 4, f, p, i)
-#define lstm_hoist_rows(R) hoist_tile(FR_LSTM, R, 4, f, p, i)
-#define gru_hoist_rows(R) hoist_tile(FR_GRU, R, 4, f, p, i)
-#define rnn1_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 1, f, p, t, i, sums)
-#define rnn2_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 2, f, p, t, i, sums)
-#define rnn3_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 3, f, p, t, i, sums)
-#define rnn4_step_rows(R) forward_tile(FR_RNN_TANH, R, 1, 4, f, p, t, i, sums)
-#define lstm_step_rows(R) forward_tile(FR_LSTM, R, 1, 4, f, p, t, i, sums)
-#define gru_step_rows(R) forward_tile(FR_GRU, R, 1, 4, f, p, t, i, sums)
-#define rnn4_pair_rows(R) forward_tile(FR_RNN_TANH, R, 2, 4, f, p, t, 0, sums)
-#define lstm_pair_rows(R) forward_tile(FR_LSTM, R, 2, 4, f, p, t, 0, sums)
-#define gru_pair_rows(R) forward_tile(FR_GRU, R, 2, 4, f, p, t, 0, sums)
-DEFINE_PANEL(rnn1)
-DEFINE_PANEL(rnn2)
-DEFINE_PANEL(rnn3)
-DEFINE_PANEL(rnn4)
-DEFINE_PANEL(lstm)
-DEFINE_PANEL(gru)
-DEFINE_PAIR(rnn4)
-DEFINE_PAIR(lstm)
-DEFINE_PAIR(gru)
+DEFINE_PANEL(rnn1, FR_RNN_TANH, 1, 1)
+DEFINE_PANEL(rnn2, FR_RNN_TANH, 2, 2)
+DEFINE_PANEL(rnn3, FR_RNN_TANH, 3, 3)
+DEFINE_PANEL(rnn4, FR_RNN_TANH, 4, 4)
+DEFINE_PANEL(lstm, FR_LSTM, 4, 4)
+DEFINE_PANEL(gru, FR_GRU, 4, 3)
+DEFINE_PAIR(rnn4, FR_RNN_TANH, 4)
+DEFINE_PAIR(lstm, FR_LSTM, 4)
+DEFINE_PAIR(gru, FR_GRU, 4)
 
 /* --- A share of one row: its panels wait for each other's activations, whose latency would stand alone. So the stages
- * that finish P panels are slipped in between the products of the next P. */
+ * that finish P panels are slipped in between the products of the next P; not where they overwrite each other's operands:
+ * the temporaries would push the sums to memory. */
 
 /* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `now`; meanwhile the
  * panels in `last`, unless it is NULL, are finished. The two may be the same. */
@@ -217,15 +220,15 @@ INLINE void row_panels(const int cell, const int P, const int C, const forward_s
     const real *panel = (const real *)f->weights->data + p * panel_size;
     const real *h_part = panel + (C + f->weights->I * fed) * LANES;
     vec sum[PAIR * COLUMNS];
-#pragma GCC unroll 2
+    UNROLL(2)
     for (int q = 0; q < P; q++) {
         const vec *start = hoisted_at(f, p + q, f->step_term, fed);
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int c = 0; c < C; c++)
             sum[q * COLUMNS + c] = c < fed ? start[c] : ((const vec *)(panel + q * panel_size))[c];
     }
     const int parts = last ? P * stages : 1;
-#pragma GCC unroll 16
+    UNROLL(16)
     for (int part = 0; part < parts; part++) {
         const ptrdiff_t k = H * part / parts, end = H * (part + 1) / parts;
         const real *h = now->h_prev + k;
@@ -233,7 +236,7 @@ INLINE void row_panels(const int cell, const int P, const int C, const forward_s
         if (last)
             finish_stage(cell, part % stages, f, last + part / stages);
     }
-#pragma GCC unroll 2
+    UNROLL(2)
     for (int q = 0; q < P; q++) {
         memcpy(now[q].a, sum + q * COLUMNS, sizeof now[q].a);
         now[q].p = p + q;
@@ -246,15 +249,15 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
     const ptrdiff_t groups = (f->panel_end - f->panel) / P, row = owned_row(f, 0);
     for (; f->step_term < steps; f->step_term++, t += f->run->reverse ? -1 : 1) {
         finish_state under_way[PAIR];
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int q = 0; q < P; q++)
             under_way[q].row = row, under_way[q].t = t, under_way[q].h_prev = f->h_prev[0];
         row_panels(cell, P, C, f, f->panel + nth(t, 0, groups) * P, under_way, NULL);
         for (ptrdiff_t k = 1; k < groups; k++)
             row_panels(cell, P, C, f, f->panel + nth(t, k, groups) * P, under_way, under_way);
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int q = 0; q < P; q++)
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int stage = 0; stage < finish_stages(cell, C); stage++)
                 finish_stage(cell, stage, f, under_way + q);
         f->h_prev[0] = at(&f->run->y, t, row);
@@ -264,6 +267,12 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
     return 0;
 }
 
+typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
+
+#if VEC_OVERWRITES
+#define ROW(name) NULL
+#else
+#define ROW(name) name
 #define DEFINE_ROW(name, cell, P, C) \
     static int name(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier) { \
         return row_steps(cell, P, C, f, t, steps, barrier); \
@@ -277,8 +286,7 @@ DEFINE_ROW(lstm_row, FR_LSTM, 1, 4)
 DEFINE_ROW(lstm_row_pair, FR_LSTM, 2, 4)
 DEFINE_ROW(gru_row, FR_GRU, 1, 4)
 DEFINE_ROW(gru_row_pair, FR_GRU, 2, 4)
-
-typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
+#endif
 
 typedef struct {
     void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
@@ -288,12 +296,12 @@ typedef struct {
 } panel_functions;
 
 static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
-    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL, rnn1_row, NULL},
-                                          {rnn2_hoist, rnn2_step, NULL, rnn2_row, NULL},
-                                          {rnn3_hoist, rnn3_step, NULL, rnn3_row, NULL},
-                                          {rnn4_hoist, rnn4_step, rnn4_pair, rnn4_row, rnn4_row_pair}};
-    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair, lstm_row, lstm_row_pair};
-    static const panel_functions gru = {gru_hoist, gru_step, gru_pair, gru_row, gru_row_pair};
+    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL, ROW(rnn1_row), NULL},
+                                          {rnn2_hoist, rnn2_step, NULL, ROW(rnn2_row), NULL},
+                                          {rnn3_hoist, rnn3_step, NULL, ROW(rnn3_row), NULL},
+                                          {rnn4_hoist, rnn4_step, rnn4_pair, ROW(rnn4_row), ROW(rnn4_row_pair)}};
+    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair, ROW(lstm_row), ROW(lstm_row_pair)};
+    static const panel_functions gru = {gru_hoist, gru_step, gru_pair, ROW(gru_row), ROW(gru_row_pair)};
     switch (f->weights->cell) {
     case FR_LSTM:
         return &lstm;
@@ -365,7 +373,7 @@ static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
  * narrower than others. */
 static row_function *row_function_of(const forward_state *f) {
     const panel_functions *functions = functions_of(f, 0);
-    if (f->rows != 1 || VEC_OVERWRITES || functions != functions_of(f, f->weights->panels - 1))
+    if (f->rows != 1 || functions != functions_of(f, f->weights->panels - 1))
         return NULL;
     return functions->row_pair && (f->panel_end - f->panel) % PAIR == 0 ? functions->row_pair : functions->row;
 }

@@ -92,12 +92,14 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
                                  const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
     vec sum[TILE_ROWS * COLUMNS];
     const real *a[TILE_ROWS];
-#pragma GCC unroll 8
+    const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
+    if (R > tile_limit(C))
+        return;
+    UNROLL(8)
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int c = 0; c < C; c++)
             sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
-    const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
     for (ptrdiff_t p = begin; p < end; p++) {
         /* The runs of a full panel lie side by side: one long run. */
         const int whole = p + 1 < b->panels || last->length == full->length;
@@ -105,33 +107,32 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
         const ptrdiff_t K = whole ? (ptrdiff_t)full->count * full->length : last->length;
         const vec *d = b->d + p * b->capacity * COLUMNS;
         for (int g = 0; g < count; g++) {
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int r = 0; r < R; r++)
                 a[r] = (const real *)(d + terms[r] * COLUMNS) + full->start + g * LANES;
             product(sum, R, 1, C, 0, a, 1, K, w, 0);
             w += K * C * LANES;
         }
     }
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int c = 0; c < C; c++)
             sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
 }
 
-#define DEFINE_D_TIMES_WEIGHTS(C) \
-    static void d_times_weights_##C(int rows, const backward_state *b, int from_x, const ptrdiff_t *terms, \
-                                    const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
-        FOR_TILE_ROWS(rows, d_times_weights_##C##_rows) \
+typedef void product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
+                              ptrdiff_t begin, ptrdiff_t end, vec *sum);
+
+#define D_TIMES_WEIGHTS(name, R, C) \
+    static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
+                                               const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
+        d_times_weights_rows(R, C, b, from_x, terms, w, begin, end, sum); \
     }
-#define d_times_weights_1_rows(R) d_times_weights_rows(R, 1, b, from_x, terms, w, begin, end, sum)
-#define d_times_weights_2_rows(R) d_times_weights_rows(R, 2, b, from_x, terms, w, begin, end, sum)
-#define d_times_weights_3_rows(R) d_times_weights_rows(R, 3, b, from_x, terms, w, begin, end, sum)
-#define d_times_weights_4_rows(R) d_times_weights_rows(R, 4, b, from_x, terms, w, begin, end, sum)
-DEFINE_D_TIMES_WEIGHTS(1)
-DEFINE_D_TIMES_WEIGHTS(2)
-DEFINE_D_TIMES_WEIGHTS(3)
-DEFINE_D_TIMES_WEIGHTS(4)
+DEFINE_TILES(product_function, d_times_weights_1, D_TIMES_WEIGHTS, 1)
+DEFINE_TILES(product_function, d_times_weights_2, D_TIMES_WEIGHTS, 2)
+DEFINE_TILES(product_function, d_times_weights_3, D_TIMES_WEIGHTS, 3)
+DEFINE_TILES(product_function, d_times_weights_4, D_TIMES_WEIGHTS, 4)
 
 /* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
 enum { GROUP_ROWS = 16 * TILE_ROWS, PART_BYTES = 3 << 17 };
@@ -139,19 +140,18 @@ enum { GROUP_ROWS = 16 * TILE_ROWS, PART_BYTES = 3 << 17 };
 /* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of the packed W_ih (I columns) or W_hh (H). */
 static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                             vec *sum) {
-    static void (*const by_columns[])(int, const backward_state *, int, const ptrdiff_t *, const real *, ptrdiff_t,
-                                      ptrdiff_t, vec *) = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
-                                                           d_times_weights_4};
+    static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
+                                                          d_times_weights_4};
     const int C = wide_columns(from_x ? b->I : b->H, panel);
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
-    const ptrdiff_t part = rows <= TILE_ROWS ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
+    const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b) * COLUMNS * LANES;
     for (ptrdiff_t p = 0; p < b->panels; p += part) {
         const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
         int tile;
         for (int i = 0; i < rows; i += tile) {
-            tile = tile_rows(rows - i, TILE_ROWS);
-            by_columns[C - 1](tile, b, from_x, terms + i, w + p * full, p, end, sum + i * COLUMNS);
+            tile = tile_rows(rows - i, tile_limit(C));
+            by_columns[C - 1][tile - 1](b, from_x, terms + i, w + p * full, p, end, sum + i * COLUMNS);
         }
     }
 }
@@ -195,63 +195,71 @@ static void pack_block(const real *const *rows, ptrdiff_t terms, ptrdiff_t n, pt
             *block++ = vload_n(rows[k] + j + c * LANES, min_lanes(n - j - c * LANES));
 }
 
-/* R rows of W's gradient, C vectors wide, over a block of terms. */
-INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block,
-                       real *const *gradient, ptrdiff_t columns) {
+/* sum (R, COLUMNS) += R rows of W's gradient, C vectors wide, over some terms. */
+INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block, vec *sum_out) {
     vec sum[TILE_ROWS * COLUMNS];
-    const real *a[TILE_ROWS];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-        a[r] = d[r];
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++)
-            sum[r * COLUMNS + c] = (vec){0};
-    }
-    product(sum, R, 1, C, 0, a, COLUMNS * LANES, terms, (const real *)block, 0);
-#pragma GCC unroll 8
+    if (R > tile_limit(C))
+        return;
+    UNROLL(8)
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-            int n = min_lanes(columns - c * LANES);
-            real *out = gradient[r] + c * LANES;
-            vstore_n(out, vload_n(out, n) + sum[r * COLUMNS + c], n);
-        }
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
+    product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0);
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
 }
 
-#define DEFINE_OUTER(C) \
-    static void outer_##C(int rows, const real *const *d, ptrdiff_t terms, const vec *block, real *const *gradient, \
-                          ptrdiff_t columns) { \
-        FOR_TILE_ROWS(rows, outer_##C##_rows) \
+typedef void outer_function(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum);
+
+#define OUTER(name, R, C) \
+    static __attribute__((noinline)) void name(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum) { \
+        outer_rows(R, C, d, terms, block, sum); \
     }
-#define outer_1_rows(R) outer_rows(R, 1, d, terms, block, gradient, columns)
-#define outer_2_rows(R) outer_rows(R, 2, d, terms, block, gradient, columns)
-#define outer_3_rows(R) outer_rows(R, 3, d, terms, block, gradient, columns)
-#define outer_4_rows(R) outer_rows(R, 4, d, terms, block, gradient, columns)
-DEFINE_OUTER(1)
-DEFINE_OUTER(2)
-DEFINE_OUTER(3)
-DEFINE_OUTER(4)
+DEFINE_TILES(outer_function, outer_1, OUTER, 1)
+DEFINE_TILES(outer_function, outer_2, OUTER, 2)
+DEFINE_TILES(outer_function, outer_3, OUTER, 3)
+DEFINE_TILES(outer_function, outer_4, OUTER, 4)
+
+/* Terms that a panel of d's rows takes at once: so few that they and the block's stay in the first-level cache from tile
+ * to tile. The sums wait in memory meanwhile. */
+enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
 /* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
 static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p,
                       ptrdiff_t panel) {
-    static void (*const by_columns[])(int, const real *const *, ptrdiff_t, const vec *, real *const *, ptrdiff_t) = {
-        outer_1, outer_2, outer_3, outer_4};
+    static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
     const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
     real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
     const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
-    real *rows[COLUMNS * LANES];
-    panel_runs runs = runs_of(b, p, from_x);
+    vec sum[COLUMNS * LANES * COLUMNS];
+    const panel_runs runs = runs_of(b, p, from_x);
+    const int C = wide_columns(n, panel);
     int count = 0, tile;
     for (int g = 0; g < runs.count; g++)
-        for (int k = 0; k < runs.length; k++, count++) {
+        for (int k = 0; k < runs.length; k++, count++)
             d[count] = term_d + runs.start + g * LANES + k;
-            rows[count] = gradient + (runs.row[g] + k) * n;
+    memset(sum, 0, (size_t)count * COLUMNS * sizeof *sum);
+    for (ptrdiff_t done = 0, now; done < terms; done += now) {
+        now = terms - done < OUTER_TERMS ? terms - done : OUTER_TERMS;
+        for (int i = 0; i < count; i += tile) {
+            tile = tile_rows(count - i, tile_limit(C));
+            by_columns[C - 1][tile - 1](d + i, now, b->block + done * C, sum + i * COLUMNS);
         }
-    for (int i = 0; i < count; i += tile) {
-        tile = tile_rows(count - i, TILE_ROWS);
-        by_columns[wide_columns(n, panel) - 1](tile, d + i, terms, b->block, rows + i, n - j);
+        for (int i = 0; i < count; i++)
+            d[i] += now * COLUMNS * LANES;
     }
+    count = 0;
+    for (int g = 0; g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++, count++)
+            for (int c = 0; c < C; c++) {
+                const int lanes = min_lanes(n - j - c * LANES);
+                real *out = gradient + (runs.row[g] + k) * n + c * LANES;
+                vstore_n(out, vload_n(out, lanes) + sum[count * COLUMNS + c], lanes);
+            }
 }
 
 static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdiff_t p, real *gradient) {

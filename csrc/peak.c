@@ -4,14 +4,14 @@
 double LEVEL(fr_fma_block)(int64_t iterations) {
     enum { CHAINS = 12 };
     vec sum[CHAINS], a = vset1(PICK(0.999f, 0.999)), b = vset1(PICK(0.001f, 0.001));
-#pragma GCC unroll 16
+    UNROLL(16)
     for (int i = 0; i < CHAINS; i++)
         sum[i] = vset1((real)i);
     for (int64_t k = 0; k < iterations; k++)
-#pragma GCC unroll 16
+        UNROLL(16)
         for (int i = 0; i < CHAINS; i++)
             sum[i] = vfma(sum[i], a, b);
-#pragma GCC unroll 16
+    UNROLL(16)
     for (int i = 0; i < CHAINS; i++)
         __asm__ volatile("" : : "m"(sum[i]));
     return 2.0 * CHAINS * LANES * (double)iterations;
@@ -28,11 +28,11 @@ double LEVEL(fr_read_passes)(const void *data, ptrdiff_t bytes, int passes) {
             const ptrdiff_t begin = (pass % 2 ? blocks - 1 - i : i) * BLOCK_BYTES;
             const ptrdiff_t end = begin + BLOCK_BYTES < bytes ? begin + BLOCK_BYTES : bytes;
             for (ptrdiff_t at = begin; at < end; at += CHAINS * VEC_BYTES)
-#pragma GCC unroll 16
+                UNROLL(16)
                 for (int c = 0; c < CHAINS; c++)
                     folded[c] ^= ((const ivec *)((const char *)data + at))[c];
         }
-#pragma GCC unroll 16
+    UNROLL(16)
     for (int c = 0; c < CHAINS; c++)
         __asm__ volatile("" : : "m"(folded[c]));
     return (double)passes * (double)bytes;

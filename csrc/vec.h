@@ -15,20 +15,20 @@
 #include <arm_neon.h>
 #endif
 
-/* A vector as wide as the level's registers, and a tile of TILE_ROWS rows by 4 vectors that fits them:
- * 6 x 4 sums, 4 weights and a broadcast in 32 registers; 3 x 4 sums, 3 broadcasts and a weight in 16. */
+/* A vector as wide as the level's registers, and how many sums a tile keeps in them beside what it multiplies: 24 of 32
+ * registers, 12 of 16; 8 where a product needs a register of its own and overwrites what it multiplies. */
 #if defined(__AVX512F__)
 #define VEC_BYTES 64
-#define TILE_ROWS 6
+#define TILE_SUMS 24
 #elif defined(__AVX2__)
 #define VEC_BYTES 32
-#define TILE_ROWS 3
+#define TILE_SUMS 12
 #elif defined(__aarch64__)
 #define VEC_BYTES 16
-#define TILE_ROWS 6
+#define TILE_SUMS 24
 #else
 #define VEC_BYTES 16
-#define TILE_ROWS 3
+#define TILE_SUMS 8
 #endif
 
 /* Whether instructions overwrite an operand: then the temporaries of other work push a product's sums to memory. */
@@ -55,6 +55,14 @@ typedef real vec_unaligned __attribute__((vector_size(VEC_BYTES), aligned(sizeof
 enum { LANES = VEC_BYTES / sizeof(real) };
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* Unrolls the loop that follows, of at most n turns, wholly: only then are arrays of vectors registers. */
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define UNROLL(n) PRAGMA(clang loop unroll(full))
+#else
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#endif
 
 INLINE vec vload(const real *p) { return *(const vec_unaligned *)p; }
 INLINE void vstore(real *p, vec v) { *(vec_unaligned *)p = v; }
@@ -116,6 +124,24 @@ INLINE void vstore_n(real *p, vec v, int n) {
 }
 #endif
 
+/* Keeps v in a register from here on: left to itself GCC reads it from memory at every use, or early and too many. */
+#if defined(__x86_64__)
+#define VEC_KEEP(v) __asm__ volatile("" : "+v"(v))
+#else
+#define VEC_KEEP(v) __asm__ volatile("" : "+w"(v))
+#endif
+
+/* A number that multiplies vectors: on x86 in every lane of one, on ARM a lane that the instruction names. */
+#if defined(__aarch64__)
+typedef real spread;
+INLINE spread vspread(real x) { return x; }
+INLINE vec vfma_spread(spread a, vec b, vec c) { return PICK(vfmaq_n_f32, vfmaq_n_f64)(c, b, a); }
+#else
+typedef vec spread;
+INLINE spread vspread(real x) { return vset1(x); }
+INLINE vec vfma_spread(spread a, vec b, vec c) { return vfma(a, b, c); }
+#endif
+
 /* Asks for p[0 .. n-1], soon to be read, to come into the second-level cache. */
 INLINE void prefetch(const real *p, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i += 64 / (ptrdiff_t)sizeof(real))
@@ -154,7 +180,7 @@ INLINE vec vzip_high(vec a, vec b) { return PICK(SHUFFLE(a, b, 2, 6, 3, 7), SHUF
 INLINE void vtranspose(vec *rows) {
     vec other[LANES];
     for (int width = 1; width < LANES; width *= 2) {
-#pragma GCC unroll 16
+        UNROLL(16)
         for (int i = 0; i < LANES / 2; i++) {
             other[2 * i] = vzip_low(rows[i], rows[i + LANES / 2]);
             other[2 * i + 1] = vzip_high(rows[i], rows[i + LANES / 2]);
