@@ -50,6 +50,19 @@ fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t 
     return FR_OK;
 }
 
+fr_status fr_unpacked(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
+                      const fr_weights *weights, fr_packed **packed) {
+    fr_packed *p = calloc(1, sizeof *p + sizeof *weights);
+    if (!p)
+        return FR_NO_MEMORY;
+    fr_weights *copy = (fr_weights *)(p + 1);
+    *copy = *weights;
+    p->kernels = fr_level_kernels(dtype), p->cell = cell, p->I = input_size, p->H = hidden_size, p->weights = copy;
+    p->kernels->lay_out(p);
+    *packed = p;
+    return FR_OK;
+}
+
 void fr_packed_free(fr_packed *packed) {
     if (packed)
         fr_workspace_give(&packed->memory);
@@ -137,6 +150,7 @@ typedef struct {
     fr_barrier crossing; /* of all threads, side by side */
     fr_watch watch;
     double row_flop; /* of a row and step of one direction */
+    int together;    /* rows are not divided: each of the threads would pack all weights */
 } job;
 
 static void job_body(void *context, int thread) {
@@ -172,8 +186,9 @@ static int plan_job(job *j, int threads, ptrdiff_t slices) {
     j->side_by_side = n > 1 && threads >= n && fr_worth_threads(n * (double)batch->T * (double)batch->B * j->row_flop);
     for (int i = 0; i < n; i++) {
         int members = j->side_by_side ? (threads - i + n - 1) / n : threads;
-        j->teams[i].schedule = fr_choose_schedule(members, !fr_pool_contended(), batch->T, batch->B, slices,
-                                                  j->row_flop);
+        const ptrdiff_t rows = j->together ? 1 : batch->B;
+        const double row_flop = j->row_flop * (double)(batch->B / rows);
+        j->teams[i].schedule = fr_choose_schedule(members, !fr_pool_contended(), batch->T, rows, slices, row_flop);
         int last = j->teams[i].schedule.threads;
         if (j->side_by_side)
             last = (last - 1) * n + i + 1;
@@ -225,7 +240,7 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     job j = {.n_teams = n_runs, .work = forward_work, .watch = fr_watch_begin(interrupted),
-             .row_flop = step_flop(packed->cell, packed->I, packed->H)};
+             .row_flop = step_flop(packed->cell, packed->I, packed->H), .together = !packed->data};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
     int used, reserved = reserve_job(&j, &used, threads, packed->panels);

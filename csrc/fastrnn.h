@@ -50,6 +50,10 @@ typedef struct fr_packed fr_packed;
 
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
                   int threads, fr_interrupted *interrupted, fr_packed **packed);
+/* The same without packing: forward reads the weights at every step, and rearranges them as it goes. For few steps; the
+ * arrays have to stay. */
+fr_status fr_unpacked(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
+                      const fr_weights *weights, fr_packed **packed);
 void fr_packed_free(fr_packed *packed); /* NULL is allowed */
 
 /* One direction of one layer. */

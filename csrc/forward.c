@@ -11,6 +11,8 @@ typedef struct {
     fr_hand hand;                   /* the ranks this share owns */
     ptrdiff_t rows;                 /* how many */
     ptrdiff_t panel, panel_end;     /* the panels it owns */
+    real *data;                     /* packed panels, from data_panel on */
+    ptrdiff_t data_panel;
     const real **h_prev;            /* (rows): h before the current step */
     const real **x_terms;           /* (terms): the x rows of a hoisted chunk */
     vec *hoisted;                   /* (panels owned, terms, fed columns): their pre-activations; NULL: not hoisted */
@@ -21,6 +23,10 @@ typedef struct {
 static ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, fr_rank(f->hand, i)); }
 
 static real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) { return (real *)s->data + t * s->time + row * s->row; }
+
+static const real *panel_at(const forward_state *f, ptrdiff_t p) {
+    return f->data + (p - f->data_panel) * f->weights->panel_size;
+}
 
 static vec *hoisted_at(const forward_state *f, ptrdiff_t p, ptrdiff_t term, int fed) {
     return f->hoisted + ((p - f->panel) * f->terms * fed_columns(f->weights->cell, COLUMNS) + term * fed);
@@ -35,7 +41,7 @@ INLINE void move_sums(vec *to, const vec *from, const int n) {
 /* x W_ih and the bias for `R` terms from `term` on, stored half-way along their chains. */
 INLINE void hoist_tile(const int cell, const int R, const int C, const forward_state *f, ptrdiff_t p, ptrdiff_t term) {
     const int fed = fed_columns(cell, C);
-    const real *panel = (const real *)f->weights->data + p * f->weights->panel_size;
+    const real *panel = panel_at(f, p);
     vec sum[TILE_ROWS * COLUMNS], *out = hoisted_at(f, p, term, fed);
     const real *x[TILE_ROWS];
     if (R > tile_limit(fed))
@@ -116,7 +122,7 @@ INLINE void forward_tile(const int cell, const int R, const int P, const int C, 
                          ptrdiff_t t, ptrdiff_t i, vec *sums) {
     const int fed = fed_columns(cell, C), first_h = cell_first_h(cell);
     const ptrdiff_t panel_size = f->weights->panel_size;
-    const real *panel = (const real *)f->weights->data + p * panel_size;
+    const real *panel = panel_at(f, p);
     const real *x_part = panel + C * LANES, *h_part = x_part + f->weights->I * fed * LANES;
     vec sum[TILE_ROWS * COLUMNS];
     const real *a[TILE_ROWS];
@@ -217,7 +223,7 @@ INLINE void row_panels(const int cell, const int P, const int C, const forward_s
                        finish_state *last) {
     const int fed = fed_columns(cell, C), first_h = cell_first_h(cell), stages = finish_stages(cell, C);
     const ptrdiff_t H = f->weights->H, panel_size = f->weights->panel_size;
-    const real *panel = (const real *)f->weights->data + p * panel_size;
+    const real *panel = panel_at(f, p);
     const real *h_part = panel + (C + f->weights->I * fed) * LANES;
     vec sum[PAIR * COLUMNS];
     UNROLL(2)
@@ -292,16 +298,17 @@ typedef struct {
     void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
     void (*step)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end);
     void (*pair)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
+    void (*finish)(const forward_state *, const vec *sums, int rows, int panels, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i);
     row_function *row, *row_pair; /* all panels, one or two at a time */
 } panel_functions;
 
 static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
-    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL, ROW(rnn1_row), NULL},
-                                          {rnn2_hoist, rnn2_step, NULL, ROW(rnn2_row), NULL},
-                                          {rnn3_hoist, rnn3_step, NULL, ROW(rnn3_row), NULL},
-                                          {rnn4_hoist, rnn4_step, rnn4_pair, ROW(rnn4_row), ROW(rnn4_row_pair)}};
-    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair, ROW(lstm_row), ROW(lstm_row_pair)};
-    static const panel_functions gru = {gru_hoist, gru_step, gru_pair, ROW(gru_row), ROW(gru_row_pair)};
+    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL, rnn1_finish, ROW(rnn1_row), NULL},
+                                          {rnn2_hoist, rnn2_step, NULL, rnn2_finish, ROW(rnn2_row), NULL},
+                                          {rnn3_hoist, rnn3_step, NULL, rnn3_finish, ROW(rnn3_row), NULL},
+                                          {rnn4_hoist, rnn4_step, rnn4_pair, rnn4_finish, ROW(rnn4_row), ROW(rnn4_row_pair)}};
+    static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair, lstm_finish, ROW(lstm_row), ROW(lstm_row_pair)};
+    static const panel_functions gru = {gru_hoist, gru_step, gru_pair, gru_finish, ROW(gru_row), ROW(gru_row_pair)};
     switch (f->weights->cell) {
     case FR_LSTM:
         return &lstm;
@@ -324,12 +331,44 @@ static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p
     return 0;
 }
 
-/* The same through all owned panels. */
-static int forward_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+/* Packs the owned ones of `count` panels from p on, if their weights are not packed: each is read once a step, so it goes
+ * no farther than the nearest cache that holds it. Returns whether the call is to end. */
+static int pack_panels(forward_state *f, const fr_share *share, ptrdiff_t p, int count) {
+    f->data_panel = p;
+    for (int q = 0; q < count && p + q < f->panel_end; q++) {
+        LEVEL(fr_pack_panel)(f->weights, f->weights->weights, p + q, f->data + q * f->weights->panel_size);
+        if (fr_share_worked(share, FR_PACK_FLOP * (double)f->weights->panel_size))
+            return 1;
+    }
+    return 0;
+}
+
+/* Step t of the first `live` owned rows, UNPACKED_ROWS at most, with weights that are read as they are. Returns whether the
+ * call is to end. */
+static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    const real *x[UNPACKED_ROWS];
+    for (ptrdiff_t i = 0; i < live; i++)
+        x[i] = at(&f->run->x, t, owned_row(f, i));
+    for (ptrdiff_t p = f->panel; p < f->panel_end && live; p++) {
+        vec sums[UNPACKED_ROWS * COLUMNS];
+        LEVEL(fr_unpacked_sums)(f->weights, p, (int)live, x, f->h_prev, sums);
+        functions_of(f, p)->finish(f, sums, (int)live, 1, p, t, 0);
+        if (fr_share_worked(share, FR_PACK_FLOP * (double)f->weights->panel_size))
+            return 1;
+    }
+    return fr_watch_stopped(share->watch);
+}
+
+/* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. */
+static int forward_step(forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    if (!f->weights->data && live <= UNPACKED_ROWS)
+        return unpacked_step(f, share, t, live);
     const int width = live <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
     for (ptrdiff_t k = 0; k < groups && live; k++) {
         ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
+        if (!f->weights->data && pack_panels(f, share, p, width))
+            return 1;
         if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->pair) {
             functions_of(f, p)->pair(f, p, t, live);
             if (fr_share_worked(share, (double)live * share->row_flop / (double)groups))
@@ -373,7 +412,7 @@ static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
  * narrower than others. */
 static row_function *row_function_of(const forward_state *f) {
     const panel_functions *functions = functions_of(f, 0);
-    if (f->rows != 1 || functions != functions_of(f, f->weights->panels - 1))
+    if (f->rows != 1 || !f->weights->data || functions != functions_of(f, f->weights->panels - 1))
         return NULL;
     return functions->row_pair && (f->panel_end - f->panel) % PAIR == 0 ? functions->row_pair : functions->row;
 }
@@ -427,7 +466,7 @@ static ptrdiff_t hoisted_terms(const fr_packed *weights, ptrdiff_t rows, ptrdiff
 }
 
 /* Few rows leave a tile half empty, but the input product of several steps fills it. */
-static int hoists(ptrdiff_t rows) { return rows < TILE_ROWS; }
+static int hoists(const fr_packed *weights, ptrdiff_t rows) { return weights->data && rows < TILE_ROWS; }
 
 /* What the share owns, and its scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
@@ -437,14 +476,16 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     f->panel = part.begin, f->panel_end = part.end;
 
     ptrdiff_t panels = f->panel_end - f->panel;
-    f->terms = hoists(f->rows) ? hoisted_terms(weights, f->rows, panels) : 0;
-    size_t hoisted = (size_t)(f->terms * panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
+    f->terms = hoists(weights, f->rows) ? hoisted_terms(weights, f->rows, panels) : 0;
+    const size_t hoisted = (size_t)(f->terms * panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
+    const size_t packed = weights->data ? 0 : PAIR * (size_t)weights->panel_size * sizeof(real);
     if (scratch) {
         f->hoisted = f->terms ? (vec *)scratch : NULL;
-        f->h_prev = (const real **)(scratch + hoisted);
+        f->data = weights->data ? weights->data : scratch;
+        f->h_prev = (const real **)(scratch + hoisted + packed);
         f->x_terms = f->h_prev + f->rows;
     }
-    return hoisted + (size_t)(f->rows + f->terms) * sizeof(real *);
+    return hoisted + packed + (size_t)(f->rows + f->terms) * sizeof(real *);
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share) {

@@ -80,7 +80,8 @@ struct fr_packed {
     fr_cell cell;
     ptrdiff_t I, H;
     ptrdiff_t panels, panel_size; /* panel_size in elements */
-    void *data;                   /* (panels, panel_size), aligned */
+    void *data;                   /* (panels, panel_size), aligned; NULL: the kernels pack as they go, ... */
+    const fr_weights *weights;    /* ... from these */
     fr_workspace memory;          /* holds data: a mutable layer packs anew on every call, into warm memory */
 };
 

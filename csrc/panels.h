@@ -34,9 +34,38 @@ INLINE int fed_columns(int cell, int columns) { return cell == FR_GRU ? 3 : colu
 
 INLINE int min_lanes(ptrdiff_t n) { return n < LANES ? (int)n : LANES; }
 
+/* The unit and the gate of a fed column: an RNN's columns are blocks of units, other cells' are gates. */
+INLINE ptrdiff_t column_row(const fr_packed *packed, ptrdiff_t p, int column, int from_x) {
+    if (cell_columns(packed->cell) == 1)
+        return p * panel_units(packed->cell) + column * LANES;
+    int gate = from_x ? cell_gate_x(packed->cell, column) : column;
+    return gate * packed->H + p * LANES;
+}
+
+INLINE int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
+    ptrdiff_t unit = p * panel_units(packed->cell) + (cell_columns(packed->cell) == 1 ? column * LANES : 0);
+    return min_lanes(packed->H - unit);
+}
+
+/* Adds b's rows for the columns that x, or h, feeds into the panel's bias. */
+INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int fed, real *bias, const real *b, int from_x) {
+    int first = from_x ? 0 : cell_first_h(packed->cell);
+    for (int column = 0; b && column < fed; column++) {
+        const real *rows = b + column_row(packed, p, column, from_x);
+        for (int lane = 0; lane < column_lanes(packed, p, column); lane++)
+            bias[(first + column) * LANES + lane] += rows[lane];
+    }
+}
+
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
+void LEVEL(fr_pack_panel)(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel);
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size,
                     fr_watch *watch);
+/* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at most
+ * UNPACKED_ROWS rows of x and h. */
+enum { UNPACKED_ROWS = 4 };
+void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *x, const real *const *h,
+                             vec *sums);
 size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
 void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
 size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);

@@ -142,51 +142,81 @@ INLINE spread vspread(real x) { return vset1(x); }
 INLINE vec vfma_spread(spread a, vec b, vec c) { return vfma(a, b, c); }
 #endif
 
+/* All bits in the first n lanes, none in the others. */
+INLINE ivec vfirst(int n) {
+    ivec lane;
+    UNROLL(16)
+    for (int i = 0; i < LANES; i++)
+        lane[i] = i;
+    return lane < n;
+}
+
 /* Asks for p[0 .. n-1], soon to be read, to come into the second-level cache. */
 INLINE void prefetch(const real *p, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i += 64 / (ptrdiff_t)sizeof(real))
         __builtin_prefetch(p + i, 0, 2);
 }
 
-/* The lanes of a and b in turn: a0 b0 a1 b1 ..., the first and the second half of them. */
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+/* Transposition goes by quarters of 16 bytes, which instructions keep apart: QUARTER elements of LANES rows at a time. */
+enum { QUARTER = 16 / sizeof(real) };
+typedef real quarter __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
+
+/* The first halves of each quarter of a and b, element by element in turn, and the second halves; then by pairs. */
+#if defined(__x86_64__)
+INLINE vec vzip_low(vec a, vec b) { return X86(unpacklo)(a, b); }
+INLINE vec vzip_high(vec a, vec b) { return X86(unpackhi)(a, b); }
+#if defined(__AVX512F__)
+#define X86_PAIRS(op, a, b) (vec)_mm512_##op##_pd((__m512d)(a), (__m512d)(b))
+#elif defined(__AVX2__)
+#define X86_PAIRS(op, a, b) (vec)_mm256_##op##_pd((__m256d)(a), (__m256d)(b))
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#define X86_PAIRS(op, a, b) (vec)_mm_##op##_pd((__m128d)(a), (__m128d)(b))
 #endif
-#if VEC_BYTES == 64
-INLINE vec vzip_low(vec a, vec b) {
-    return PICK(SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
-                SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11));
-}
-INLINE vec vzip_high(vec a, vec b) {
-    return PICK(SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
-                SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15));
-}
-#elif VEC_BYTES == 32
-INLINE vec vzip_low(vec a, vec b) {
-    return PICK(SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11), SHUFFLE(a, b, 0, 4, 1, 5));
-}
-INLINE vec vzip_high(vec a, vec b) {
-    return PICK(SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15), SHUFFLE(a, b, 2, 6, 3, 7));
-}
+INLINE vec vpairs_low(vec a, vec b) { return X86_PAIRS(unpacklo, a, b); }
+INLINE vec vpairs_high(vec a, vec b) { return X86_PAIRS(unpackhi, a, b); }
 #else
-INLINE vec vzip_low(vec a, vec b) { return PICK(SHUFFLE(a, b, 0, 4, 1, 5), SHUFFLE(a, b, 0, 2)); }
-INLINE vec vzip_high(vec a, vec b) { return PICK(SHUFFLE(a, b, 2, 6, 3, 7), SHUFFLE(a, b, 1, 3)); }
+INLINE vec vzip_low(vec a, vec b) { return PICK(vzip1q_f32, vzip1q_f64)(a, b); }
+INLINE vec vzip_high(vec a, vec b) { return PICK(vzip2q_f32, vzip2q_f64)(a, b); }
+INLINE vec vpairs_low(vec a, vec b) { return (vec)vzip1q_f64((float64x2_t)a, (float64x2_t)b); }
+INLINE vec vpairs_high(vec a, vec b) { return (vec)vzip2q_f64((float64x2_t)a, (float64x2_t)b); }
 #endif
 
-/* Transposes LANES vectors in place. Each round zips row i with the row half the block below: log2(LANES) rounds bring
- * every element to its place. */
-INLINE void vtranspose(vec *rows) {
-    vec other[LANES];
-    for (int width = 1; width < LANES; width *= 2) {
-        UNROLL(16)
-        for (int i = 0; i < LANES / 2; i++) {
-            other[2 * i] = vzip_low(rows[i], rows[i + LANES / 2]);
-            other[2 * i + 1] = vzip_high(rows[i], rows[i + LANES / 2]);
-        }
-        memcpy(rows, other, sizeof other);
-    }
+/* A quarter of each of the rows i, i + QUARTER, i + 2 QUARTER, ... from element k on. */
+INLINE vec vload_quarters(const real *const *rows, int i, ptrdiff_t k) {
+#if VEC_BYTES == 16
+    return vload(rows[i] + k);
+#else
+    const quarter *q[VEC_BYTES / 16];
+    UNROLL(4)
+    for (int j = 0; j < VEC_BYTES / 16; j++)
+        q[j] = (const quarter *)(rows[i + j * QUARTER] + k);
+#if VEC_BYTES == 32
+    __m256 v = _mm256_insertf128_ps(_mm256_castps128_ps256((__m128)*q[0]), (__m128)*q[1], 1);
+#else
+    __m512 v = _mm512_castps128_ps512((__m128)*q[0]);
+    v = _mm512_insertf32x4(v, (__m128)*q[1], 1);
+    v = _mm512_insertf32x4(v, (__m128)*q[2], 2);
+    v = _mm512_insertf32x4(v, (__m128)*q[3], 3);
+#endif
+    return (vec)v;
+#endif
+}
+
+/* out[i][lane] = rows[lane][k + i] for i < QUARTER, every lane's row. */
+INLINE void vload_transposed(vec *out, const real *const *rows, ptrdiff_t k) {
+#ifdef FR_DOUBLE
+    const vec a = vload_quarters(rows, 0, k), b = vload_quarters(rows, 1, k);
+    out[0] = vzip_low(a, b);
+    out[1] = vzip_high(a, b);
+#else
+    const vec a = vload_quarters(rows, 0, k), b = vload_quarters(rows, 1, k);
+    const vec c = vload_quarters(rows, 2, k), d = vload_quarters(rows, 3, k);
+    const vec ab = vzip_low(a, b), cd = vzip_low(c, d), ab2 = vzip_high(a, b), cd2 = vzip_high(c, d);
+    out[0] = vpairs_low(ab, cd);
+    out[1] = vpairs_high(ab, cd);
+    out[2] = vpairs_low(ab2, cd2);
+    out[3] = vpairs_high(ab2, cd2);
+#endif
 }
 
 #endif

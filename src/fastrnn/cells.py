@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 
 from . import checks, config, stack
-from .frozen import FrozenCell, infer_cell
+from .frozen import FrozenCell, infer_cell, step_at_once
 from .geometry import Array, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
 from .params import Accumulators, Parameters, check_memory, group, rnn_cell
 from .spec import GRU, LSTM, Cell, Weights
@@ -73,8 +73,11 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
         """Return the next state."""
-        spec, backend = self._spec, config.backend()
-        return infer_cell(spec, backend, stack.pack(spec, backend, self._weights), x, state)
+        spec, backend, weights = self._spec, config.backend(), self._weights
+        after = step_at_once(backend, spec.cell, x, state, *weights[0][0])
+        if after is not None:
+            return after
+        return infer_cell(spec, backend, stack.packing(spec, backend, weights, steps=1), x, state)
 
     def forward(self, x: ArrayLike, state: S | None = None) -> tuple[S, Tape]:
         """Return (state, tape): the next state, and what `backward` needs.

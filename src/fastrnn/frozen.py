@@ -28,7 +28,7 @@ from .geometry import (
     time_major,
 )
 from .portable import PortableArray
-from .spec import Weights
+from .spec import Cell, Weights
 from .tape import S
 
 if TYPE_CHECKING:
@@ -64,7 +64,13 @@ def infer(
     return y, as_state(after, state_shape(spec, call.x.shape[1], call.batched))
 
 
-def infer_cell(spec: LayerSpec, backend: Backend, packed: Sequence[Any], x: ArrayLike, state: Any) -> Any:
+def step_at_once(backend: Backend, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
+    """A cell's next state by the backend's short way; None where it has none, or an argument needs a closer look."""
+    short = getattr(backend, "cell_step", None)
+    return None if short is None else short(cell, x, state, *weights, config.get_num_threads())
+
+
+def infer_cell(spec: LayerSpec, backend: Backend, packed: Iterable[Any], x: ArrayLike, state: Any) -> Any:
     """The next state of a cell, from and to the caller's layout."""
     call = read_cell_call(spec, x, state)
     B, H = call.x.shape[1], spec.hidden_size

@@ -8,7 +8,8 @@
     b_ih, b_hh   (G·H,) each, or None for zero
 
 Everything is computed in the dtype of w_ih, which is float32 or float64 (else TypeError); other arrays are converted.
-The bits are those of a layer. Weights are packed on every call: a loop that must be fast uses a frozen cell.
+The bits are those of a layer. Weights are read as they are: a loop in which they stay the same is faster with a frozen
+cell.
 `*_forward` returns (state, tape) and `*_backward` takes the tape and the gradient of the loss by the returned state;
 its `accumulate` takes earlier CellGrads, or a dict of w_ih, w_hh, b_ih, b_hh, to add the weights' gradients into in
 place. A wrong shape is a ValueError and a wrong kind of value a TypeError that names the argument. An exception other
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import checks, config, stack
 from .cells import backprop_cell, read_cell_gradients, record_cell
-from .frozen import infer_cell
+from .frozen import infer_cell, step_at_once
 from .geometry import Array, LayerSpec
 from .params import Accumulators
 from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
@@ -54,9 +55,12 @@ def read_weights(cell: Cell, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: Bias, b_hh:
 
 
 def infer(cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
-    spec, read = read_weights(cell, *weights)
     backend = config.backend()
-    return infer_cell(spec, backend, stack.pack(spec, backend, [(read,)]), x, state)
+    after = step_at_once(backend, cell, x, state, *weights)
+    if after is not None:
+        return after
+    spec, read = read_weights(cell, *weights)
+    return infer_cell(spec, backend, stack.packing(spec, backend, [(read,)], steps=1), x, state)
 
 
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:

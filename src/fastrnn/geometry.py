@@ -166,6 +166,13 @@ def time_major(array: Array, batch_first: bool) -> Array:
     return array.swapaxes(0, 1) if batch_first else array[:]
 
 
+def count_steps(spec: LayerSpec, x: Any) -> int | None:
+    """T of a sequence in the caller's layout, None where it takes a closer look to know."""
+    if type(x) is not Array or not 2 <= x.ndim <= 3:
+        return None
+    return x.shape[1 if spec.batch_first and x.ndim == 3 else 0]
+
+
 def sequence_shape(spec: LayerSpec, call: Call, size: int) -> tuple[int, ...]:
     """The shape of a sequence in the caller's layout."""
     T, B = call.x.shape[:2]

@@ -31,6 +31,7 @@ from .geometry import (
     DescribedLayer,
     LayerSpec,
     as_state,
+    count_steps,
     empty,
     read_call,
     sequence_shape,
@@ -83,7 +84,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
         spec, backend = self._spec, config.backend()
-        packed = stack.packing(spec, backend, self._weights)
+        packed = stack.packing(spec, backend, self._weights, count_steps(spec, x))
         return infer(spec, backend, packed, shortcut(spec, backend, packed), x, state, lengths)
 
     def forward(

@@ -30,10 +30,12 @@ def pack(spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]]
     return tuple(packing(spec, backend, weights))
 
 
-def packing(spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]]) -> Iterator[Any]:
-    """As `pack`, each layer when it is asked for: its memory then serves the next."""
+def packing(
+    spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]], steps: int | None = None
+) -> Iterator[Any]:
+    """As `pack`, each layer when it is asked for: its memory then serves the next. `steps` is as in Backend.pack."""
     for layer in weights:
-        yield backend.pack(spec.cell, layer, config.get_num_threads())
+        yield backend.pack(spec.cell, layer, config.get_num_threads(), steps)
 
 
 def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
@@ -75,7 +77,7 @@ def record(
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
         before, then = layer_state(state, k, D), layer_state(after, k, D)
         # Nothing holds the packed weights after the call: their memory serves the next layer.
-        backend.forward(backend.pack(spec.cell, layer, threads), x, before, lengths, target, then, saved, threads)
+        backend.forward(backend.pack(spec.cell, layer, threads, T), x, before, lengths, target, then, saved, threads)
         runs.append(Run(x, target, before, saved, kept))
         x = target
     return after, runs

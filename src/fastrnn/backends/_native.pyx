@@ -76,6 +76,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dc0
         fr_gradients gradients
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_interrupted *, fr_packed **)
+    fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
     void fr_packed_free(fr_packed *)
     fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
     fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
@@ -276,14 +277,19 @@ cdef fr_weights weights_of(object w) except *:
     return result
 
 
+# So few steps are sooner done with weights as they are.
+cdef ptrdiff_t FEW_STEPS = 1
+
+
 cdef class Packed:
-    """Packed weights of one layer, for one or two directions."""
+    """Packed weights of one layer, for one or two directions; for few steps, the weights as they are."""
 
     cdef fr_packed *directions[2]
     cdef int count
     cdef fr_cell cell
+    cdef object weights
 
-    def __cinit__(self, cell, weights, int threads):
+    def __cinit__(self, cell, weights, int threads, steps):
         cdef fr_weights w
         cdef fr_dtype dtype
         cdef fr_status status
@@ -296,7 +302,10 @@ cdef class Packed:
             dtype = DTYPES[direction.w_ih.dtype.char]
             I, H = direction.w_ih.shape[1], direction.w_hh.shape[1]
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
-            if elements < LEAST_PACKED_WITHOUT_GIL:
+            if steps is not None and steps <= FEW_STEPS:
+                self.weights = weights  # which the kernels read
+                status = fr_unpacked(self.cell, dtype, I, H, &w, &self.directions[self.count])
+            elif elements < LEAST_PACKED_WITHOUT_GIL:
                 status = fr_pack(self.cell, dtype, I, H, &w, threads, NULL, &self.directions[self.count])
             else:
                 ask = asker()
@@ -310,8 +319,8 @@ cdef class Packed:
             fr_packed_free(self.directions[d])
 
 
-def pack(cell, weights, int threads):
-    return Packed(cell, weights, threads)
+def pack(cell, weights, int threads, steps=None):
+    return Packed(cell, weights, threads, steps)
 
 
 def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int threads):
@@ -395,8 +404,128 @@ cdef struct Plain:  # a C-contiguous array as it came
     ptrdiff_t bytes
 
 
+cdef bint plain_array(object ndarray, char expected, object array, Plain *result, int flags) except -1:
+    """Whether `array` is of the kind expected, aligned and C-contiguous (and writable, if flags ask it)."""
+    cdef Py_buffer buffer
+    cdef int i
+    if type(array) is not ndarray:
+        return False
+    try:
+        PyObject_GetBuffer(array, &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | flags)
+    except (BufferError, ValueError):
+        return False
+    cdef bint good = (
+        kind(&buffer) == expected and 1 <= buffer.ndim <= 3 and <size_t>buffer.buf % <size_t>buffer.itemsize == 0
+    )
+    if good:
+        result.data, result.ndim, result.bytes = <char *>buffer.buf, buffer.ndim, buffer.len
+        for i in range(buffer.ndim):
+            result.shape[i] = buffer.shape[i]
+    PyBuffer_Release(&buffer)
+    return good
+
+
 cdef bint overlap(Plain *a, Plain *b) noexcept:
     return a.data < b.data + b.bytes and b.data < a.data + a.bytes
+
+
+cdef class CellStep:
+    """One step of a cell on bare arrays that need no conversion, with weights that are read once, as they are.
+
+    `ndarray` and `empty` are NumPy's; `dtypes` are float32 and float64.
+    """
+
+    cdef object ndarray, empty, single, double
+
+    def __cinit__(self, ndarray, empty, dtypes):
+        self.ndarray, self.empty = ndarray, empty
+        self.single, self.double = dtypes
+
+    cdef bint matrix(self, char kind, object array, Plain *result, ptrdiff_t rows) except -1:
+        """Whether `array` is a plain matrix that is not empty, of so many rows; -1: of any number."""
+        return (plain_array(self.ndarray, kind, array, result, 0) and result.ndim == 2 and result.bytes > 0
+                and (rows < 0 or result.shape[0] == rows))
+
+    cdef bint bias(self, char kind, object array, Plain *result, ptrdiff_t rows) except -1:
+        """Whether `array` is None, or a plain vector of so many."""
+        result.data = NULL
+        return array is None or (
+            plain_array(self.ndarray, kind, array, result, 0) and result.ndim == 1 and result.shape[0] == rows
+        )
+
+    cdef bint vectors(self, char kind, object array, Plain *result, Plain *x, ptrdiff_t size) except -1:
+        """Whether `array` is plain, with so many features for each row of x."""
+        return (plain_array(self.ndarray, kind, array, result, 0) and result.ndim == x.ndim
+                and result.shape[x.ndim - 1] == size and (x.ndim == 1 or result.shape[0] == x.shape[0]))
+
+    def __call__(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, int threads):
+        """The next state; None if an argument is not plain or does not fit: the caller checks and converts then."""
+        cdef Plain given, ih, hh, bias_ih, bias_hh, after[2]
+        cdef Plain now[2]
+        cdef fr_weights weights
+        cdef fr_forward_run run
+        cdef fr_packed *packed = NULL
+        cdef fr_status status
+        cdef fr_interrupted *ask
+        cdef fr_cell code = CELLS[cell.name]
+        cdef int parts = 2 if code == FR_LSTM else 1, i
+        cdef ptrdiff_t gates = 4 if code == FR_LSTM else 3 if code == FR_GRU else 1, B, I, H
+        cdef char kind = c"f"
+        cdef object dtype = self.single, shape
+        if not self.matrix(kind, w_hh, &hh, -1):
+            kind, dtype = c"d", self.double
+            if not self.matrix(kind, w_hh, &hh, -1):
+                return None
+        H = hh.shape[1]
+        if hh.shape[0] != gates * H or not self.matrix(kind, w_ih, &ih, gates * H):
+            return None
+        I = ih.shape[1]
+        if not self.bias(kind, b_ih, &bias_ih, gates * H) or not self.bias(kind, b_hh, &bias_hh, gates * H):
+            return None
+        if not plain_array(self.ndarray, kind, x, &given, 0) or given.ndim > 2 or given.bytes == 0:
+            return None
+        if given.shape[given.ndim - 1] != I:
+            return None
+        B = given.shape[0] if given.ndim == 2 else 1
+        if state is not None:
+            if parts == 1:
+                if not self.vectors(kind, state, &now[0], &given, H):
+                    return None
+            elif type(state) is not tuple or len(<tuple>state) != 2:
+                return None
+            elif not (self.vectors(kind, (<tuple>state)[0], &now[0], &given, H)
+                      and self.vectors(kind, (<tuple>state)[1], &now[1], &given, H)):
+                return None
+        shape = (H,)
+        if given.ndim == 2:
+            shape = (B, H)
+        h = self.empty(shape, dtype)
+        c = self.empty(shape, dtype) if parts == 2 else None
+        plain_array(self.ndarray, kind, h, &after[0], PyBUF_WRITABLE)
+        if parts == 2:
+            plain_array(self.ndarray, kind, c, &after[1], PyBUF_WRITABLE)
+        if state is None:  # the next state may be the one before
+            for i in range(parts):
+                now[i] = after[i]
+                memset(now[i].data, 0, now[i].bytes)
+        weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh = ih.data, hh.data, bias_ih.data, bias_hh.data
+        memset(&run, 0, sizeof(run))
+        check(fr_unpacked(code, FR_F32 if kind == c"f" else FR_F64, I, H, &weights, &packed), "weights")
+        run.packed = packed
+        run.x.data, run.x.row = given.data, I
+        run.y.data, run.y.row = after[0].data, H
+        run.h0, run.h = now[0].data, after[0].data
+        if parts == 2:
+            run.c0, run.c = now[1].data, after[1].data
+        if 2.0 * gates * B * H * (I + H) < LEAST_FLOP_WITHOUT_GIL / 4:  # the weights come from far
+            status = fr_forward(&run, 1, 1, B, NULL, threads, NULL)
+        else:
+            ask = asker()
+            with nogil:
+                status = fr_forward(&run, 1, 1, B, NULL, threads, ask)
+        fr_packed_free(packed)
+        check(status)
+        return h if parts == 1 else (h, c)
 
 
 cdef class Shortcut:
@@ -425,25 +554,7 @@ cdef class Shortcut:
         self.row_flop = 2 * gates * self.hidden_size * (self.input_size + self.hidden_size) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags, char other=0) except -1:
-        """Whether `array` is of this dtype, or kind, aligned and C-contiguous (and writable, if flags ask it)."""
-        cdef Py_buffer buffer
-        cdef int i
-        if type(array) is not self.ndarray:
-            return False
-        try:
-            PyObject_GetBuffer(array, &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | flags)
-        except (BufferError, ValueError):
-            return False
-        cdef bint good = (
-            kind(&buffer) == (other or self.kind) and 1 <= buffer.ndim <= 3
-            and <size_t>buffer.buf % <size_t>buffer.itemsize == 0
-        )
-        if good:
-            result.data, result.ndim, result.bytes = <char *>buffer.buf, buffer.ndim, buffer.len
-            for i in range(buffer.ndim):
-                result.shape[i] = buffer.shape[i]
-        PyBuffer_Release(&buffer)
-        return good
+        return plain_array(self.ndarray, other or self.kind, array, result, flags)
 
     cdef bint plain_state(self, object array, ptrdiff_t rows, Plain *result, int flags) except -1:
         """Whether `array` is plain and a part of a state of so many rows; -1: of an unbatched call."""

@@ -1,7 +1,10 @@
 """The native backend: fused C kernels, compiled once per instruction-set level, behind a thin Cython module."""
 
+import numpy as np
+
 from . import FAMILIES
 from ._native import (
+    CellStep,
     Shortcut,
     activate,
     backward,
@@ -17,11 +20,13 @@ from ._native import (
 )
 
 name = "native"
+cell_step = CellStep(np.ndarray, np.empty, (np.dtype(np.float32), np.dtype(np.float64)))
 
 __all__ = [
     "Shortcut",
     "activate",
     "backward",
+    "cell_step",
     "compiler",
     "fma_peak",
     "forward",

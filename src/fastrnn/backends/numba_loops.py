@@ -96,7 +96,7 @@ def flat(array, dtype):
     return np.empty(0, dtype) if array is None else array.reshape(-1)
 
 
-def pack(cell, weights, threads):
+def pack(cell, weights, threads, steps=None):
     f, dtype = kernels.LAYOUTS[cell.name], weights[0].w_ih.dtype
     packed = Packed(cell, [])
     for w in weights:

@@ -99,7 +99,7 @@ EQUATIONS = {
 # --- a layer over time
 
 
-def pack(cell, weights, threads):
+def pack(cell, weights, threads, steps=None):
     return cell, tuple(weights)
 
 
