@@ -425,11 +425,24 @@ def innermost_loops(text):
             run = []
 
 
+# What puts the lanes of several vectors together: no part of a product, but of weights transposed as they are read.
+REARRANGES = re.compile(r"^(?:v?unpck|v?insert|v?movlhp|v?movhlp|v?movhp|vperm[it]2|zip[12])")
+
+
+def rearranges(instruction):
+    """Whether it joins vectors: of a single one the same instructions make a broadcast."""
+    operands = instruction.operands
+    sources = operands if len(operands) == 2 else operands[:-1]  # of two operands the last is both
+    return REARRANGES.match(instruction.name) and len(set(sources)) > 1
+
+
 def product_loops(text):
-    """Every product loop of a disassembly, a list of Loop."""
+    """Every product loop of a disassembly, a list of Loop; not the loops that transpose what they multiply."""
     found = []
     for function, body in innermost_loops(text):
         if not any(re.match(r"^(?:vfmadd|v?mulp|fmla)", i.name) for i in body):
+            continue
+        if any(map(rearranges, body)):
             continue
         follower = (X86 if any("%" in i.text for i in body) else Arm)(function)
         for instruction in body[:-1]:

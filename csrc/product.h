@@ -46,9 +46,8 @@ INLINE void product(vec *sum, const int R, const int P, const int C, const int f
             }
     }
     if (R == 1) { /* walks: a row that is finished between products leaves few registers for their counters */
-        const real *end = row[0] + K * a_step;
-        __asm__ volatile("" : "+r"(end));
-        for (; row[0] != end; row[0] += a_step) {
+        for (const real *end = row[0] + K * a_step; row[0] != end; row[0] += a_step) {
+            __asm__ volatile("" : "+r"(end));
             const spread value = vspread(*row[0]);
             UNROLL(8)
             for (int i = 0; i < P * C; i++)

@@ -13,6 +13,12 @@ static void find_rows(const fr_packed *packed, ptrdiff_t p, int column, int from
 
 enum { LINE = 64 / sizeof(real) };
 
+/* to[lane] = rows[lane][k]; apart from the products, whose registers it would need. */
+static __attribute__((noinline)) void gather(vec *to, const real *const *rows, ptrdiff_t k) {
+    for (int lane = 0; lane < LANES; lane++)
+        ((real *)to)[lane] = rows[lane][k];
+}
+
 /* sum[r][c] += a[r][k] * rows[c][..][k] for k = 0..K-1 in that order, for R rows and C columns. */
 INLINE void multiply(const int R, const int C, vec *sum, const real *const *a, const real *const (*rows)[LANES],
                      ptrdiff_t K) {
@@ -40,8 +46,7 @@ INLINE void multiply(const int R, const int C, vec *sum, const real *const *a, c
         UNROLL(4)
         for (int c = 0; c < C; c++) {
             vec last;
-            for (int lane = 0; lane < LANES; lane++)
-                last[lane] = rows[c][lane][k];
+            gather(&last, rows[c], k);
             UNROLL(4)
             for (int r = 0; r < R; r++)
                 total[r * C + c] = vfma_spread(vspread(a[r][k]), last, total[r * C + c]);

@@ -504,9 +504,11 @@ cdef class CellStep:
         plain_array(self.ndarray, kind, h, &after[0], PyBUF_WRITABLE)
         if parts == 2:
             plain_array(self.ndarray, kind, c, &after[1], PyBUF_WRITABLE)
-        if state is None:  # the next state may be the one before
+        if state is None:
+            zero = self.empty(shape, dtype)  # h before the step is read while h after it is written
+            plain_array(self.ndarray, kind, zero, &now[0], PyBUF_WRITABLE)
+            now[1] = after[1]  # c is not
             for i in range(parts):
-                now[i] = after[i]
                 memset(now[i].data, 0, now[i].bytes)
         weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh = ih.data, hh.data, bias_ih.data, bias_hh.data
         memset(&run, 0, sizeof(run))

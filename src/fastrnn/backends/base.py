@@ -2,8 +2,8 @@
 
 A backend is a module with the four names of `Backend`. It computes one layer in one or two directions over a whole
 sequence, on bare arrays that its caller has checked; stacking, dropout, `batch_first` and every error message are
-written once, above it. A single step is a sequence of length one; a backend that has a class `Shortcut` and a `cell_step`,
-as the native one does, runs layers and a cell's step a shorter way where the arguments need no conversion.
+written once, above it. A single step is a sequence of length one; a backend that has a class `Shortcut` and a
+`cell_step`, as the native one does, runs layers and a cell's step a shorter way where arguments need no conversion.
 
     T  time steps            I  input_size      D  directions, 1 or 2; the second runs backward in time
     B  rows of the batch     H  hidden_size     S  `cell.saved`
