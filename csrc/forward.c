@@ -217,6 +217,12 @@ DEFINE_PAIR(gru, FR_GRU, 4)
  * that finish P panels are slipped in between the products of the next P; not where they overwrite each other's operands:
  * the temporaries would push the sums to memory. */
 
+typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
+
+#if VEC_OVERWRITES
+#define ROW(name) NULL
+#else
+
 /* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `now`; meanwhile the
  * panels in `last`, unless it is NULL, are finished. The two may be the same. */
 INLINE void row_panels(const int cell, const int P, const int C, const forward_state *f, ptrdiff_t p, finish_state *now,
@@ -273,11 +279,6 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
     return 0;
 }
 
-typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barrier *);
-
-#if VEC_OVERWRITES
-#define ROW(name) NULL
-#else
 #define ROW(name) name
 #define DEFINE_ROW(name, cell, P, C) \
     static int name(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier) { \
