@@ -179,7 +179,7 @@ state, after = (tuple(np.zeros((1, *x.shape), np.float32) for _ in range(2)) for
 out = np.empty_like(x), after
 calls = (
     lambda: served.step(x, state, out=out),
-    lambda: layer(np.ones((1, 1400), np.float32)),
+    lambda: layer(np.ones((2, 1400), np.float32)),  # a single step packs no weights
     lambda: layer.backward(tape, y, accumulate=sums),
 )
 before = mode()

@@ -20,7 +20,6 @@ from ._native import (
 )
 
 name = "native"
-cell_step = CellStep(np.ndarray, np.empty, (np.dtype(np.float32), np.dtype(np.float64)))
 
 __all__ = [
     "Shortcut",
@@ -52,3 +51,5 @@ def cap_level(word: str) -> None:
 
 if not levels():
     raise ImportError("fastrnn's native kernels need SSE4.2 and POPCNT (x86-64-v2), which this CPU lacks")
+
+cell_step = CellStep(np.ndarray, np.empty, (np.dtype(np.float32), np.dtype(np.float64)))
