@@ -304,10 +304,12 @@ typedef struct {
 } panel_functions;
 
 static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
-    static const panel_functions rnn[] = {{rnn1_hoist, rnn1_step, NULL, rnn1_finish, ROW(rnn1_row), NULL},
-                                          {rnn2_hoist, rnn2_step, NULL, rnn2_finish, ROW(rnn2_row), NULL},
-                                          {rnn3_hoist, rnn3_step, NULL, rnn3_finish, ROW(rnn3_row), NULL},
-                                          {rnn4_hoist, rnn4_step, rnn4_pair, rnn4_finish, ROW(rnn4_row), ROW(rnn4_row_pair)}};
+    static const panel_functions rnn[] = {
+        {rnn1_hoist, rnn1_step, NULL, rnn1_finish, ROW(rnn1_row), NULL},
+        {rnn2_hoist, rnn2_step, NULL, rnn2_finish, ROW(rnn2_row), NULL},
+        {rnn3_hoist, rnn3_step, NULL, rnn3_finish, ROW(rnn3_row), NULL},
+        {rnn4_hoist, rnn4_step, rnn4_pair, rnn4_finish, ROW(rnn4_row), ROW(rnn4_row_pair)},
+    };
     static const panel_functions lstm = {lstm_hoist, lstm_step, lstm_pair, lstm_finish, ROW(lstm_row), ROW(lstm_row_pair)};
     static const panel_functions gru = {gru_hoist, gru_step, gru_pair, gru_finish, ROW(gru_row), ROW(gru_row_pair)};
     switch (f->weights->cell) {

@@ -7,12 +7,9 @@ size_t LEVEL(fr_lay_out)(fr_packed *packed) {
     return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);
 }
 
-/* out[k][lane] = w[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
-static void transpose(real *out, ptrdiff_t step, const real *w, ptrdiff_t K, int lanes) {
+/* out[k][lane] = rows[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
+static void transpose(real *out, ptrdiff_t step, const real *const *rows, ptrdiff_t K, int lanes) {
     const ivec mask = vfirst(lanes);
-    const real *rows[LANES];
-    for (int lane = 0; lane < LANES; lane++)
-        rows[lane] = w + (lane < lanes ? lane : 0) * K;
     ptrdiff_t k = 0;
     for (; k + QUARTER <= K; k += QUARTER) {
         vec block[QUARTER];
@@ -28,17 +25,17 @@ static void transpose(real *out, ptrdiff_t step, const real *w, ptrdiff_t K, int
 
 static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out, const real *w, ptrdiff_t K,
                        int from_x) {
-    for (int column = 0; column < fed; column++)
-        transpose(out + column * LANES, fed * LANES, w + column_row(packed, p, column, from_x) * K, K,
-                  column_lanes(packed, p, column));
+    for (int column = 0; column < fed; column++) {
+        const real *rows[LANES];
+        const int lanes = find_rows(packed, p, column, from_x, w, K, rows);
+        transpose(out + column * LANES, fed * LANES, rows, K, lanes);
+    }
     return out + K * fed * LANES;
 }
 
 void LEVEL(fr_pack_panel)(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel) {
     const int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
-    memset(panel, 0, (size_t)columns * VEC_BYTES);
-    add_bias_rows(packed, p, fed, panel, weights->b_ih, 1);
-    add_bias_rows(packed, p, fed, panel, weights->b_hh, 0);
+    set_bias(packed, weights, p, columns, panel);
     real *h_part = pack_part(packed, p, fed, panel + columns * LANES, weights->w_ih, packed->I, 1);
     pack_part(packed, p, fed, h_part, weights->w_hh, packed->H, 0);
 }

@@ -47,6 +47,16 @@ INLINE int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
     return min_lanes(packed->H - unit);
 }
 
+/* The rows of W behind a column: each lane's, and again the first one's where there is none. Returns how many there are. */
+INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int from_x, const real *w, ptrdiff_t K,
+                     const real **rows) {
+    const real *first = w + column_row(packed, p, column, from_x) * K;
+    const int lanes = column_lanes(packed, p, column);
+    for (int lane = 0; lane < LANES; lane++)
+        rows[lane] = first + (lane < lanes ? lane : 0) * K;
+    return lanes;
+}
+
 /* Adds b's rows for the columns that x, or h, feeds into the panel's bias. */
 INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int fed, real *bias, const real *b, int from_x) {
     int first = from_x ? 0 : cell_first_h(packed->cell);
@@ -55,6 +65,14 @@ INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int fed, real *b
         for (int lane = 0; lane < column_lanes(packed, p, column); lane++)
             bias[(first + column) * LANES + lane] += rows[lane];
     }
+}
+
+/* What the chains of panel p start from, in its `columns` vectors. */
+INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, int columns, real *bias) {
+    const int fed = fed_columns(packed->cell, columns);
+    memset(bias, 0, (size_t)columns * VEC_BYTES);
+    add_bias_rows(packed, p, fed, bias, weights->b_ih, 1);
+    add_bias_rows(packed, p, fed, bias, weights->b_hh, 0);
 }
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed);

@@ -2,15 +2,6 @@
  * multiplied at once, in the order of the chains. */
 #include "panels.h"
 
-/* The rows of W behind a column: each lane's, and again the first one's where there is none. */
-static void find_rows(const fr_packed *packed, ptrdiff_t p, int column, int from_x, const real *w, ptrdiff_t K,
-                      const real **rows) {
-    const real *first = w + column_row(packed, p, column, from_x) * K;
-    const int lanes = column_lanes(packed, p, column);
-    for (int lane = 0; lane < LANES; lane++)
-        rows[lane] = first + (lane < lanes ? lane : 0) * K;
-}
-
 enum { LINE = 64 / sizeof(real) };
 
 /* to[lane] = rows[lane][k]; apart from the products, whose registers it would need. */
@@ -80,8 +71,7 @@ void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, con
     const int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
     const real *of_x[COLUMNS][LANES], *of_h[COLUMNS][LANES];
     vec bias[COLUMNS] = {{0}};
-    add_bias_rows(packed, p, fed, (real *)bias, weights->b_ih, 1);
-    add_bias_rows(packed, p, fed, (real *)bias, weights->b_hh, 0);
+    set_bias(packed, weights, p, columns, (real *)bias);
     for (int c = 0; c < fed; c++) {
         find_rows(packed, p, c, 1, weights->w_ih, packed->I, of_x[c]);
         find_rows(packed, p, c, 0, weights->w_hh, packed->H, of_h[c]);
