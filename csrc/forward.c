@@ -59,7 +59,7 @@ INLINE void hoist_tile(const int cell, const int R, const int C, const forward_s
 
 /* What becomes of one row's pre-activations at the units of panel p in step t. */
 typedef struct {
-    vec a[COLUMNS];
+    const vec *a; /* (COLUMNS) */
     ptrdiff_t p, t, row;
     const real *h_prev;
     vec c, keep[5]; /* of the unit block under way */
@@ -101,8 +101,8 @@ INLINE void finish_stage(const int cell, const int stage, const forward_state *f
                                                         ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) { \
         for (int r = 0; r < rows; r++) \
             for (int q = 0; q < panels; q++, sums += COLUMNS) { \
-                finish_state s = {.p = p + q, .t = t, .row = owned_row(f, i + r), .h_prev = f->h_prev[i + r]}; \
-                memcpy(s.a, sums, sizeof s.a); \
+                finish_state s; \
+                s.a = sums, s.p = p + q, s.t = t, s.row = owned_row(f, i + r), s.h_prev = f->h_prev[i + r]; \
                 UNROLL(8) for (int stage = 0; stage < finish_stages(cell, C); stage++) \
                     finish_stage(cell, stage, f, &s); \
             } \
@@ -223,10 +223,10 @@ typedef int row_function(forward_state *, ptrdiff_t t, ptrdiff_t steps, fr_barri
 #define ROW(name) NULL
 #else
 
-/* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `now`; meanwhile the
- * panels in `last`, unless it is NULL, are finished. The two may be the same. */
-INLINE void row_panels(const int cell, const int P, const int C, const forward_state *f, ptrdiff_t p, finish_state *now,
-                       finish_state *last) {
+/* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `sums` and so to `now`;
+ * meanwhile the panels in `last`, unless it is NULL, are finished. The two may be the same. */
+INLINE void row_panels(const int cell, const int P, const int C, const forward_state *f, ptrdiff_t p, vec *sums,
+                       finish_state *now, finish_state *last) {
     const int fed = fed_columns(cell, C), first_h = cell_first_h(cell), stages = finish_stages(cell, C);
     const ptrdiff_t H = f->weights->H, panel_size = f->weights->panel_size;
     const real *panel = panel_at(f, p);
@@ -250,7 +250,7 @@ INLINE void row_panels(const int cell, const int P, const int C, const forward_s
     }
     UNROLL(2)
     for (int q = 0; q < P; q++) {
-        memcpy(now[q].a, sum + q * COLUMNS, sizeof now[q].a);
+        move_sums(sums + q * COLUMNS, sum + q * COLUMNS, C);
         now[q].p = p + q;
     }
 }
@@ -261,12 +261,14 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
     const ptrdiff_t groups = (f->panel_end - f->panel) / P, row = owned_row(f, 0);
     for (; f->step_term < steps; f->step_term++, t += f->run->reverse ? -1 : 1) {
         finish_state under_way[PAIR];
+        vec sums[PAIR * COLUMNS];
         UNROLL(2)
         for (int q = 0; q < P; q++)
-            under_way[q].row = row, under_way[q].t = t, under_way[q].h_prev = f->h_prev[0];
-        row_panels(cell, P, C, f, f->panel + nth(t, 0, groups) * P, under_way, NULL);
+            under_way[q].a = sums + q * COLUMNS, under_way[q].row = row, under_way[q].t = t,
+            under_way[q].h_prev = f->h_prev[0];
+        row_panels(cell, P, C, f, f->panel + nth(t, 0, groups) * P, sums, under_way, NULL);
         for (ptrdiff_t k = 1; k < groups; k++)
-            row_panels(cell, P, C, f, f->panel + nth(t, k, groups) * P, under_way, under_way);
+            row_panels(cell, P, C, f, f->panel + nth(t, k, groups) * P, sums, under_way, under_way);
         UNROLL(2)
         for (int q = 0; q < P; q++)
             UNROLL(8)
