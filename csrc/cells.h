@@ -30,32 +30,49 @@ INLINE vec d_sigmoid(vec s) { return s * (1 - s); }
 INLINE vec d_tanh(vec t) { return 1 - t * t; }
 
 /* The forward equation, cut into stages that take about as long as an activation each, so that other work can go
- * between them. a: the pre-activations; c: in and out, LSTM only; saved: what is kept for the backward pass, filled stage
- * by stage. The last stage returns h. */
+ * between them. It is that of a unit block of n rows, at most SIDE_BY_SIDE, side by side. `saved` is kept for the backward
+ * pass and filled stage by stage; `h` is h_prev until the last stage. */
+typedef struct {
+    const vec *a[SIDE_BY_SIDE]; /* the pre-activations */
+    vec h[SIDE_BY_SIDE], c[SIDE_BY_SIDE], saved[5][SIDE_BY_SIDE];
+} unit_rows;
+
 INLINE int cell_stages(int cell) { return cell == FR_LSTM ? 5 : cell == FR_GRU ? 3 : 1; }
 
-INLINE vec cell_forward(const int cell, const int stage, const int relu, const vec *a, vec h_prev, vec *c, vec *saved) {
+INLINE void cell_forward(const int cell, const int stage, const int relu, const int n, unit_rows *u) {
+    vec v[SIDE_BY_SIDE];
     switch (cell) {
     case FR_RNN_TANH:
-        return relu ? vmax((vec){0}, a[0]) : vtanh(a[0]);
+        EACH(r, n) v[r] = u->a[r][0];
+        if (relu)
+            EACH(r, n) u->h[r] = vmax((vec){0}, v[r]);
+        else
+            vtanh(n, v, u->h);
+        break;
     case FR_LSTM: /* c = f c_prev + i g, h = o tanh c */
-        if (stage < 2) {
-            saved[stage] = vsigmoid(a[stage]);
-        } else if (stage == 2) {
-            saved[2] = vtanh(a[2]);
-            saved[4] = *c = vfma(saved[1], *c, saved[0] * saved[2]);
-        } else if (stage == 3) {
-            saved[3] = vsigmoid(a[3]);
+        if (stage == 4) {
+            vtanh(n, u->c, u->h);
+            EACH(r, n) u->h[r] = u->saved[3][r] * u->h[r];
+            break;
         }
-        return stage == 4 ? saved[3] * vtanh(*c) : *c;
+        EACH(r, n) v[r] = u->a[r][stage];
+        if (stage != 2) {
+            vsigmoid(n, v, u->saved[stage]);
+            break;
+        }
+        vtanh(n, v, u->saved[2]);
+        EACH(r, n) u->saved[4][r] = u->c[r] = vfma(u->saved[1][r], u->c[r], u->saved[0][r] * u->saved[2][r]);
+        break;
     default: /* FR_GRU: n = tanh(a_n + r u_n), h = (1 - z) n + z h_prev */
         if (stage < 2) {
-            saved[stage] = vsigmoid(a[1 + stage]);
-            return h_prev;
+            EACH(r, n) v[r] = u->a[r][1 + stage];
+            vsigmoid(n, v, u->saved[stage]);
+            break;
         }
-        saved[2] = vtanh(vfma(saved[0], a[3], a[0]));
-        saved[3] = a[3];
-        return vfma(saved[1], h_prev - saved[2], saved[2]);
+        EACH(r, n) u->saved[3][r] = u->a[r][3];
+        EACH(r, n) v[r] = vfma(u->saved[0][r], u->saved[3][r], u->a[r][0]);
+        vtanh(n, v, u->saved[2]);
+        EACH(r, n) u->h[r] = vfma(u->saved[1][r], u->h[r] - u->saved[2][r], u->saved[2][r]);
     }
 }
 
@@ -68,7 +85,8 @@ INLINE void cell_backward(const int cell, const int relu, vec dh, vec h, vec h_p
         d[0] = relu ? (vec)((ivec)dh & ~(h <= 0)) : dh * d_tanh(h); /* a NaN lets the gradient pass, as in torch */
         break;
     case FR_LSTM: {
-        vec i = saved[0], f = saved[1], g = saved[2], o = saved[3], tanh_c = vtanh(saved[4]);
+        vec i = saved[0], f = saved[1], g = saved[2], o = saved[3], tanh_c;
+        vtanh(1, &saved[4], &tanh_c);
         vec dc_all = vfma(dh * o, d_tanh(tanh_c), *dc);
         d[0] = dc_all * g * d_sigmoid(i);
         d[1] = dc_all * c_prev * d_sigmoid(f);

@@ -57,55 +57,68 @@ INLINE void hoist_tile(const int cell, const int R, const int C, const forward_s
         move_sums(out + r * fed, sum + r * COLUMNS, fed);
 }
 
-/* What becomes of one row's pre-activations at the units of panel p in step t. */
+/* What becomes of the pre-activations of n rows, at most SIDE_BY_SIDE, at the units of panel p in step t. */
 typedef struct {
-    const vec *a; /* (COLUMNS) */
-    ptrdiff_t p, t, row;
-    const real *h_prev;
-    vec c, keep[5]; /* of the unit block under way */
+    const vec *a[SIDE_BY_SIDE]; /* (COLUMNS) each */
+    ptrdiff_t p, t, row[SIDE_BY_SIDE];
+    const real *h_prev[SIDE_BY_SIDE];
+    unit_rows units; /* of the unit block under way */
 } finish_state;
 
 /* The stages of all unit blocks of a panel of C columns. */
 INLINE int finish_stages(const int cell, const int C) { return C / cell_columns(cell) * cell_stages(cell); }
 
 /* One stage on the way from pre-activations to h, c and what is saved. */
-INLINE void finish_stage(const int cell, const int stage, const forward_state *f, finish_state *s) {
+INLINE void finish_stage(const int cell, const int stage, const int n, const forward_state *f, finish_state *s) {
     const fr_forward_run *run = f->run;
     const ptrdiff_t H = f->weights->H;
     const int stages = cell_stages(cell), block = stage / stages, kept = cell_saved(cell);
     const ptrdiff_t j = s->p * panel_units(cell) + block * LANES;
-    const int n = min_lanes(H - j);
-    real *c = cell == FR_LSTM ? (real *)run->c + s->row * H + j : NULL;
-    if (cell == FR_LSTM && stage == 0)
-        s->c = vload_n(c, n);
-    vec h_old = cell == FR_GRU ? vload_n(s->h_prev + j, n) : (vec){0};
-    vec h = cell_forward(cell, stage % stages, f->weights->cell == FR_RNN_RELU, s->a + block * cell_columns(cell), h_old,
-                         &s->c, s->keep);
+    const int lanes = min_lanes(H - j);
+    unit_rows *u = &s->units;
+    if (stage % stages == 0) {
+        EACH(r, n) u->a[r] = s->a[r] + block * cell_columns(cell);
+        if (cell == FR_LSTM)
+            EACH(r, n) u->c[r] = vload_n((real *)run->c + s->row[r] * H + j, lanes);
+    }
+    if (cell == FR_GRU && stage % stages == stages - 1)
+        EACH(r, n) u->h[r] = vload_n(s->h_prev[r] + j, lanes);
+    cell_forward(cell, stage % stages, f->weights->cell == FR_RNN_RELU, n, u);
     if (stage % stages != stages - 1)
         return;
-    vstore_n(at(&run->y, s->t, s->row) + j, h, n);
+    EACH(r, n) vstore_n(at(&run->y, s->t, s->row[r]) + j, u->h[r], lanes);
     if (cell == FR_LSTM)
-        vstore_n(c, s->c, n);
-    if (kept && run->saved) {
-        real *saved = (real *)run->saved + (s->t * f->batch->B + s->row) * kept * H + j;
-        UNROLL(8)
-        for (int k = 0; k < kept; k++)
-            vstore_n(saved + k * H, s->keep[k], n);
-    }
+        EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);
+    if (kept && run->saved)
+        EACH(r, n) {
+            real *saved = (real *)run->saved + (s->t * f->batch->B + s->row[r]) * kept * H + j;
+            UNROLL(8)
+            for (int k = 0; k < kept; k++)
+                vstore_n(saved + k * H, u->saved[k][r], lanes);
+        }
 }
 
-/* A tile's rows i .. i+rows-1 through `panels` panels from p on. Kept apart from the products, whose sums need all the
- * registers that the constants of the activations would occupy. */
+/* n rows, i .. i+n-1, through panel p; their sums stand `sum_step` vectors apart. */
+INLINE void finish_rows(const int cell, const int C, const int n, const forward_state *f, const vec *sums, int sum_step,
+                        ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) {
+    finish_state s;
+    s.p = p, s.t = t;
+    EACH(r, n) s.a[r] = sums + r * sum_step, s.row[r] = owned_row(f, i + r), s.h_prev[r] = f->h_prev[i + r];
+    UNROLL(8)
+    for (int stage = 0; stage < finish_stages(cell, C); stage++)
+        finish_stage(cell, stage, n, f, &s);
+}
+
+/* The rows i .. i+rows-1 through panel p. Kept apart from the products, whose sums need all the registers that the
+ * constants of the activations would occupy. */
 #define DEFINE_FINISH(name, cell, C) \
-    static __attribute__((noinline)) void name##_finish(const forward_state *f, const vec *sums, int rows, int panels, \
+    static __attribute__((noinline)) void name##_finish(const forward_state *f, const vec *sums, int sum_step, int rows, \
                                                         ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) { \
-        for (int r = 0; r < rows; r++) \
-            for (int q = 0; q < panels; q++, sums += COLUMNS) { \
-                finish_state s; \
-                s.a = sums, s.p = p + q, s.t = t, s.row = owned_row(f, i + r), s.h_prev = f->h_prev[i + r]; \
-                UNROLL(8) for (int stage = 0; stage < finish_stages(cell, C); stage++) \
-                    finish_stage(cell, stage, f, &s); \
-            } \
+        int r = 0; \
+        for (; r + SIDE_BY_SIDE <= rows; r += SIDE_BY_SIDE) \
+            finish_rows(cell, C, SIDE_BY_SIDE, f, sums + r * sum_step, sum_step, p, t, i + r); \
+        for (; r < rows; r++) \
+            finish_rows(cell, C, 1, f, sums + r * sum_step, sum_step, p, t, i + r); \
     }
 DEFINE_FINISH(rnn1, FR_RNN_TANH, 1)
 DEFINE_FINISH(rnn2, FR_RNN_TANH, 2)
@@ -113,6 +126,9 @@ DEFINE_FINISH(rnn3, FR_RNN_TANH, 3)
 DEFINE_FINISH(rnn4, FR_RNN_TANH, 4)
 DEFINE_FINISH(lstm, FR_LSTM, 4)
 DEFINE_FINISH(gru, FR_GRU, 4)
+
+/* Rows whose sums wait to be finished together. */
+enum { FINISH_ROWS = 12 };
 
 /* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
 enum { PAIR = 2, PAIR_ROWS = TILE_SUMS / (PAIR * COLUMNS) };
@@ -189,11 +205,14 @@ typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptr
         } \
     } \
     static void name##_step(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) { \
-        vec sums[TILE_ROWS * COLUMNS]; \
-        for (int rows; i < end; i += rows) { \
-            rows = tile_rows(end - i, tile_limit(fed)); \
-            name##_step_tiles[rows - 1](f, p, t, i, sums); \
-            name##_finish(f, sums, rows, 1, p, t, i); \
+        vec sums[FINISH_ROWS * COLUMNS]; \
+        for (int rows, done; i < end; i += done) { \
+            const int most = end - i < FINISH_ROWS ? (int)(end - i) : FINISH_ROWS; \
+            for (done = 0; done < most; done += rows) { \
+                rows = tile_rows(most - done, tile_limit(fed)); \
+                name##_step_tiles[rows - 1](f, p, t, i + done, sums + done * COLUMNS); \
+            } \
+            name##_finish(f, sums, COLUMNS, done, p, t, i); \
         } \
     }
 #define DEFINE_PAIR(name, cell, C) \
@@ -201,7 +220,8 @@ typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptr
     static void name##_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) { \
         vec sums[TILE_ROWS * COLUMNS]; \
         name##_pair_tiles[live - 1](f, p, t, 0, sums); \
-        name##_finish(f, sums, (int)live, PAIR, p, t, 0); \
+        for (int q = 0; q < PAIR; q++) \
+            name##_finish(f, sums + q * COLUMNS, PAIR * COLUMNS, (int)live, p + q, t, 0); \
     }
 DEFINE_PANEL(rnn1, FR_RNN_TANH, 1, 1)
 DEFINE_PANEL(rnn2, FR_RNN_TANH, 2, 2)
@@ -243,10 +263,10 @@ INLINE void row_panels(const int cell, const int P, const int C, const forward_s
     UNROLL(16)
     for (int part = 0; part < parts; part++) {
         const ptrdiff_t k = H * part / parts, end = H * (part + 1) / parts;
-        const real *h = now->h_prev + k;
+        const real *h = now->h_prev[0] + k;
         product(sum, 1, P, fed, first_h, &h, 1, end - k, h_part + k * fed * LANES, panel_size);
         if (last)
-            finish_stage(cell, part % stages, f, last + part / stages);
+            finish_stage(cell, part % stages, 1, f, last + part / stages);
     }
     UNROLL(2)
     for (int q = 0; q < P; q++) {
@@ -264,8 +284,8 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
         vec sums[PAIR * COLUMNS];
         UNROLL(2)
         for (int q = 0; q < P; q++)
-            under_way[q].a = sums + q * COLUMNS, under_way[q].row = row, under_way[q].t = t,
-            under_way[q].h_prev = f->h_prev[0];
+            under_way[q].a[0] = sums + q * COLUMNS, under_way[q].row[0] = row, under_way[q].t = t,
+            under_way[q].h_prev[0] = f->h_prev[0];
         row_panels(cell, P, C, f, f->panel + nth(t, 0, groups) * P, sums, under_way, NULL);
         for (ptrdiff_t k = 1; k < groups; k++)
             row_panels(cell, P, C, f, f->panel + nth(t, k, groups) * P, sums, under_way, under_way);
@@ -273,7 +293,7 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
         for (int q = 0; q < P; q++)
             UNROLL(8)
             for (int stage = 0; stage < finish_stages(cell, C); stage++)
-                finish_stage(cell, stage, f, under_way + q);
+                finish_stage(cell, stage, 1, f, under_way + q);
         f->h_prev[0] = at(&f->run->y, t, row);
         if (barrier && fr_barrier_wait(barrier))
             return 1;
@@ -301,7 +321,7 @@ typedef struct {
     void (*hoist)(const forward_state *, ptrdiff_t p, ptrdiff_t terms);
     void (*step)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end);
     void (*pair)(const forward_state *, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live);
-    void (*finish)(const forward_state *, const vec *sums, int rows, int panels, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i);
+    void (*finish)(const forward_state *, const vec *sums, int sum_step, int rows, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i);
     row_function *row, *row_pair; /* all panels, one or two at a time */
 } panel_functions;
 
@@ -357,7 +377,7 @@ static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_
     for (ptrdiff_t p = f->panel; p < f->panel_end && live; p++) {
         vec sums[UNPACKED_ROWS * COLUMNS];
         LEVEL(fr_unpacked_sums)(f->weights, p, (int)live, x, f->h_prev, sums);
-        functions_of(f, p)->finish(f, sums, (int)live, 1, p, t, 0);
+        functions_of(f, p)->finish(f, sums, COLUMNS, (int)live, p, t, 0);
         if (fr_share_worked(share, FR_PACK_FLOP * (double)f->weights->panel_size))
             return 1;
     }

@@ -100,19 +100,20 @@ INLINE void d_times_weights_rows(const int R, const int C, const backward_state 
         UNROLL(8)
         for (int c = 0; c < C; c++)
             sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
-    for (ptrdiff_t p = begin; p < end; p++) {
-        /* The runs of a full panel lie side by side: one long run. */
-        const int whole = p + 1 < b->panels || last->length == full->length;
-        const int count = whole ? 1 : last->count;
-        const ptrdiff_t K = whole ? (ptrdiff_t)full->count * full->length : last->length;
-        const vec *d = b->d + p * b->capacity * COLUMNS;
-        for (int g = 0; g < count; g++) {
-            UNROLL(8)
-            for (int r = 0; r < R; r++)
-                a[r] = (const real *)(d + terms[r] * COLUMNS) + full->start + g * LANES;
-            product(sum, R, 1, C, 0, a, 1, K, w, 0);
-            w += K * C * LANES;
-        }
+    /* The runs of a full panel lie side by side: one long run. */
+    const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
+    const ptrdiff_t K = (ptrdiff_t)full->count * full->length, panel_step = b->capacity * COLUMNS * LANES;
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        a[r] = (const real *)b->d + begin * panel_step + terms[r] * COLUMNS * LANES + full->start;
+    if (begin < whole)
+        product_of_runs(sum, R, 1, C, 0, a, 1, K, whole - begin, panel_step, w, 0);
+    if (whole < end) {
+        w += (whole - begin) * K * C * LANES;
+        UNROLL(8)
+        for (int r = 0; r < R; r++)
+            a[r] += (whole - begin) * panel_step;
+        product_of_runs(sum, R, 1, C, 0, a, 1, last->length, last->count, LANES, w, 0);
     }
     UNROLL(8)
     for (int r = 0; r < R; r++)

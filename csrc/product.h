@@ -12,8 +12,62 @@
  * Zen 4, though it reads the weights half as often. */
 INLINE int tile_limit(int C) { return TILE_SUMS / C < TILE_ROWS ? TILE_SUMS / C : TILE_ROWS; }
 
+/* One k of R rows through n columns of vectors, C of them from each panel. */
+INLINE void multiply_terms(vec *total, const int R, const int n, const real *const *row, ptrdiff_t a_at,
+                           const real *const *panel, ptrdiff_t p_at, const int C) {
+    if (R <= n) {
+        spread value[TILE_ROWS];
+        UNROLL(8)
+        for (int r = 0; r < R; r++) {
+            value[r] = vspread(row[r][a_at]);
+            VEC_KEEP(value[r]);
+        }
+        UNROLL(8)
+        for (int i = 0; i < n; i++) {
+            vec w = ((const vec *)(panel[i / C] + p_at))[i % C];
+            VEC_KEEP(w);
+            UNROLL(8)
+            for (int r = 0; r < R; r++)
+                total[r * n + i] = vfma_spread(value[r], w, total[r * n + i]);
+        }
+    } else {
+        vec weight[2 * COLUMNS];
+        UNROLL(8)
+        for (int i = 0; i < n; i++) {
+            weight[i] = ((const vec *)(panel[i / C] + p_at))[i % C];
+            VEC_KEEP(weight[i]);
+        }
+        UNROLL(8)
+        for (int r = 0; r < R; r++) {
+            spread value = vspread(row[r][a_at]);
+            if (n > 1)
+                VEC_KEEP(value);
+            UNROLL(8)
+            for (int i = 0; i < n; i++)
+                total[r * n + i] = vfma_spread(value, weight[i], total[r * n + i]);
+        }
+    }
+}
+
+/* K terms of one row through n columns of vectors. It moves the pointers on: a row that is finished between products
+ * leaves few registers for counters. */
+INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t a_step, ptrdiff_t K, const real **panel,
+                     const int C) {
+    for (const real *end = *row + K * a_step; *row != end; *row += a_step) {
+        __asm__ volatile("" : "+r"(end));
+        const spread value = vspread(**row);
+        UNROLL(8)
+        for (int i = 0; i < n; i++)
+            total[i] = vfma_spread(value, ((const vec *)panel[i / C])[i % C], total[i]);
+        UNROLL(2)
+        for (int q = 0; q * C < n; q++)
+            panel[q] += C * LANES;
+    }
+}
+
 /* sum[r][q][first + c] += a[r][k * a_step] * p[q][k][c] for k = 0..K-1 in that order, one chain of fused multiply-adds
- * per element, for R rows, P panels and C columns of vectors.
+ * per element, for R rows, P panels and C columns of vectors. The a of `runs` such K, one after the other in p, lie
+ * `run_step` elements apart.
  *
  * R, P, C and first are constants wherever this is inlined, so that the sums live in registers. Of each k the
  * fewer of the rows' and the columns' operands are held in registers, and the others pass by one after the other: every
@@ -21,8 +75,9 @@ INLINE int tile_limit(int C) { return TILE_SUMS / C < TILE_ROWS ? TILE_SUMS / C 
  *   sum      (R, P, COLUMNS) vectors
  *   p        (P, K, C) vectors, aligned, the panels `panel_step` elements apart
  */
-INLINE void product(vec *sum, const int R, const int P, const int C, const int first, const real *const *a,
-                    const ptrdiff_t a_step, ptrdiff_t K, const real *p, ptrdiff_t panel_step) {
+INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, const int first, const real *const *a,
+                            const ptrdiff_t a_step, ptrdiff_t K, ptrdiff_t runs, ptrdiff_t run_step, const real *p,
+                            ptrdiff_t panel_step) {
     /* Made anew for the loop: else GCC holds what only goes through it in registers, and some of these in memory. */
     const real *row[TILE_ROWS], *panel[2];
     vec total[TILE_SUMS];
@@ -45,57 +100,29 @@ INLINE void product(vec *sum, const int R, const int P, const int C, const int f
                 VEC_KEEP(*t);
             }
     }
-    if (R == 1) { /* walks: a row that is finished between products leaves few registers for their counters */
-        for (const real *end = row[0] + K * a_step; row[0] != end; row[0] += a_step) {
-            __asm__ volatile("" : "+r"(end));
-            const spread value = vspread(*row[0]);
-            UNROLL(8)
-            for (int i = 0; i < P * C; i++)
-                total[i] = vfma_spread(value, ((const vec *)panel[i / C])[i % C], total[i]);
-            UNROLL(2)
-            for (int q = 0; q < P; q++)
-                panel[q] += C * LANES;
-        }
-        K = 0;
-    }
-    for (ptrdiff_t k = 0; k < K; k++) {
-        const ptrdiff_t at = k * (C * LANES);
-        if (R <= P * C) {
-            spread value[TILE_ROWS];
-            UNROLL(8)
-            for (int r = 0; r < R; r++) {
-                value[r] = vspread(row[r][k * a_step]);
-                VEC_KEEP(value[r]);
-            }
-            UNROLL(8)
-            for (int i = 0; i < P * C; i++) {
-                vec w = ((const vec *)(panel[i / C] + at))[i % C];
-                VEC_KEEP(w);
-                UNROLL(8)
-                for (int r = 0; r < R; r++)
-                    total[r * P * C + i] = vfma_spread(value[r], w, total[r * P * C + i]);
-            }
-        } else {
-            vec weight[2 * COLUMNS];
-            UNROLL(8)
-            for (int i = 0; i < P * C; i++) {
-                weight[i] = ((const vec *)(panel[i / C] + at))[i % C];
-                VEC_KEEP(weight[i]);
-            }
-            UNROLL(8)
-            for (int r = 0; r < R; r++) {
-                spread value = vspread(row[r][k * a_step]);
-                if (P * C > 1)
-                    VEC_KEEP(value);
-                UNROLL(8)
-                for (int i = 0; i < P * C; i++)
-                    total[r * P * C + i] = vfma_spread(value, weight[i], total[r * P * C + i]);
-            }
-        }
+    for (;;) {
+        if (R == 1)
+            walk_row(total, P * C, &row[0], a_step, K, panel, C);
+        else
+            for (ptrdiff_t k = 0; k < K; k++)
+                multiply_terms(total, R, P * C, row, k * a_step, panel, k * (C * LANES), C);
+        if (--runs <= 0)
+            break;
+        UNROLL(8)
+        for (int r = 0; r < R; r++)
+            row[r] += run_step - (R == 1 ? K * a_step : 0);
+        UNROLL(2)
+        for (int q = 0; q < P && R > 1; q++)
+            panel[q] += K * C * LANES;
     }
     UNROLL(24)
     for (int i = 0; i < R * P * C; i++)
         sum[i / C * COLUMNS + first + i % C] = total[i];
+}
+
+INLINE void product(vec *sum, const int R, const int P, const int C, const int first, const real *const *a,
+                    const ptrdiff_t a_step, ptrdiff_t K, const real *p, ptrdiff_t panel_step) {
+    product_of_runs(sum, R, P, C, first, a, a_step, K, 1, 0, p, panel_step);
 }
 
 /* A table of the instances of TILE(name, R, ...) for 1..TILE_ROWS rows, by rows - 1. Each is a function of its own: GCC
