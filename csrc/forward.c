@@ -2,7 +2,7 @@
 #include "panels.h"
 #include "product.h"
 
-enum { HOIST_BYTES = 1 << 18, HOIST_STEPS = 48 };
+enum { HOIST_BYTES = 1 << 18, HOIST_STEPS = 48, LARGE_BYTES = 12 << 20, LARGE_TERMS = 48, LARGE_ROWS = 128 };
 
 typedef struct {
     const fr_forward_run *run;
@@ -410,15 +410,16 @@ static int forward_step(forward_state *f, const fr_share *share, ptrdiff_t t, pt
 /* The steps in the order of the visit. */
 static ptrdiff_t visit(const forward_state *f, ptrdiff_t s) { return f->run->reverse ? f->batch->T - 1 - s : s; }
 
-/* Hoists the input product of `terms` terms. */
-static void hoist(forward_state *f, ptrdiff_t terms) {
-    for (ptrdiff_t p = f->panel; p < f->panel_end; p++)
+/* Hoists the input product of `terms` terms, or leaves it unfinished where the call is to end. */
+static void hoist(forward_state *f, const fr_share *share, ptrdiff_t terms) {
+    const double panel_flop = 2.0 * (double)terms * (double)f->weights->I * COLUMNS * LANES;
+    for (ptrdiff_t p = f->panel; p < f->panel_end && !fr_share_worked(share, panel_flop); p++)
         functions_of(f, p)->hoist(f, p, terms);
     f->step_term = 0;
 }
 
 /* Hoists the input product of as many steps from the s-th visited on as the chunk holds; returns how many. */
-static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
+static ptrdiff_t hoist_chunk(forward_state *f, const fr_share *share, ptrdiff_t s, ptrdiff_t live) {
     ptrdiff_t steps = 0, terms = 0;
     for (; steps < HOIST_STEPS && s + steps < f->batch->T; steps++) {
         ptrdiff_t t = visit(f, s + steps);
@@ -429,7 +430,7 @@ static ptrdiff_t hoist_chunk(forward_state *f, ptrdiff_t s, ptrdiff_t live) {
         for (ptrdiff_t i = 0; i < rows; i++)
             f->x_terms[terms++] = at(&f->run->x, t, owned_row(f, i));
     }
-    hoist(f, terms);
+    hoist(f, share, terms);
     return steps;
 }
 
@@ -454,7 +455,7 @@ static void run_row(forward_state *f, const fr_share *share, row_function *run_s
         steps = left < f->terms ? left : f->terms;
         for (ptrdiff_t s = 0; s < steps; s++)
             f->x_terms[s] = at(&f->run->x, t + s * direction, row);
-        hoist(f, steps);
+        hoist(f, share, steps);
         for (ptrdiff_t until = 0; until < steps;) {
             const ptrdiff_t more = steps - until < unasked ? steps - until : unasked;
             const int stopped = fr_share_stopped(share, more); /* a team that meets decides there */
@@ -471,7 +472,7 @@ static void run_rows(forward_state *f, const fr_share *share) {
     for (ptrdiff_t s = 0; s < f->batch->T; s++) {
         ptrdiff_t t = visit(f, s);
         if (f->hoisted && s == hoisted_until)
-            hoisted_until += hoist_chunk(f, s, live);
+            hoisted_until += hoist_chunk(f, share, s, live);
         live = fr_live(f->batch, t, live);
         ptrdiff_t rows = fr_owned(live, f->hand);
         const int stopped = forward_step(f, share, t, rows);
@@ -483,15 +484,29 @@ static void run_rows(forward_state *f, const fr_share *share) {
     }
 }
 
-static ptrdiff_t hoisted_terms(const fr_packed *weights, ptrdiff_t rows, ptrdiff_t panels) {
-    size_t term = (size_t)panels * fed_columns(weights->cell, COLUMNS) * VEC_BYTES;
-    ptrdiff_t terms = (ptrdiff_t)(HOIST_BYTES / term);
-    ptrdiff_t least = rows > 2 * TILE_ROWS ? rows : 2 * TILE_ROWS, most = rows * HOIST_STEPS;
-    return terms < least ? least : terms > most ? most : terms;
+/* How many terms' input products are taken at once, ahead of their steps; 0: each step takes its own. Whichever ceiling
+ * binds decides:
+ *   few rows     leave a tile half empty, and its FMAs wait for loads and for each other; several steps' terms fill it.
+ *                As many as HOIST_BYTES hold, beside the weights in the second-level cache.
+ *   large weights come from memory at every step, W_ih as well as W_hh, since a core's share of the last cache does not
+ *                hold them. W_ih read once for LARGE_TERMS, whose FMAs take several times as long, halves what a step
+ *                reads; a waiting term is written and read once, which is 2 / I of the weights that it saves. From
+ *                LARGE_ROWS rows on the FMAs of a single step take that long.
+ * Weights that are packed as they are used are read once in any case. */
+static ptrdiff_t hoisted_terms(const fr_packed *weights, ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t T) {
+    const size_t term = (size_t)panels * fed_columns(weights->cell, COLUMNS) * VEC_BYTES;
+    const int large = (size_t)(panels * weights->panel_size) * sizeof(real) > LARGE_BYTES;
+    ptrdiff_t terms = large ? LARGE_TERMS : (ptrdiff_t)(HOIST_BYTES / term), most = rows * HOIST_STEPS;
+    if (!weights->data || !rows)
+        return 0;
+    if (rows >= TILE_ROWS) {
+        if (!large || rows > LARGE_ROWS || T == 1)
+            return 0;
+        terms = terms > 2 * rows ? terms : 2 * rows;
+    }
+    terms = terms > 2 * TILE_ROWS ? terms : 2 * TILE_ROWS;
+    return terms < most ? terms : most;
 }
-
-/* Few rows leave a tile half empty, but the input product of several steps fills it. */
-static int hoists(const fr_packed *weights, ptrdiff_t rows) { return weights->data && rows < TILE_ROWS; }
 
 /* What the share owns, and its scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
@@ -501,7 +516,7 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     f->panel = part.begin, f->panel_end = part.end;
 
     ptrdiff_t panels = f->panel_end - f->panel;
-    f->terms = hoists(weights, f->rows) ? hoisted_terms(weights, f->rows, panels) : 0;
+    f->terms = hoisted_terms(weights, f->rows, panels, f->batch->T);
     const size_t hoisted = (size_t)(f->terms * panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
     const size_t packed = weights->data ? 0 : PAIR * (size_t)weights->panel_size * sizeof(real);
     if (scratch) {
