@@ -11,8 +11,6 @@ typedef struct {
     fr_hand hand;                   /* the ranks this share owns */
     ptrdiff_t rows;                 /* how many */
     ptrdiff_t panel, panel_end;     /* the panels it owns */
-    real *data;                     /* packed panels, from data_panel on */
-    ptrdiff_t data_panel;
     const real **h_prev;            /* (rows): h before the current step */
     const real **x_terms;           /* (terms): the x rows of a hoisted chunk */
     vec *hoisted;                   /* (panels owned, terms, fed columns): their pre-activations; NULL: not hoisted */
@@ -25,7 +23,7 @@ static ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(
 static real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) { return (real *)s->data + t * s->time + row * s->row; }
 
 static const real *panel_at(const forward_state *f, ptrdiff_t p) {
-    return f->data + (p - f->data_panel) * f->weights->panel_size;
+    return (const real *)f->weights->data + p * f->weights->panel_size;
 }
 
 static vec *hoisted_at(const forward_state *f, ptrdiff_t p, ptrdiff_t term, int fed) {
@@ -356,44 +354,33 @@ static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p
     return 0;
 }
 
-/* Packs the owned ones of `count` panels from p on, if their weights are not packed: each is read once a step, so it goes
- * no farther than the nearest cache that holds it. Returns whether the call is to end. */
-static int pack_panels(forward_state *f, const fr_share *share, ptrdiff_t p, int count) {
-    f->data_panel = p;
-    for (int q = 0; q < count && p + q < f->panel_end; q++) {
-        LEVEL(fr_pack_panel)(f->weights, f->weights->weights, p + q, f->data + q * f->weights->panel_size);
-        if (fr_share_worked(share, FR_PACK_FLOP * (double)f->weights->panel_size))
-            return 1;
-    }
-    return 0;
-}
-
-/* Step t of the first `live` owned rows, UNPACKED_ROWS at most, with weights that are read as they are. Returns whether the
- * call is to end. */
+/* Step t of the first `live` owned rows with weights that are read as they are. Returns whether the call is to end. */
 static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    const double panel_flop = FR_PACK_FLOP * (double)f->weights->panel_size;
     const real *x[UNPACKED_ROWS];
-    for (ptrdiff_t i = 0; i < live; i++)
-        x[i] = at(&f->run->x, t, owned_row(f, i));
-    for (ptrdiff_t p = f->panel; p < f->panel_end && live; p++) {
-        vec sums[UNPACKED_ROWS * COLUMNS];
-        LEVEL(fr_unpacked_sums)(f->weights, p, (int)live, x, f->h_prev, sums);
-        functions_of(f, p)->finish(f, sums, COLUMNS, (int)live, p, t, 0);
-        if (fr_share_worked(share, FR_PACK_FLOP * (double)f->weights->panel_size))
-            return 1;
+    vec sums[UNPACKED_ROWS * COLUMNS];
+    for (ptrdiff_t i = 0, rows; i < live; i += rows) {
+        rows = live - i < UNPACKED_ROWS ? live - i : UNPACKED_ROWS;
+        for (ptrdiff_t r = 0; r < rows; r++)
+            x[r] = at(&f->run->x, t, owned_row(f, i + r));
+        for (ptrdiff_t p = f->panel; p < f->panel_end; p++) {
+            LEVEL(fr_unpacked_sums)(f->weights, p, (int)rows, x, f->h_prev + i, sums);
+            functions_of(f, p)->finish(f, sums, COLUMNS, (int)rows, p, t, i);
+            if (fr_share_worked(share, panel_flop + (double)rows * share->row_flop / (double)(f->panel_end - f->panel)))
+                return 1;
+        }
     }
     return fr_watch_stopped(share->watch);
 }
 
 /* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. */
 static int forward_step(forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
-    if (!f->weights->data && live <= UNPACKED_ROWS)
+    if (!f->weights->data)
         return unpacked_step(f, share, t, live);
     const int width = live <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
     for (ptrdiff_t k = 0; k < groups && live; k++) {
         ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
-        if (!f->weights->data && pack_panels(f, share, p, width))
-            return 1;
         if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->pair) {
             functions_of(f, p)->pair(f, p, t, live);
             if (fr_share_worked(share, (double)live * share->row_flop / (double)groups))
@@ -518,14 +505,12 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     ptrdiff_t panels = f->panel_end - f->panel;
     f->terms = hoisted_terms(weights, f->rows, panels, f->batch->T);
     const size_t hoisted = (size_t)(f->terms * panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
-    const size_t packed = weights->data ? 0 : PAIR * (size_t)weights->panel_size * sizeof(real);
     if (scratch) {
         f->hoisted = f->terms ? (vec *)scratch : NULL;
-        f->data = weights->data ? weights->data : scratch;
-        f->h_prev = (const real **)(scratch + hoisted + packed);
+        f->h_prev = (const real **)(scratch + hoisted);
         f->x_terms = f->h_prev + f->rows;
     }
-    return hoisted + packed + (size_t)(f->rows + f->terms) * sizeof(real *);
+    return hoisted + (size_t)(f->rows + f->terms) * sizeof(real *);
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share) {

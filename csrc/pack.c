@@ -7,22 +7,6 @@ size_t LEVEL(fr_lay_out)(fr_packed *packed) {
     return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);
 }
 
-/* out[k][lane] = rows[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
-static void transpose(real *out, ptrdiff_t step, const real *const *rows, ptrdiff_t K, int lanes) {
-    const ivec mask = vfirst(lanes);
-    ptrdiff_t k = 0;
-    for (; k + QUARTER <= K; k += QUARTER) {
-        vec block[QUARTER];
-        vload_transposed(block, rows, k);
-        UNROLL(4)
-        for (int i = 0; i < QUARTER; i++)
-            *(vec *)(out + (k + i) * step) = (vec)((ivec)block[i] & mask);
-    }
-    for (; k < K; k++)
-        for (int lane = 0; lane < LANES; lane++)
-            out[k * step + lane] = lane < lanes ? rows[lane][k] : 0;
-}
-
 static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out, const real *w, ptrdiff_t K,
                        int from_x) {
     for (int column = 0; column < fed; column++) {
@@ -33,7 +17,7 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out,
     return out + K * fed * LANES;
 }
 
-void LEVEL(fr_pack_panel)(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel) {
+static void pack_panel(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel) {
     const int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
     set_bias(packed, weights, p, columns, panel);
     real *h_part = pack_part(packed, p, fed, panel + columns * LANES, weights->w_ih, packed->I, 1);
@@ -43,7 +27,7 @@ void LEVEL(fr_pack_panel)(const fr_packed *packed, const fr_weights *weights, pt
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch) {
     fr_fp_mode mode = fr_fp_mode_enter(); /* the biases are added here */
     for (ptrdiff_t p = fr_cut(packed->panels, index, size); p < fr_cut(packed->panels, index + 1, size); p++) {
-        LEVEL(fr_pack_panel)(packed, weights, p, (real *)packed->data + p * packed->panel_size);
+        pack_panel(packed, weights, p, (real *)packed->data + p * packed->panel_size);
         if (index == 0) /* in the thread that made the call */
             fr_watch_count(watch, FR_PACK_FLOP * (double)packed->panel_size);
         if (fr_watch_stopped(watch))

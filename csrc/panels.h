@@ -57,6 +57,22 @@ INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int from_
     return lanes;
 }
 
+/* out[k][lane] = rows[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
+INLINE void transpose(real *out, ptrdiff_t step, const real *const *rows, ptrdiff_t K, int lanes) {
+    const ivec mask = vfirst(lanes);
+    ptrdiff_t k = 0;
+    for (; k + QUARTER <= K; k += QUARTER) {
+        vec block[QUARTER];
+        vload_transposed(block, rows, k);
+        UNROLL(4)
+        for (int i = 0; i < QUARTER; i++)
+            *(vec *)(out + (k + i) * step) = (vec)((ivec)block[i] & mask);
+    }
+    for (; k < K; k++)
+        for (int lane = 0; lane < LANES; lane++)
+            out[k * step + lane] = lane < lanes ? rows[lane][k] : 0;
+}
+
 /* Adds b's rows for the columns that x, or h, feeds into the panel's bias. */
 INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int fed, real *bias, const real *b, int from_x) {
     int first = from_x ? 0 : cell_first_h(packed->cell);
@@ -76,12 +92,11 @@ INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff
 }
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
-void LEVEL(fr_pack_panel)(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel);
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size,
                     fr_watch *watch);
 /* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at most
  * UNPACKED_ROWS rows of x and h. */
-enum { UNPACKED_ROWS = 4 };
+enum { UNPACKED_ROWS = 96 };
 void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *x, const real *const *h,
                              vec *sums);
 size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);

@@ -1,83 +1,114 @@
-/* Products with weights as they are, for a step that reads them once: blocks of rows are transposed in registers and
- * multiplied at once, in the order of the chains. */
+/* Products with weights as they are, for a step that reads them once, in the order of the chains. */
 #include "panels.h"
+
+/* --- One row: W's rows are transposed in registers and multiplied at once. */
 
 enum { LINE = 64 / sizeof(real) };
 
-/* to[lane] = rows[lane][k]; apart from the products, whose registers it would need. */
-static __attribute__((noinline)) void gather(vec *to, const real *const *rows, ptrdiff_t k) {
-    for (int lane = 0; lane < LANES; lane++)
-        ((real *)to)[lane] = rows[lane][k];
-}
-
-/* sum[r][c] += a[r][k] * rows[c][..][k] for k = 0..K-1 in that order, for R rows and C columns. */
-INLINE void multiply(const int R, const int C, vec *sum, const real *const *a, const real *const (*rows)[LANES],
-                     ptrdiff_t K) {
-    vec total[UNPACKED_ROWS * COLUMNS];
+/* sum (C) += the whole lines of one row, a, times C columns, whose LANES rows lie K apart from first[c] on; returns how many
+ * terms that is. A column's rows are read a whole line after the other: those of all columns, a power of two apart, could
+ * push each other out of the cache. */
+INLINE ptrdiff_t add_lines(const int C, vec *sum, const real *a, const real *const *first, ptrdiff_t K) {
+    vec total[COLUMNS];
     UNROLL(4)
-    for (int r = 0; r < R; r++)
-        UNROLL(4)
-        for (int c = 0; c < C; c++)
-            total[r * C + c] = sum[r * COLUMNS + c];
+    for (int c = 0; c < C; c++)
+        total[c] = sum[c];
     ptrdiff_t k = 0;
     for (; k + LINE <= K; k += LINE)
         UNROLL(4)
-        for (int c = 0; c < C; c++) /* whole lines of its rows: of all columns' they could push each other out of the cache */
+        for (int c = 0; c < C; c++) {
+            const real *row = first[c] + k, *rows[LANES];
+            __asm__ volatile("" : "+r"(row)); /* made anew: all columns' pointers would wait in memory */
+            UNROLL(16)
+            for (int lane = 0; lane < LANES; lane++)
+                rows[lane] = row + lane * K;
             UNROLL(4)
             for (int from = 0; from < LINE; from += QUARTER) {
                 vec block[QUARTER];
-                vload_transposed(block, rows[c], k + from);
+                vload_transposed(block, rows, from);
                 UNROLL(4)
                 for (int i = 0; i < QUARTER; i++)
-                    UNROLL(4)
-                    for (int r = 0; r < R; r++)
-                        total[r * C + c] = vfma_spread(vspread(a[r][k + from + i]), block[i], total[r * C + c]);
+                    total[c] = vfma_spread(vspread(a[k + from + i]), block[i], total[c]);
             }
-    for (; k < K; k++)
-        UNROLL(4)
-        for (int c = 0; c < C; c++) {
-            vec last;
-            gather(&last, rows[c], k);
-            UNROLL(4)
-            for (int r = 0; r < R; r++)
-                total[r * C + c] = vfma_spread(vspread(a[r][k]), last, total[r * C + c]);
         }
     UNROLL(4)
-    for (int r = 0; r < R; r++)
-        UNROLL(4)
-        for (int c = 0; c < C; c++)
-            sum[r * COLUMNS + c] = total[r * C + c];
+    for (int c = 0; c < C; c++)
+        sum[c] = total[c];
+    return k;
 }
 
-#define DEFINE_MULTIPLY(R, C) \
-    static __attribute__((noinline)) void multiply_##R##_##C(vec *sum, const real *const *a, \
-                                                             const real *const (*rows)[LANES], ptrdiff_t K) { \
-        multiply(R, C, sum, a, rows, K); \
-    }
-#define DEFINE_COLUMNS(R) DEFINE_MULTIPLY(R, 1) DEFINE_MULTIPLY(R, 2) DEFINE_MULTIPLY(R, 3) DEFINE_MULTIPLY(R, 4)
-#define BY_COLUMNS(R) {multiply_##R##_1, multiply_##R##_2, multiply_##R##_3, multiply_##R##_4}
-DEFINE_COLUMNS(1)
-DEFINE_COLUMNS(2)
-DEFINE_COLUMNS(3)
-DEFINE_COLUMNS(4)
+typedef ptrdiff_t row_function(vec *sum, const real *a, const real *const *first, ptrdiff_t K);
 
-typedef void multiply_function(vec *, const real *const *, const real *const (*)[LANES], ptrdiff_t);
+#define DEFINE_ROW(C) \
+    static __attribute__((noinline)) ptrdiff_t row_##C(vec *sum, const real *a, const real *const *first, ptrdiff_t K) { \
+        return add_lines(C, sum, a, first, K); \
+    }
+DEFINE_ROW(1)
+DEFINE_ROW(2)
+DEFINE_ROW(3)
+DEFINE_ROW(4)
+
+/* --- Any number of rows: a block of W at a time is transposed into the first-level cache and multiplied from there. */
+
+enum { BLOCK_TERMS = 64 };
+
+typedef void multiply_function(vec *sums, const real *const *a, ptrdiff_t k, ptrdiff_t terms, const real *block);
+
+/* sums (R, COLUMNS) += elements k .. k+terms-1 of R rows times a block of as many terms, C vectors wide. */
+#define MULTIPLY(name, R, C) \
+    static __attribute__((noinline)) void name(vec *sums, const real *const *a, ptrdiff_t k, ptrdiff_t terms, \
+                                               const real *block) { \
+        const real *from[TILE_ROWS]; \
+        if (R > tile_limit(C)) \
+            return; \
+        UNROLL(8) for (int r = 0; r < R; r++) from[r] = a[r] + k; \
+        product(sums, R, 1, C, 0, from, 1, terms, block, 0); \
+    }
+DEFINE_TILES(multiply_function, multiply_1, MULTIPLY, 1)
+DEFINE_TILES(multiply_function, multiply_2, MULTIPLY, 2)
+DEFINE_TILES(multiply_function, multiply_3, MULTIPLY, 3)
+DEFINE_TILES(multiply_function, multiply_4, MULTIPLY, 4)
+
+/* sums (rows, COLUMNS) += a (rows, K) times the first `fed` columns of panel p of W_ih (from_x) or W_hh. */
+static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int from_x, int rows, const real *const *a, vec *sums) {
+    static multiply_function *const *const by_columns[] = {multiply_1, multiply_2, multiply_3, multiply_4};
+    static row_function *const row_of[] = {row_1, row_2, row_3, row_4};
+    const fr_weights *weights = packed->weights;
+    const ptrdiff_t K = from_x ? packed->I : packed->H;
+    const real *w[COLUMNS][LANES], *first[COLUMNS];
+    vec block[BLOCK_TERMS * COLUMNS];
+    int lanes[COLUMNS], tile;
+    int whole = rows == 1;
+    for (int c = 0; c < fed; c++) {
+        lanes[c] = find_rows(packed, p, c, from_x, from_x ? weights->w_ih : weights->w_hh, K, w[c]);
+        first[c] = w[c][0];
+        whole &= lanes[c] == LANES;
+    }
+    ptrdiff_t k = whole ? row_of[fed - 1](sums, *a, first, K) : 0;
+    for (int c = 0; c < fed; c++)
+        for (int lane = 0; lane < LANES; lane++)
+            w[c][lane] += k;
+    for (ptrdiff_t terms; k < K; k += terms) {
+        terms = K - k < BLOCK_TERMS ? K - k : BLOCK_TERMS;
+        for (int c = 0; c < fed; c++) {
+            transpose((real *)(block + c), fed * LANES, w[c], terms, lanes[c]);
+            for (int lane = 0; lane < LANES; lane++)
+                w[c][lane] += terms;
+        }
+        for (int r = 0; r < rows; r += tile) {
+            tile = tile_rows(rows - r, tile_limit(fed));
+            by_columns[fed - 1][tile - 1](sums + r * COLUMNS, a + r, k, terms, (const real *)block);
+        }
+    }
+}
 
 void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *x, const real *const *h,
                              vec *sums) {
-    static multiply_function *const by_size[UNPACKED_ROWS][COLUMNS] = {BY_COLUMNS(1), BY_COLUMNS(2), BY_COLUMNS(3),
-                                                                       BY_COLUMNS(4)};
-    const fr_weights *weights = packed->weights;
     const int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
-    const real *of_x[COLUMNS][LANES], *of_h[COLUMNS][LANES];
     vec bias[COLUMNS] = {{0}};
-    set_bias(packed, weights, p, columns, (real *)bias);
-    for (int c = 0; c < fed; c++) {
-        find_rows(packed, p, c, 1, weights->w_ih, packed->I, of_x[c]);
-        find_rows(packed, p, c, 0, weights->w_hh, packed->H, of_h[c]);
-    }
+    set_bias(packed, packed->weights, p, columns, (real *)bias);
     for (int r = 0; r < rows; r++)
         memcpy(sums + r * COLUMNS, bias, sizeof bias);
-    by_size[rows - 1][fed - 1](sums, x, of_x, packed->I);
-    by_size[rows - 1][fed - 1](sums + cell_first_h(packed->cell), h, of_h, packed->H);
+    multiply(packed, p, fed, 1, rows, x, sums);
+    multiply(packed, p, fed, 0, rows, h, sums + cell_first_h(packed->cell));
 }
