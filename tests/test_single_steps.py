@@ -103,3 +103,79 @@ def test_nothing_that_goes_in_is_written(kernels, kind):
     function(arrays[0], state, *cell.params.values())
     for array, right in zip(given, before, strict=True):
         np.testing.assert_array_equal(array, right)
+
+
+def gradients(kind, B, I, H, dtype, bias=True, batched=True, parts=(True, True)):
+    """The gradients of one step by every way there is, the first a layer's."""
+    make_cell, make_layer, _, function_forward = CELLS[kind]
+    backward = getattr(fastrnn, f"{kind}_cell_backward")
+    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    cell = make_cell(I, H, bias=bias, dtype=dtype, rng=1, **options)
+    layer = make_layer(I, H, bias=bias, dtype=dtype, **options)
+    layer.load_state_dict({f"{name}_l0": array for name, array in cell.params.items()})
+    states = 2 if kind == "lstm" else 1
+    rng = np.random.default_rng(2)
+    x, *rest = (rng.standard_normal((B, n)[0 if batched else 1 :]).astype(dtype) for n in (I, *[H] * (2 * states)))
+    state, dstate = bare(tuple(rest[:states])), [d if given else None for d, given in zip(rest[states:], parts)]
+    weights = [cell.params.get(name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    closer = [d if d is None else d.tolist() for d in dstate]
+    stacked, dstacked = (
+        bare(tuple(None if p is None else p[None] for p in ps)) for ps in (parts_of(state), tuple(dstate))
+    )
+    _, _, tape = layer.forward(x[None], stacked)
+    found = {"layer": layer.backward(tape, None, dstacked)}
+    for way, x_given in (("short", x), ("closer look", x.tolist())):
+        tape = function_forward(x_given, state, *weights)[1]
+        found[f"function, {way}"] = backward(tape, *dstate)
+        found[f"function, {way}, dh of a closer look"] = backward(tape, *closer)
+        tape = cell.forward(x_given, state)[1]
+        found[f"cell, {way}"] = cell.backward(tape, *dstate)
+        found[f"cell, {way}, dh of a closer look"] = cell.backward(tape, *closer)
+    return {way: arrays_of(grads) for way, grads in found.items()}
+
+
+def arrays_of(grads):
+    params = list(grads.params.values()) if hasattr(grads, "params") else [g for g in grads[2:] if g is not None]
+    return [grads.x, *parts_of(grads.state), *params]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [(1, 19, 37), (3, 5, 16), (9, 17, 40)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_ways_give_the_same_gradients(kernels, kind, size, dtype):
+    cases = [{}, {"bias": False}]
+    cases += [{"parts": (True, False)}, {"parts": (False, True)}] if kind == "lstm" else []
+    cases += [{"batched": False}] if size[0] == 1 else []
+    for options in cases:
+        expected, *others = gradients(kind, *size, dtype, **options).items()
+        for way, arrays in others:
+            for array, right in zip(arrays, expected[1], strict=True):
+                assert_same_bits(array, right.reshape(array.shape), f"{way}, {options}")
+
+
+def test_a_tape_keeps_the_state_it_began_with(kernels):
+    cell = fastrnn.LSTMCell(5, 16, rng=0)
+    x, h, c, dh = np.random.default_rng(1).standard_normal((4, 3, 16)).astype(np.float32)
+    x = x[:, :5].copy()
+    (after, _), tape = cell.forward(x, (h, c))
+    expected = cell.backward(tape, dh)
+    for array in (h, c, after):
+        array[...] = 7
+    for array, right in zip(arrays_of(cell.backward(tape, dh)), arrays_of(expected), strict=True):
+        assert_same_bits(array, right, "after the state has changed")
+
+
+@pytest.mark.parametrize(
+    ("dh", "error", "match"),
+    [
+        (None, ValueError, "dh"),
+        (np.zeros((3, 15), np.float32), ValueError, r"dh: expected shape \(3, 16\), got \(3, 15\)"),
+        (np.zeros((3, 16), complex), TypeError, "dh: expected real numbers"),
+    ],
+)
+def test_a_wrong_gradient_is_refused_by_name(kernels, dh, error, match):
+    x, h = np.zeros((3, 5), np.float32), np.zeros((3, 16), np.float32)
+    weights = np.zeros((48, 5), np.float32), np.zeros((48, 16), np.float32)
+    _, tape = fastrnn.gru_cell_forward(x, h, *weights)
+    with pytest.raises(error, match=match):
+        fastrnn.gru_cell_backward(tape, dh)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 
 from . import checks, config, stack
+from .backends.base import Backend
 from .frozen import FrozenCell, infer_cell, step_at_once
-from .geometry import Array, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
+from .geometry import Array, Call, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
 from .params import Accumulators, Parameters, check_memory, group, rnn_cell
 from .spec import GRU, LSTM, Cell, Weights
-from .tape import Grads, S, Tape, check_tape
+from .tape import Grads, Run, S, Tape, check_tape
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -30,10 +31,35 @@ SUFFIXES = [[""]]  # of the parameters of a cell's only layer and direction
 
 def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weights]], x: ArrayLike, state: Any) -> Any:
     """One step from and to the caller's layout: the next state and the tape."""
-    backend, call = config.backend(), read_cell_call(spec, x, state, copy_state=True)
+    backend = config.backend()
+    recorded = record_at_once(backend, owner, spec, weights[0][0], x, state)
+    if recorded is not None:
+        return recorded
+    call = read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
     after, runs = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
     return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
+
+
+def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: Weights, x: Any, state: Any) -> Any:
+    """As `record_cell` by the backend's short way; None where it has none, or an argument needs a closer look."""
+    short = getattr(backend, "cell_step", None)
+    found = None if short is None else short.record(spec.cell, x, state, *weights, config.get_num_threads())
+    if found is None:
+        return None
+    after, y, before, saved = found
+    call = Call(one_step(x), before, None, x.ndim == 2)
+    return after, Tape(owner, spec, backend, [(weights,)], call, [Run(call.x, y, before, saved, None)])
+
+
+def backprop_at_once(tape: Tape, named: Sequence[tuple[str, ArrayLike | None]]) -> Any:
+    """The gradients of x, the state and the weights by the backend's short way; None as `record_at_once`."""
+    short = getattr(tape.backend, "cell_step", None)
+    if short is None or not tape.runs:
+        return None
+    given = [gradient for _, gradient in named]
+    weights, run = tape.weights[0][0], tape.runs[0]
+    return short.backprop(tape.spec.cell, weights, run, tape.call.batched, given, config.get_num_threads())
 
 
 def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tuple[Array | None, ...]:
@@ -88,6 +114,11 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
     def _backward(self, tape: Tape, named: Sequence[tuple[str, ArrayLike | None]], accumulate: Any) -> Grads[S]:
         check_tape(tape, self)
+        if accumulate is None:
+            found = backprop_at_once(tape, named)
+            if found is not None:
+                dx, dstate, sums = found
+                return Grads(dx, dstate, dict(zip(self._params, [array for array in sums if array is not None])))
         dafter = read_cell_gradients(tape, *named)
         read = [("x", tape.call.x), *zip([name for name, _ in named], dafter)]
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)

@@ -19,12 +19,15 @@ than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import checks, config, stack
-from .cells import backprop_cell, read_cell_gradients, record_cell
+from .cells import backprop_at_once, backprop_cell, read_cell_gradients, record_at_once, record_cell
 from .frozen import infer_cell, step_at_once
-from .geometry import Array, LayerSpec
+from .geometry import Array, LayerSpec, zeros
 from .params import Accumulators
 from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
 from .tape import CellGrads, Tape, check_tape
@@ -63,23 +66,45 @@ def infer(cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
     return infer_cell(spec, backend, stack.packing(spec, backend, [(read,)], steps=1), x, state)
 
 
+@lru_cache(maxsize=64)
+def spec_of(cell: Cell, I: int, H: int, bias: bool, dtype: np.dtype) -> LayerSpec:
+    return LayerSpec(cell, I, H, 1, bias, False, 0.0, False, dtype)
+
+
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
+    # Views stay what they are, whatever shape the caller's arrays are given meanwhile.
+    kept = Weights._make([w.view() if type(w) is np.ndarray else w for w in weights])
+    w_ih, w_hh, b_ih, b_hh = kept
+    if type(w_ih) is np.ndarray and type(w_hh) is np.ndarray and w_ih.ndim == 2 and w_hh.ndim == 2:
+        spec = spec_of(cell, w_ih.shape[1], w_hh.shape[1], b_ih is not None or b_hh is not None, w_hh.dtype)
+        recorded = record_at_once(config.backend(), owner, spec, kept, x, state)
+        if recorded is not None:
+            return recorded
     spec, read = read_weights(cell, *weights)
-    kept = Weights._make(w if w is None else w.view() for w in read)  # whatever shape the caller's are given meanwhile
-    return record_cell(owner, spec, [(kept,)], x, state)
+    return record_cell(owner, spec, [(Weights._make([w if w is None else w.view() for w in read]),)], x, state)
 
 
 def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLike | None]) -> Any:
     check_tape(tape, owner)
+    if accumulate is None:
+        found = backprop_at_once(tape, named)
+        if found is not None:
+            dx, dstate, sums = found
+            return CellGrads(dx, dstate, *sums)
     dafter = read_cell_gradients(tape, *named)
-    weights = {name: array for name, array in tape.weights[0][0]._asdict().items() if array is not None}
+    weights = tape.weights[0][0]
+    if accumulate is None:
+        sums = Weights._make([None if w is None else zeros(w.shape, w.dtype) for w in weights])
+        dx, dstate = backprop_cell(tape, dafter, [(sums,)])
+        return CellGrads(dx, dstate, *sums)
     if isinstance(accumulate, CellGrads):
         accumulate = {name: getattr(accumulate, name) for name in Weights._fields}
     if isinstance(accumulate, Mapping):
         accumulate = {name: array for name, array in accumulate.items() if array is not None}
-    sums = Accumulators(weights, accumulate, [("x", tape.call.x), *zip([name for name, _ in named], dafter)])
-    dx, dstate = backprop_cell(tape, dafter, [(Weights(**sums.inner),)])
-    return CellGrads(dx, dstate, **sums.finish())
+    present = {name: array for name, array in weights._asdict().items() if array is not None}
+    into = Accumulators(present, accumulate, [("x", tape.call.x), *zip([name for name, _ in named], dafter)])
+    dx, dstate = backprop_cell(tape, dafter, [(Weights(**into.inner),)])
+    return CellGrads(dx, dstate, **into.finish())
 
 
 def lstm_cell(x: ArrayLike, state: Any, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: Bias = None, b_hh: Bias = None) -> Pair:
