@@ -89,29 +89,34 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
-/* dh of up to GROUP_ROWS owned ranks from the i-th on, one panel of units wide. What it starts from: dy, and what
- * dh0 holds, which is dh of the final state where a row begins (`!continues`), and the carry. */
-static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int continues) {
-    const ptrdiff_t j = panel * COLUMNS * LANES;
-    const int C = wide_columns(b->H, panel);
+/* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR whole
+ * ones. What it starts from: dy, and what dh0 holds, which is dh of the final state where a row begins (`!continues`), and
+ * the carry. */
+static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
+                    int continues) {
     vec dh[GROUP_ROWS * COLUMNS];
     ptrdiff_t terms[GROUP_ROWS] = {0};
-    for (int r = 0; r < rows; r++) {
-        ptrdiff_t rank = fr_rank(b->hand, i + r), row = fr_row(b->batch, rank);
+    for (int k = 0; k < rows * panels; k++) {
+        const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
+        const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
+        const int C = wide_columns(b->H, panel + k % panels);
         const real *dy = b->run->dy.data ? at(&b->run->dy, s->t, row) + j : NULL;
         const real *dh0 = continues && !cell_carries(b->cell) ? NULL : (const real *)b->run->dh0 + row * b->H + j;
-        terms[r] = s->term_after + rank;
+        terms[k / panels] = s->term_after + rank;
         prefetch_next(b, s, row, j, C * LANES);
         for (int c = 0; c < C; c++) {
             int n = min_lanes(b->H - j - c * LANES);
             vec start = dh0 ? vload_n(dh0 + c * LANES, n) : (vec){0};
-            dh[r * COLUMNS + c] = dy ? start + vload_n(dy + c * LANES, n) : start;
+            dh[k * COLUMNS + c] = dy ? start + vload_n(dy + c * LANES, n) : start;
         }
     }
-    if (continues)
+    if (continues && panels == 1)
         d_times_weights(b, 0, terms, rows, panel, dh);
-    for (int r = 0; r < rows; r++)
-        finish_blocks(b, s, fr_rank(b->hand, i + r), j, dh + r * COLUMNS, C);
+    else if (continues)
+        d_times_weights_pair[rows - 1](b, 0, terms, weights_at(b, 0, panel), 0, b->panels, dh);
+    for (int k = 0; k < rows * panels; k++)
+        finish_blocks(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
+                      wide_columns(b->H, panel + k % panels));
 }
 
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
@@ -141,11 +146,12 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
     }
 }
 
-/* dh of the owned ranks i .. end-1 in one panel. */
-static void dh_range(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t end, ptrdiff_t panel, int continues) {
+/* dh of the owned ranks i .. end-1 in one panel, or PAIR of them. */
+static void dh_range(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t end, ptrdiff_t panel, int panels,
+                     int continues) {
     for (int rows; i < end; i += rows) {
-        rows = tile_rows(end - i, GROUP_ROWS);
-        dh_rows(b, s, i, rows, panel, continues);
+        rows = tile_rows(end - i, GROUP_ROWS / panels);
+        dh_rows(b, s, i, rows, panel, panels, continues);
     }
 }
 
@@ -156,19 +162,24 @@ static ptrdiff_t clip(ptrdiff_t i, ptrdiff_t first, ptrdiff_t last) { return i <
 static void step_rows(const backward_state *b, const step *s, ptrdiff_t continuing, ptrdiff_t starting, ptrdiff_t owned,
                       int dh0) {
     const double row_flop = b->share->row_flop / (double)(b->unit_panel_end - b->unit_panel);
-    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++)
+    int panels;
+    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel += panels) {
+        const ptrdiff_t pair_end = panel + PAIR;
+        panels = !dh0 && owned <= PAIR_ROWS && pair_end <= b->unit_panel_end && wide_columns(b->H, pair_end - 1) == COLUMNS
+                     ? PAIR : 1;
         for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
             end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
             if (dh0) {
                 dh0_rows(b, s, i, end, panel);
             } else {
-                dh_range(b, s, i, clip(continuing, i, end), panel, 1);
-                dh_range(b, s, clip(continuing, i, end), end, panel, 0);
+                dh_range(b, s, i, clip(continuing, i, end), panel, panels, 1);
+                dh_range(b, s, clip(continuing, i, end), end, panel, panels, 0);
             }
-            const int last = end == owned && panel + 1 == b->unit_panel_end; /* the step itself is counted after it */
-            if (!last && fr_share_worked(b->share, (double)(end - i) * row_flop))
+            const int last = end == owned && panel + panels == b->unit_panel_end; /* the step itself is counted after it */
+            if (!last && fr_share_worked(b->share, (double)(end - i) * panels * row_flop))
                 return;
         }
+    }
 }
 
 /* Returns whether the call ends; who learns it before the others goes on to where they meet. */
@@ -246,13 +257,10 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
 /* Packs the share's part of the weights and sets its rows' dh0, dc0 and dx up. Returns whether the call ends. */
 static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
-    const ptrdiff_t x_panels = wide_panels(b->I), panel_size = weight_rows(b) * COLUMNS * LANES;
-    for (ptrdiff_t i = b->share->index; i < x_panels + wide_panels(b->H); i += b->share->size) {
-        if (i < x_panels)
-            pack_rows(b, b->w_ih + i * panel_size, run->weights.w_ih, b->I, i, 1);
-        else
-            pack_rows(b, b->w_hh + (i - x_panels) * panel_size, run->weights.w_hh, b->H, i - x_panels, 0);
-        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)panel_size))
+    for (int from_x = 0; from_x < 2; from_x++) {
+        const ptrdiff_t panels = wide_panels(from_x ? b->I : b->H);
+        if (pack_rows(b, from_x, fr_cut(panels, b->share->index, b->share->size),
+                      fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
     for (ptrdiff_t row = b->share->index; row < b->batch->B; row += b->share->size) {

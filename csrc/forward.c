@@ -128,9 +128,6 @@ DEFINE_FINISH(gru, FR_GRU, 4)
 /* Rows whose sums wait to be finished together. */
 enum { FINISH_ROWS = 12 };
 
-/* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
-enum { PAIR = 2, PAIR_ROWS = TILE_SUMS / (PAIR * COLUMNS) };
-
 /* Step t of the owned rows i .. i+R-1 through P panels from p on, of C columns each: their pre-activations. */
 INLINE void forward_tile(const int cell, const int R, const int P, const int C, const forward_state *f, ptrdiff_t p,
                          ptrdiff_t t, ptrdiff_t i, vec *sums) {

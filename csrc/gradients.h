@@ -70,73 +70,91 @@ static ptrdiff_t weight_rows(const backward_state *b) {
     return b->H * (cell_columns(b->cell) == 1 ? 1 : fed_columns(b->cell, COLUMNS));
 }
 
-/* Columns panel*64.. of W (rows, n), its rows in the order in which d is read; a narrow last panel is packed tightly. */
-static void pack_rows(const backward_state *b, real *out, const real *w, ptrdiff_t n, ptrdiff_t panel, int from_x) {
-    ptrdiff_t column = panel * COLUMNS * LANES;
-    int columns = wide_columns(n, panel);
-    ptrdiff_t width = n - column < columns * LANES ? n - column : columns * LANES;
-    for (ptrdiff_t p = 0; p < b->panels; p++) {
+/* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a narrow
+ * last panel is packed tightly. Row by row, since those of one panel are far apart, each on a page of its own. Returns
+ * whether the call ends. */
+static int pack_rows(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end) {
+    const real *w = from_x ? b->run->weights.w_ih : b->run->weights.w_hh;
+    const ptrdiff_t n = from_x ? b->I : b->H, panel_size = weight_rows(b) * COLUMNS * LANES;
+    real *packed = from_x ? b->w_ih : b->w_hh;
+    for (ptrdiff_t p = 0, row = 0; p < b->panels && begin < end; p++) {
         panel_runs runs = runs_of(b, p, from_x);
         for (int g = 0; g < runs.count; g++)
-            for (int k = 0; k < runs.length; k++, out += columns * LANES) {
-                memcpy(out, w + (runs.row[g] + k) * n + column, (size_t)width * sizeof(real));
-                memset(out + width, 0, (size_t)(columns * LANES - width) * sizeof(real));
-            }
+            for (int k = 0; k < runs.length; k++, row++)
+                for (ptrdiff_t panel = begin; panel < end; panel++) {
+                    const ptrdiff_t column = panel * COLUMNS * LANES;
+                    const int columns = wide_columns(n, panel);
+                    const real *from = w + (runs.row[g] + k) * n + column;
+                    real *to = packed + panel * panel_size + row * columns * LANES;
+                    for (int c = 0; c < columns; c++)
+                        vstore(to + c * LANES, vload_n(from + c * LANES, min_lanes(n - column - c * LANES)));
+                }
+        const double copied = (double)(runs.count * runs.length) * (double)((end - begin) * COLUMNS * LANES);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * copied))
+            return 1;
     }
+    return 0;
 }
 
 /* --- Products of rows of d with a packed panel of W. */
 
-/* sum (R, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of W_ih (from_x) or W_hh, at w. */
-INLINE void d_times_weights_rows(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
-                                 const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
-    vec sum[TILE_ROWS * COLUMNS];
+/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of P panels, the first at w, of W_ih
+ * (from_x) or W_hh. */
+INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int from_x,
+                                 const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
+    vec sum[TILE_ROWS * PAIR * COLUMNS];
     const real *a[TILE_ROWS];
     const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
-    if (R > tile_limit(C))
+    if (R > (P == 1 ? tile_limit(C) : PAIR_ROWS))
         return;
     UNROLL(8)
-    for (int r = 0; r < R; r++)
+    for (int i = 0; i < R * P; i++)
         UNROLL(8)
         for (int c = 0; c < C; c++)
-            sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
+            sum[i * COLUMNS + c] = sum_out[i * COLUMNS + c];
     /* The runs of a full panel lie side by side: one long run. */
     const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
-    const ptrdiff_t K = (ptrdiff_t)full->count * full->length, panel_step = b->capacity * COLUMNS * LANES;
+    const ptrdiff_t K = (ptrdiff_t)full->count * full->length, d_step = b->capacity * COLUMNS * LANES;
+    const ptrdiff_t w_step = weight_rows(b) * COLUMNS * LANES;
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        a[r] = (const real *)b->d + begin * panel_step + terms[r] * COLUMNS * LANES + full->start;
+        a[r] = (const real *)b->d + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
     if (begin < whole)
-        product_of_runs(sum, R, 1, C, 0, a, 1, K, whole - begin, panel_step, w, 0);
+        product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step);
     if (whole < end) {
         w += (whole - begin) * K * C * LANES;
         UNROLL(8)
         for (int r = 0; r < R; r++)
-            a[r] += (whole - begin) * panel_step;
-        product_of_runs(sum, R, 1, C, 0, a, 1, last->length, last->count, LANES, w, 0);
+            a[r] += (whole - begin) * d_step;
+        product_of_runs(sum, R, P, C, 0, a, 1, last->length, last->count, LANES, w, w_step);
     }
     UNROLL(8)
-    for (int r = 0; r < R; r++)
+    for (int i = 0; i < R * P; i++)
         UNROLL(8)
         for (int c = 0; c < C; c++)
-            sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
+            sum_out[i * COLUMNS + c] = sum[i * COLUMNS + c];
 }
 
 typedef void product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
                               ptrdiff_t begin, ptrdiff_t end, vec *sum);
 
-#define D_TIMES_WEIGHTS(name, R, C) \
+#define D_TIMES_WEIGHTS(name, R, P, C) \
     static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
                                                const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
-        d_times_weights_rows(R, C, b, from_x, terms, w, begin, end, sum); \
+        d_times_weights_rows(R, P, C, b, from_x, terms, w, begin, end, sum); \
     }
-DEFINE_TILES(product_function, d_times_weights_1, D_TIMES_WEIGHTS, 1)
-DEFINE_TILES(product_function, d_times_weights_2, D_TIMES_WEIGHTS, 2)
-DEFINE_TILES(product_function, d_times_weights_3, D_TIMES_WEIGHTS, 3)
-DEFINE_TILES(product_function, d_times_weights_4, D_TIMES_WEIGHTS, 4)
+DEFINE_TILES(product_function, d_times_weights_1, D_TIMES_WEIGHTS, 1, 1)
+DEFINE_TILES(product_function, d_times_weights_2, D_TIMES_WEIGHTS, 1, 2)
+DEFINE_TILES(product_function, d_times_weights_3, D_TIMES_WEIGHTS, 1, 3)
+DEFINE_TILES(product_function, d_times_weights_4, D_TIMES_WEIGHTS, 1, 4)
+DEFINE_TILES(product_function, d_times_weights_pair, D_TIMES_WEIGHTS, PAIR, COLUMNS)
 
 /* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
 enum { GROUP_ROWS = 16 * TILE_ROWS, PART_BYTES = 3 << 17 };
+
+static const real *weights_at(const backward_state *b, int from_x, ptrdiff_t panel) {
+    return (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b) * COLUMNS * LANES;
+}
 
 /* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of the packed W_ih (I columns) or W_hh (H). */
 static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
@@ -146,7 +164,7 @@ static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t
     const int C = wide_columns(from_x ? b->I : b->H, panel);
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
     const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
-    const real *w = (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b) * COLUMNS * LANES;
+    const real *w = weights_at(b, from_x, panel);
     for (ptrdiff_t p = 0; p < b->panels; p += part) {
         const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
         int tile;

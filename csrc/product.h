@@ -12,6 +12,9 @@
  * Zen 4, though it reads the weights half as often. */
 INLINE int tile_limit(int C) { return TILE_SUMS / C < TILE_ROWS ? TILE_SUMS / C : TILE_ROWS; }
 
+/* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
+enum { PAIR = 2, PAIR_ROWS = TILE_SUMS / (PAIR * COLUMNS) };
+
 /* One k of R rows through n columns of vectors, C of them from each panel. */
 INLINE void multiply_terms(vec *total, const int R, const int n, const real *const *row, ptrdiff_t a_at,
                            const real *const *panel, ptrdiff_t p_at, const int C) {
