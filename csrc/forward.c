@@ -2,8 +2,6 @@
 #include "panels.h"
 #include "product.h"
 
-enum { HOIST_BYTES = 1 << 18, HOIST_STEPS = 48, LARGE_BYTES = 12 << 20, LARGE_TERMS = 48, LARGE_ROWS = 128 };
-
 typedef struct {
     const fr_forward_run *run;
     const fr_packed *weights;
@@ -405,7 +403,7 @@ static void hoist(forward_state *f, const fr_share *share, ptrdiff_t terms) {
 /* Hoists the input product of as many steps from the s-th visited on as the chunk holds; returns how many. */
 static ptrdiff_t hoist_chunk(forward_state *f, const fr_share *share, ptrdiff_t s, ptrdiff_t live) {
     ptrdiff_t steps = 0, terms = 0;
-    for (; steps < HOIST_STEPS && s + steps < f->batch->T; steps++) {
+    for (; s + steps < f->batch->T; steps++) {
         ptrdiff_t t = visit(f, s + steps);
         live = fr_live(f->batch, t, live);
         ptrdiff_t rows = fr_owned(live, f->hand);
@@ -468,30 +466,6 @@ static void run_rows(forward_state *f, const fr_share *share) {
     }
 }
 
-/* How many terms' input products are taken at once, ahead of their steps; 0: each step takes its own. Whichever ceiling
- * binds decides:
- *   few rows     leave a tile half empty, and its FMAs wait for loads and for each other; several steps' terms fill it.
- *                As many as HOIST_BYTES hold, beside the weights in the second-level cache.
- *   large weights come from memory at every step, W_ih as well as W_hh, since a core's share of the last cache does not
- *                hold them. W_ih read once for LARGE_TERMS, whose FMAs take several times as long, halves what a step
- *                reads; a waiting term is written and read once, which is 2 / I of the weights that it saves. From
- *                LARGE_ROWS rows on the FMAs of a single step take that long.
- * Weights that are packed as they are used are read once in any case. */
-static ptrdiff_t hoisted_terms(const fr_packed *weights, ptrdiff_t rows, ptrdiff_t panels, ptrdiff_t T) {
-    const size_t term = (size_t)panels * fed_columns(weights->cell, COLUMNS) * VEC_BYTES;
-    const int large = (size_t)(panels * weights->panel_size) * sizeof(real) > LARGE_BYTES;
-    ptrdiff_t terms = large ? LARGE_TERMS : (ptrdiff_t)(HOIST_BYTES / term), most = rows * HOIST_STEPS;
-    if (!weights->data || !rows)
-        return 0;
-    if (rows >= TILE_ROWS) {
-        if (!large || rows > LARGE_ROWS || T == 1)
-            return 0;
-        terms = terms > 2 * rows ? terms : 2 * rows;
-    }
-    terms = terms > 2 * TILE_ROWS ? terms : 2 * TILE_ROWS;
-    return terms < most ? terms : most;
-}
-
 /* What the share owns, and its scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const fr_packed *weights = f->weights;
@@ -500,8 +474,11 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     f->panel = part.begin, f->panel_end = part.end;
 
     ptrdiff_t panels = f->panel_end - f->panel;
-    f->terms = hoisted_terms(weights, f->rows, panels, f->batch->T);
-    const size_t hoisted = (size_t)(f->terms * panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
+    const size_t term = (size_t)(panels * fed_columns(weights->cell, COLUMNS)) * VEC_BYTES;
+    const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
+    /* Weights that are packed as they are used are read once in any case. */
+    f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
+    const size_t hoisted = (size_t)f->terms * term;
     if (scratch) {
         f->hoisted = f->terms ? (vec *)scratch : NULL;
         f->h_prev = (const real **)(scratch + hoisted);

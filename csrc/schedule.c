@@ -30,3 +30,24 @@ fr_schedule fr_choose_schedule(int threads, int may_meet, ptrdiff_t T, ptrdiff_t
     }
     return schedule;
 }
+
+enum { HOIST_BYTES = 1 << 18, HOIST_STEPS = 48, LARGE_BYTES = 12 << 20, LARGE_TERMS = 48, LARGE_ROWS = 128 };
+
+/* Whichever ceiling binds decides:
+ *   few rows     leave a tile half empty, and its FMAs wait for loads and for each other; several steps' terms fill it.
+ *                As many as HOIST_BYTES hold, beside the weights in the second-level cache.
+ *   large weights come from memory at every step, W_ih as well as W_hh, since a core's share of the last cache does not
+ *                hold them. W_ih read once for LARGE_TERMS, whose FMAs take several times as long, halves what a step
+ *                reads; a waiting term is written and read once, which is 2 / I of the weights that it saves. From
+ *                LARGE_ROWS rows on the FMAs of a single step take that long. */
+ptrdiff_t fr_choose_hoisted(ptrdiff_t rows, ptrdiff_t T, int tile_rows, size_t weight_bytes, size_t term_bytes) {
+    const int large = weight_bytes > LARGE_BYTES;
+    ptrdiff_t terms = large ? LARGE_TERMS : (ptrdiff_t)(HOIST_BYTES / term_bytes), most = rows * HOIST_STEPS;
+    if (rows >= tile_rows) {
+        if (!large || rows > LARGE_ROWS || T == 1)
+            return 0;
+        terms = terms > 2 * rows ? terms : 2 * rows;
+    }
+    terms = terms > 2 * tile_rows ? terms : 2 * tile_rows;
+    return terms < most ? terms : most;
+}

@@ -101,6 +101,7 @@ cdef extern from "schedule.h" nogil:
         ptrdiff_t begin
         ptrdiff_t end
     fr_schedule fr_choose_schedule(int, int, ptrdiff_t, ptrdiff_t, ptrdiff_t, double)
+    ptrdiff_t fr_choose_hoisted(ptrdiff_t, ptrdiff_t, int, size_t, size_t)
     ptrdiff_t fr_rank(fr_hand, ptrdiff_t)
     fr_part fr_deal(int, int, int, ptrdiff_t, ptrdiff_t)
 
@@ -877,6 +878,11 @@ def read_bandwidth(ptrdiff_t bytes, int threads, double seconds):
     if status != FR_OK:
         raise MemoryError(f"no memory to read {bytes} bytes from")
     return rate
+
+
+def hoisted_terms(ptrdiff_t rows, ptrdiff_t T, int tile_rows, size_t weight_bytes, size_t term_bytes):
+    """How many terms' input products a share of so many rows would take at once; 0: each step its own."""
+    return fr_choose_hoisted(rows, T, tile_rows, weight_bytes, term_bytes)
 
 
 def schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop):
