@@ -211,14 +211,14 @@ static size_t lay_out(backward_state *b, char *scratch) {
     b->capacity = chunk < all ? rows + chunk : all;
     const size_t w = (size_t)weight_rows(b) * COLUMNS * VEC_BYTES;
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES, w * (size_t)wide_panels(b->H),
-                            w * (size_t)wide_panels(b->I), (size_t)b->share->size * BLOCK * COLUMNS * VEC_BYTES,
+                            w * (size_t)wide_panels(b->I), (size_t)(b->share->size * OUTER_PANELS * BLOCK * COLUMNS) * VEC_BYTES,
                             (size_t)b->capacity * sizeof(real *)};
     if (scratch) {
         char *next = scratch;
         b->d = (vec *)next;
         b->w_hh = (real *)(next += sizes[0]);
         b->w_ih = (real *)(next += sizes[1]);
-        b->block = (vec *)(next += sizes[2]) + b->share->index * BLOCK * COLUMNS;
+        b->block = (vec *)(next += sizes[2]) + b->share->index * OUTER_PANELS * BLOCK * COLUMNS;
         b->x = (const real **)(next += sizes[3]);
         b->h = (const real **)(next += sizes[4]);
         b->dx = (real **)(next += sizes[4]);

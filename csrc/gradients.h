@@ -11,7 +11,7 @@
 #include "panels.h"
 #include "product.h"
 
-enum { BLOCK = 256 };
+enum { BLOCK = 256, OUTER_PANELS = 4 };
 
 /* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
@@ -36,7 +36,7 @@ typedef struct {
     real **dx;               /* (capacity) */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
-    vec *block;              /* (BLOCK, COLUMNS): a block of x or h terms, one panel wide; this share's own */
+    vec *block;              /* (OUTER_PANELS, BLOCK, COLUMNS): a block of x or h terms by panels; this share's own */
 } backward_state;
 
 INLINE const real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
@@ -249,7 +249,7 @@ enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
 /* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
 static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p,
-                      ptrdiff_t panel) {
+                      ptrdiff_t panel, const vec *block) {
     static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
     const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
     real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
@@ -266,7 +266,7 @@ static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdi
         now = terms - done < OUTER_TERMS ? terms - done : OUTER_TERMS;
         for (int i = 0; i < count; i += tile) {
             tile = tile_rows(count - i, tile_limit(C));
-            by_columns[C - 1][tile - 1](d + i, now, b->block + done * C, sum + i * COLUMNS);
+            by_columns[C - 1][tile - 1](d + i, now, block + done * C, sum + i * COLUMNS);
         }
         for (int i = 0; i < count; i++)
             d[i] += now * COLUMNS * LANES;
@@ -288,22 +288,30 @@ static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdif
             gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
 }
 
-/* Adds one block of terms to the gradients that the share owns. */
+/* Adds one block of terms to the gradients that the share owns: of W, panels of d times panels of x or h. So many of the
+ * latter share what they read of d, which comes from beyond the second-level cache where H is large. */
 static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
     const fr_gradients *gradients = &b->run->gradients;
-    const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+    const ptrdiff_t x_panels = wide_panels(b->I), wide_end = x_panels + wide_panels(b->H), items = wide_end * b->panels;
+    const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
     const double item_flop = 2.0 * (double)terms * COLUMNS * LANES * COLUMNS * LANES;
-    ptrdiff_t packed = -1;
-    for (ptrdiff_t item = fr_cut(items, index, size); item < fr_cut(items, index + 1, size); item++) {
-        if (fr_share_worked(b->share, item_flop))
-            return;
-        ptrdiff_t wide = item / b->panels, from_x = wide < x_panels;
-        if (wide != packed)
-            pack_block((from_x ? b->x : b->h) + term, terms, from_x ? b->I : b->H, from_x ? wide : wide - x_panels,
-                       b->block);
-        packed = wide;
-        add_outer(b, (int)from_x, term, terms, item % b->panels, from_x ? wide : wide - x_panels);
+    for (ptrdiff_t begin = first / b->panels, end; begin * b->panels < last; begin = end) {
+        end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
+        for (ptrdiff_t wide = begin; wide < end; wide++)
+            pack_block((wide < x_panels ? b->x : b->h) + term, terms, wide < x_panels ? b->I : b->H,
+                       wide < x_panels ? wide : wide - x_panels, b->block + (wide - begin) * BLOCK * COLUMNS);
+        for (ptrdiff_t p = 0; p < b->panels; p++)
+            for (ptrdiff_t wide = begin; wide < end; wide++) {
+                const ptrdiff_t item = wide * b->panels + p;
+                const int from_x = wide < x_panels;
+                if (item < first || item >= last)
+                    continue;
+                if (fr_share_worked(b->share, item_flop))
+                    return;
+                add_outer(b, from_x, term, terms, p, from_x ? wide : wide - x_panels,
+                          b->block + (wide - begin) * BLOCK * COLUMNS);
+            }
     }
     if (!gradients->b_ih && !gradients->b_hh)
         return;
