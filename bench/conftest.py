@@ -1,11 +1,12 @@
 """Options of the suites: which sizes, on which backends."""
 
 import fastrnn
-from fastrnn.benchmark.workloads import MODES, parse_sizes, workloads
+from fastrnn.benchmark.workloads import LISTS, MODES, parse_sizes, workloads
 
 
 def pytest_addoption(parser):
-    parser.addoption("--sizes", default="quick", type=parse_sizes, help='"T,B,I,H;…", or quick, default, all')
+    lists = f'"T,B,I,H;…", where a name of a list may stand for sizes: {", ".join(LISTS)}'
+    parser.addoption("--sizes", default="quick", type=parse_sizes, help=lists)
     parser.addoption("--backends", default=",".join(fastrnn.available_backends()), help="names, comma-separated")
 
 

@@ -1,4 +1,4 @@
-"""The benchmark beside its figures: workloads, sampling, agreement of competitors, the character model, the output."""
+"""The benchmark beside its figures: ceilings, sampling, agreement of competitors, the character model, the output."""
 
 import io
 import json
@@ -13,53 +13,6 @@ import fastrnn
 from fastrnn.benchmark import ceiling, charlm, measure, peers, runner, text, workloads
 from fastrnn.benchmark.measure import CallFailed, LocalCall, Timing
 from fastrnn.benchmark.workloads import Size, Workload
-
-# --- workloads
-
-
-@pytest.mark.parametrize("cell, flops", [("rnn", 540), ("lstm", 2160), ("gru", 1620)])
-def test_flops_of_two_products_by_hand(cell, flops):
-    # 6 row-steps, each gate of 5 units a dot product over 4 inputs and 5 states: 6·5·9 multiply-adds, 2 flops each.
-    size = Size(T=2, B=3, I=4, H=5)
-    assert Workload(cell, size, "forward").flops == flops
-    assert Workload(cell, size, "training").flops == 3 * flops
-    assert Workload(cell, size, "forward").steps == 6
-
-
-def test_lists_of_sizes():
-    assert len(set(workloads.GRID)) == 13
-    assert set(workloads.QUICK) < set(workloads.GRID) and set(workloads.DEFAULT) < set(workloads.GRID)
-    assert workloads.parse_sizes("all") == workloads.GRID
-    assert workloads.parse_sizes("1,2,3,4;5,6,7,8") == (Size(1, 2, 3, 4), Size(5, 6, 7, 8))
-
-
-@pytest.mark.parametrize("wrong", ["", "1,2,3", "1,2,3,4,5", "1,2,3,x", "1,2,3,0", "1,-2,3,4", "1,2,3,4;", "1.5,2,3,4"])
-def test_wrong_sizes(wrong):
-    with pytest.raises(ValueError, match="expected four positive integers T,B,I,H, got '"):
-        workloads.parse_sizes(wrong)
-
-
-def test_grid_keeps_cells_of_a_size_and_mode_together():
-    sizes = (Size(1, 1, 1, 1), Size(2, 2, 2, 2))
-    found = [(w.size.T, w.mode, w.cell) for w in workloads.workloads(sizes)]
-    wanted = [(T, mode, cell) for T in (1, 2) for mode in ("forward", "training") for cell in ("rnn", "lstm", "gru")]
-    assert found == wanted
-
-
-def test_problem_is_reproducible_and_head_takes_its_first_steps():
-    workload = Workload("gru", Size(6, 2, 3, 4), "training")
-    first, second = (workloads.problem(workload, np.float64) for _ in range(2))
-    np.testing.assert_array_equal(first.x, second.x)
-    np.testing.assert_array_equal(first.layer.params["weight_hh_l0"], second.layer.params["weight_hh_l0"])
-    assert first.x.dtype == first.dy.dtype == np.float64
-    part = first.head(2)
-    assert part.workload.size == Size(2, 2, 3, 4)
-    alike = workloads.problem(part.workload, np.float64)
-    for name in ("x", "dy"):
-        np.testing.assert_array_equal(getattr(part, name), getattr(first, name)[:2])
-        np.testing.assert_array_equal(getattr(part, name), getattr(alike, name))
-    np.testing.assert_array_equal(alike.layer.params["weight_ih_l0"], part.layer.params["weight_ih_l0"])
-
 
 # --- ceilings
 
@@ -373,7 +326,9 @@ def run(tmp_path_factory):
     arguments += ["--seconds", "0.002", "--model-seconds", "0.05", "--text", str(book)]
     arguments += ["--json", str(folder / "bench.json"), "--plot", str(folder / "bench.png")]
     threads = fastrnn.get_num_threads()
-    assert main(arguments) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(workloads.NAMES, Size(3, 1, 2, 4), "three steps")
+        assert main(arguments) == 0
     assert fastrnn.get_num_threads() == threads
     return folder
 
@@ -389,6 +344,7 @@ def test_json_of_a_run(run):
         assert seconds["min"] <= seconds["q1"] <= seconds["median"] <= seconds["q3"] <= seconds["max"]
         assert len(seconds["samples"]) >= 3
         assert record["competitor"] == "numpy"
+        assert record["name"] == {4: None, 3: "three steps"}[record["T"]]
         assert record["gflops"] == pytest.approx(record["flops"] / seconds["median"] / 1e9)
         assert record["steps_per_s"] == pytest.approx(record["T"] * record["sequences_per_s"])
     if document["peak_gflops"] is None:
@@ -425,11 +381,14 @@ def test_plot_of_a_run(run):
     assert (run / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+SHOWN = (*workloads.GRID, *workloads.USERS)
+
+
 def synthetic_report():
     """Every competitor, figures of every magnitude, gaps."""
     from fastrnn.benchmark.report import Report
 
-    settings = SETTINGS._replace(sizes=workloads.GRID, cells=workloads.CELLS)
+    settings = SETTINGS._replace(sizes=SHOWN, cells=workloads.CELLS)
     names, results, left_out = ["native", "numba", "numpy", "torch", "onnxruntime"], [], []
     for k, workload in enumerate(workloads.workloads(settings.sizes)):
         for j, name in enumerate(names):
@@ -462,11 +421,12 @@ def test_tables_fit_the_terminal(columns):
     assert not any("…" in line for line in lines), "a figure is cut off"
     assert "torch failed: its process ended: Segmentation fault" in lines
     blocks = [line for line in lines if line.startswith("T=")]
-    assert len(blocks) == 2 * len(workloads.GRID)
+    assert len(blocks) == 2 * len(SHOWN)
+    assert "T=20 B=512 I=8 H=32  sensor windows" in blocks and "T=500 B=1 I=1 H=16" in blocks
     marked, apart = (
         sum(len(re.findall(p, line)) for line in lines) for p in ("%[cf]", r" \d{1,3}(?:\.\d)?%[cf](?: |$)")
     )
-    assert marked == apart == 4 * 6 * len(workloads.GRID), "figures touch"
+    assert marked == apart == 4 * 6 * len(SHOWN), "figures touch"
     headings = {
         80: "step/s GFLOP/s limit",
         120: "step/s GFLOP/s limit seq/s  ±% time",

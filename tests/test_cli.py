@@ -45,7 +45,7 @@ def test_the_command_line_loads_what_it_needs_when_it_needs_it():
 @pytest.mark.parametrize(
     "option, value, expected",
     [
-        ("--sizes", "1,2,3", "expected four positive integers T,B,I,H, got '1,2,3'"),
+        ("--sizes", "1,2,3", "expected four positive integers T,B,I,H or one of default, quick"),
         ("--cell", "lstm,elman", "expected names among rnn, lstm, gru, got 'elman'"),
         ("--backend", "cuda", "got 'cuda'"),
         ("--peers", "keras", "expected names among torch, onnxruntime, openvino, jax, got 'keras'"),

@@ -79,7 +79,9 @@ def add_bench(commands: Any) -> None:
         description="Measure the throughput of RNN, LSTM and GRU, forward and training, on every available backend, "
         "then train the same next-character model with each cell for a few seconds. "
         "Needs: pip install 'fastrnn[bench]'",
-        epilog='Sizes are "T,B,I,H": time steps, rows of the batch, input_size, hidden_size. '
+        epilog='Sizes are "T,B,I,H": time steps, rows of the batch, input_size, hidden_size. The lists: users, the '
+        "shapes of real programs; batches, 2 to 24 rows; deepbench, DeepBench's layers; grid, from one small sequence "
+        "to a large batch; default, some of that and users. "
         "Figures of a busy machine mean little; competitors are measured in turns, so ratios mean more.",
     )
     add = bench_parser.add_argument
@@ -88,7 +90,8 @@ def add_bench(commands: Any) -> None:
     backends = fastrnn.available_backends()
     add("--backend", type=names(backends), metavar="NAME[,NAME]", help=f"of {', '.join(backends)}; default: all")
     add("--cell", type=names(CELLS), default=CELLS, metavar="NAME[,NAME]", help=f"of {', '.join(CELLS)}; default: all")
-    add("--sizes", type=sizes, metavar="T,B,I,H;…", help='or "all", "default", "quick"')
+    lists = "default, quick, grid, users, batches, deepbench, all: names of lists, which may stand among sizes"
+    add("--sizes", type=sizes, metavar="T,B,I,H;…", help=lists)
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measured too")
     add("--seconds", type=positive_number, metavar="S", help="for one measurement (default: 0.3; quick: 0.1)")

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from .charlm import Learned
 from .report import Report
 from .runner import Result
+from .workloads import Size
 
 COLOURS = {"native": "#c8102e", "numba": "#e69f00", "numpy": "#6e6e6e", "torch": "#0072b2", "onnxruntime": "#009e73"}
 CELL_COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
@@ -71,9 +72,14 @@ def throughput_panel(axis: Axes, report: Report, results: Sequence[Result]) -> N
         axis.axvline(report.outcome.peak / 1e9, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="FMA peak")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_yticks(range(len(sizes)), [str(size).replace(",", ", ") for size in sizes], fontsize=8)
+    axis.set_yticks(range(len(sizes)), [size_label(size) for size in sizes], fontsize=8)
     axis.set_ylim(len(sizes) - 0.5, -0.5)
     tidy(axis)
+
+
+def size_label(size: Size) -> str:
+    numbers = str(size).replace(",", ", ")
+    return f"{size.name}   {numbers}" if size.name else numbers
 
 
 def curve_panel(axis: Axes, learned: Sequence[Learned]) -> None:

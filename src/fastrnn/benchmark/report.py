@@ -34,9 +34,10 @@ class Report(NamedTuple):
 def to_json(report: Report) -> str:
     """The schema `fastrnn-bench/1`: seconds are per call, `gflops` and `peak_gflops` 1e9 flop/s; null where absent.
 
-    `read_bandwidths`: 1e9 bytes/s at which all threads together read so many bytes, the size of a workload's W_hh, over
-    and over. `peak_share` is of the FMA peak; `limit_share` of both ceilings: the least time of ceiling.py over the
-    median, with `limit` the one that binds the sequential part, "fma" or "cache".
+    `name`: who has sequences of that size. `read_bandwidths`: 1e9 bytes/s at which all threads together read so many
+    bytes, the size of a workload's W_hh, over and over. `peak_share` is of the FMA peak; `limit_share` of both
+    ceilings: the least time of ceiling.py over the median, with `limit` the one that binds the sequential part, "fma"
+    or "cache".
     """
     settings, outcome = report.settings, report.outcome
     document = {
@@ -58,7 +59,7 @@ def to_json(report: Report) -> str:
 
 def identity(entry: Result | LeftOut) -> dict[str, Any]:
     cell, size, mode = entry.workload
-    return {"cell": cell, "mode": mode, **size._asdict(), "competitor": entry.competitor}
+    return {"cell": cell, "mode": mode, **size._asdict(), "name": size.name, "competitor": entry.competitor}
 
 
 def result_record(result: Result, report: Report) -> dict[str, Any]:

@@ -140,12 +140,16 @@ def mode_table(report: Report, mode: str, columns: int) -> Iterator[RenderableTy
     header.add_row("", *(layout.text(lambda figure: figure.heading, ("dim", "dim")) for _ in cells))
     yield header
     for size in report.settings.sizes:
-        yield Text(f"T={size.T} B={size.B} I={size.I} H={size.H}", "yellow")
+        yield Text(size_line(size), "yellow")
         yield size_block(report, size, mode, layout)
     if len(report.outcome.competitors) > 1:
         lead = report.outcome.competitors[0]
         yield Text(f"all sizes: geometric mean of the time as a multiple of {lead}'s", "yellow")
         yield mean_block(report.outcome, cells, mode, layout)
+
+
+def size_line(size: Size) -> str:
+    return f"T={size.T} B={size.B} I={size.I} H={size.H}" + (f"  {size.name}" if size.name else "")
 
 
 def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:

@@ -1,4 +1,4 @@
-"""What is measured: the one list of workloads, for `fastrnn bench` and for the suites in bench/.
+"""What is measured: the lists of workloads, for `fastrnn bench` and for the suites in bench/.
 
 Sizes are given as (T, B, I, H):
 
@@ -6,6 +6,7 @@ Sizes are given as (T, B, I, H):
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,11 @@ class Size(NamedTuple):
     def __str__(self) -> str:
         return ",".join(map(str, self))
 
+    @property
+    def name(self) -> str | None:
+        """Who has such sequences; None for a size that stands for nobody in particular."""
+        return NAMES.get(self)
+
 
 # fmt: off
 GRID = tuple(Size(*size) for size in (
@@ -35,12 +41,45 @@ GRID = tuple(Size(*size) for size in (
     (100, 8, 48, 96), (100, 16, 64, 64), (60, 20, 100, 200),                      # small batches
     (100, 32, 128, 128), (100, 32, 256, 256), (50, 64, 512, 512), (25, 128, 1024, 1024),    # training
 ))
-DEFAULT = tuple(Size(*size) for size in (
-    (500, 1, 1, 16), (100, 1, 64, 64), (100, 1, 256, 256), (100, 16, 64, 64), (60, 20, 100, 200),
-    (100, 32, 128, 128), (100, 32, 256, 256), (50, 64, 512, 512),
-))
+NAMES = {Size(*size): name for size, name in (
+    ((20, 512, 8, 32), "sensor windows"),
+    ((5, 2048, 16, 64), "many environments"),                                     # of a policy that learns
+    ((128, 256, 32, 32), "rows of an image"),
+    ((365, 64, 5, 64), "hydrology"),                                              # the days of a year
+    ((60, 32, 1, 25), "forecasting"),
+    ((40, 3200, 1, 40), "sampling a forecast"),
+    ((160, 10, 40, 256), "speaker embedding"),
+    ((200, 1, 512, 128), "a line of text"),
+    ((30, 100, 300, 128), "sentences"),
+    ((1000, 1, 1, 8), "an amplifier"),
+)}
+USERS = tuple(NAMES)
+BATCHES = tuple(
+    Size(20 if H < 1024 else 10, B, H, H) for H in (256, 512, 1024, 1536) for B in (2, 3, 4, 6, 8, 12, 16, 24)
+)
+# Sizes of layers and batches from DeepBench (Baidu Research): 1 to 4 rows are its inference, more its training. It has
+# more time steps. The largest batches of its largest layers are left out, whose memory and time would outgrow the rest.
+DEEPBENCH_STEPS = {512: 25, 1024: 25, 1536: 20, 1760: 20, 2048: 10, 2560: 10}  # of each hidden_size
+DEEPBENCH_MOST_ROWS = {2048: 64, 2560: 32}
+DEEPBENCH = tuple(
+    Size(T, B, H, H)
+    for H, T in DEEPBENCH_STEPS.items() for B in (1, 2, 4, 16, 32, 64, 128) if B <= DEEPBENCH_MOST_ROWS.get(H, 128)
+)
+DEFAULT = (*(Size(*size) for size in (
+    (100, 1, 64, 64), (100, 1, 256, 256),
+    (100, 16, 64, 64), (100, 32, 128, 128), (100, 32, 256, 256), (50, 64, 512, 512),
+)), *USERS)
 QUICK = tuple(Size(*size) for size in ((500, 1, 1, 16), (100, 1, 128, 128), (100, 16, 64, 64), (100, 32, 128, 128)))
 # fmt: on
+LISTS = {
+    "default": DEFAULT,
+    "quick": QUICK,
+    "grid": GRID,
+    "users": USERS,
+    "batches": BATCHES,
+    "deepbench": DEEPBENCH,
+    "all": tuple(dict.fromkeys((*GRID, *USERS, *BATCHES, *DEEPBENCH))),  # DEFAULT and QUICK are among these
+}
 
 
 class Workload(NamedTuple):
@@ -87,9 +126,9 @@ def workloads(
 
 
 def parse_sizes(text: str) -> tuple[Size, ...]:
-    """Sizes from "T,B,I,H;T,B,I,H"; the words "all", "default" and "quick" name the lists above. Else ValueError."""
-    named = {"all": GRID, "default": DEFAULT, "quick": QUICK}
-    return named[text] if text in named else tuple(dict.fromkeys(map(parse_size, text.split(";"))))
+    """Sizes from "T,B,I,H;T,B,I,H", each once; a name of LISTS stands for what is in it. ValueError for other text."""
+    listed = (LISTS.get(part.strip()) or (parse_size(part),) for part in text.split(";"))
+    return tuple(dict.fromkeys(chain.from_iterable(listed)))
 
 
 def parse_size(text: str) -> Size:
@@ -98,7 +137,8 @@ def parse_size(text: str) -> Size:
         if min(size) < 1:
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError(f"expected four positive integers T,B,I,H, got {text.strip()!r}") from None
+        expected = f"four positive integers T,B,I,H or one of {', '.join(LISTS)}"
+        raise ValueError(f"expected {expected}, got {text.strip()!r}") from None
     T, B, I, H = size
     if (I + H) * max(T * B, H) > MOST_ELEMENTS:
         raise ValueError(f"expected sizes of arrays that a machine can hold, got {text.strip()!r}")
