@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn.benchmark import ceiling, charlm, measure, peers, runner, text, workloads
+from fastrnn.benchmark import ceiling, charlm, measure, peers, runner, steps, text, workloads
 from fastrnn.benchmark.measure import CallFailed, LocalCall, Timing
 from fastrnn.benchmark.workloads import Size, Workload
 
@@ -351,6 +351,8 @@ def test_json_of_a_run(run):
         assert document["read_bandwidths"] == [] and {record["limit"] for record in document["results"]} == {None}
     else:
         check_limits(document)
+    assert len(document["single_steps"]) == 3 * len(steps.QUICK) * 7
+    assert {record["backend"] for record in document["single_steps"]} == {"numpy"}
     model = document["character_model"]
     assert model["text"] == "book.txt"
     assert [cell["cell"] for cell in model["cells"]] == ["rnn", "lstm", "gru"]

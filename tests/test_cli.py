@@ -79,12 +79,13 @@ def test_bench_refuses_a_text_that_is_too_short(capsys, tmp_path):
 
 
 TINY = ("--backend", "numpy", "--cell", "rnn", "--sizes", "2,1,1,1", "--seconds", "0.001")
+GRID_ALONE = (*TINY, "--no-steps", "--model-seconds", "0")
 
 
 def test_bench_says_what_it_could_not_write_and_writes_the_rest(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "picture.svg"
-    asked = (*TINY, "--model-seconds", "0", "--json", "/dev/full", "--plot", str(picture))
+    asked = (*GRID_ALONE, "--json", "/dev/full", "--plot", str(picture))
     assert "cannot write '/dev/full': No space left on device" in refused(capsys, "bench", *asked)
     assert "<svg" in picture.read_text()
 
@@ -97,16 +98,17 @@ def test_a_picture_that_cannot_be_drawn_loses_no_figures(capsys, monkeypatch, tm
 
     monkeypatch.setattr("fastrnn.benchmark.plot.draw", fails)
     figures = tmp_path / "figures.json"
-    asked = (*TINY, "--model-seconds", "0", "--plot", str(tmp_path / "picture.png"), "--json", str(figures))
+    asked = (*GRID_ALONE, "--plot", str(tmp_path / "picture.png"), "--json", str(figures))
     assert "picture.png': RuntimeError: no fonts" in refused(capsys, "bench", *asked)
-    assert len(json.loads(figures.read_text())["results"]) == 2
+    found = json.loads(figures.read_text())
+    assert len(found["results"]) == 2 and found["single_steps"] == []
 
 
-@pytest.mark.parametrize("where", ["run_workload", "learn", "print"])
+@pytest.mark.parametrize("where", ["run_workload", "run_shape", "learn", "print"])
 def test_what_was_measured_outlives_what_ends_the_command(capsys, monkeypatch, tmp_path, where):
-    """Ctrl-C in the grid or in the model's training, and a terminal that is gone when the tables come."""
+    """Ctrl-C in the grid, in the single steps or in the model's training; a terminal that is gone for the tables."""
     pytest.importorskip("rich")
-    from fastrnn.benchmark import charlm, runner
+    from fastrnn.benchmark import charlm, runner, steps
 
     done = []
 
@@ -126,11 +128,12 @@ def test_what_was_measured_outlives_what_ends_the_command(capsys, monkeypatch, t
 
         monkeypatch.setattr("fastrnn.benchmark.table.grid_tables", closed)
     else:
-        module = charlm if where == "learn" else runner
+        module = {"run_workload": runner, "run_shape": steps, "learn": charlm}[where]
         monkeypatch.setattr(module, where, first_then_interrupted(getattr(module, where)))
     book, figures = tmp_path / "book.txt", tmp_path / "figures.json"
     book.write_text("what is said is said again " * 1000)
-    asked = "bench", *TINY, "--cell", "rnn,gru", "--text", str(book), "--model-seconds", "0.01", "--json", str(figures)
+    asked = "bench", *TINY, "--quick", "--cell", "rnn,gru", "--text", str(book), "--model-seconds", "0.01"
+    asked += "--json", str(figures)
     if where == "print":
         with pytest.raises(BrokenPipeError):
             cli.main(asked)
@@ -138,11 +141,14 @@ def test_what_was_measured_outlives_what_ends_the_command(capsys, monkeypatch, t
         assert cli.main(asked) == cli.INTERRUPTED
         printed = capsys.readouterr().out
         assert "Forward: inference" in printed and f"wrote {figures}" in printed.replace("\n", "")
+        assert ("One step from NumPy code" in printed) == (where != "run_workload")
         assert ("Next character" in printed) == (where == "learn")
     found = json.loads(figures.read_text())
     assert len(found["results"]) == (1 if where == "run_workload" else 4)
+    shapes = {"run_workload": 0, "run_shape": 1}.get(where, 2 * len(steps.QUICK))
+    assert len(found["single_steps"]) == 7 * shapes
     trained = [run["cell"] for run in (found["character_model"] or {"cells": []})["cells"]]
-    assert trained == {"run_workload": [], "learn": ["rnn"], "print": ["rnn", "gru"]}[where]
+    assert trained == {"learn": ["rnn"], "print": ["rnn", "gru"]}.get(where, [])
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
@@ -159,9 +165,10 @@ def test_the_command_prints_in_any_encoding(encoding, tmp_path):
     assert "T,B,I,H;" in printed("bench", "--help")
     assert "expected names among" in printed("bench", "--cell", "é")
     assert "numpy" in printed("info")
-    shown = printed("bench", *TINY, "--model-seconds", "0", "--json", str(figures))
+    shown = printed("bench", *TINY, "--quick", "--model-seconds", "0", "--json", str(figures))
     assert "Training" in shown and "wrote" in shown
     assert ("±%" if encoding != "ascii" else "~%") in shown
+    assert ("NumPy, µs" if encoding != "ascii" else "NumPy, us") in shown
     assert len(json.loads(figures.read_text())["results"]) == 2
 
 

@@ -77,6 +77,7 @@ def add_bench(commands: Any) -> None:
         "bench",
         help="measure RNN against LSTM against GRU, then train a character model with each",
         description="Measure the throughput of RNN, LSTM and GRU, forward and training, on every available backend, "
+        "and one step of each cell against the same step written in NumPy, "
         "then train the same next-character model with each cell for a few seconds. "
         "Needs: pip install 'fastrnn[bench]'",
         epilog='Sizes are "T,B,I,H": time steps, rows of the batch, input_size, hidden_size. The lists: users, the '
@@ -95,6 +96,7 @@ def add_bench(commands: Any) -> None:
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measured too")
     add("--seconds", type=positive_number, metavar="S", help="for one measurement (default: 0.3; quick: 0.1)")
+    add("--no-steps", dest="steps", action="store_false", help="leave out single steps against NumPy code")
     add("--text", metavar="FILE", help="text for the character model (default: the Python standard library)")
     training = "training of the character model per cell, 0 for none (default: 10; quick: 1.5)"
     add("--model-seconds", type=seconds_or_none, metavar="S", help=training)
@@ -259,8 +261,9 @@ def bench(options: argparse.Namespace) -> int:
 
 def print_report(report: Report, console: Console) -> None:
     from .benchmark import table
+    from .benchmark.step_tables import step_tables
 
-    for part in (*table.grid_tables(report, console.width), *table.model_tables(report)):
+    for part in (*table.grid_tables(report, console.width), *step_tables(report.steps), *table.model_tables(report)):
         console.print(part)
 
 
@@ -297,7 +300,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     """
     import numpy as np
 
-    from .benchmark import machine, table, workloads
+    from .benchmark import machine, steps, table, workloads
     from .benchmark.charlm import Recipe, learn_all
     from .benchmark.peers import load_backends, running_peers
     from .benchmark.report import Report
@@ -309,6 +312,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     seconds = options.seconds or (0.1 if quick else 0.3)
     settings = Settings(chosen, options.cell, workloads.MODES, np.dtype(options.dtype), threads, seconds)
     model_seconds = options.model_seconds if options.model_seconds is not None else (1.5 if quick else 10.0)
+    shapes = steps.QUICK if quick else steps.SHAPES
     recipe = Recipe(hidden_size=128 if quick else 256, dtype=settings.dtype)
     corpus = read_corpus(options.text) if model_seconds else None
 
@@ -318,13 +322,18 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     with machine.threads_everywhere(threads):
         with running_peers(options.peers, threads, settings.dtype) as (peers, absent):
             versions = {peer.name: peer.version() for peer in peers}
-            report = Report(machine.describe(), versions, settings, empty_outcome())
+            single_steps: list[steps.StepResult] = []
+            report = Report(machine.describe(), versions, settings, empty_outcome(), steps=single_steps)
             absences = (f"{name} is left out: {reason}" for name, reason in missing + absent)
             for line in (*table.header(report), *absences):
                 console.print(line)
             yield report
             with progress_bar() as show:
                 run_grid(settings, [*ours, *peers], show, report.outcome)
+        if options.steps:
+            asked = steps.StepSettings(options.cell, shapes, settings.dtype, ours[0].name, seconds / 4)
+            with progress_bar() as show:
+                steps.run_steps(asked, show, single_steps)
         if corpus is not None:
             learned: list[Learned] = []
             yield report._replace(corpus=corpus.name, recipe=recipe, learned=learned)

@@ -5,7 +5,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SUBSTITUTES = {"—": "-", "±": "~", "×": "x", "…": "..."}  # as wide in a table, but for the last, which is in none
+SUBSTITUTES = {
+    "—": "-",
+    "±": "~",
+    "×": "x",
+    "µ": "u",
+    "…": "...",
+}  # as wide in a table, but for the last, which is in none
 
 
 def substitute(error: UnicodeError) -> tuple[str, int]:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from .ceiling import Floor, floor
 from .charlm import Learned, Recipe
+from .measure import Timing
 from .runner import LeftOut, Outcome, Result, Settings
+from .steps import StepResult
 from .workloads import Workload
 
 SCHEMA = "fastrnn-bench/1"
@@ -23,6 +25,7 @@ class Report(NamedTuple):
     corpus: str | None = None
     recipe: Recipe | None = None
     learned: Sequence[Learned] = ()
+    steps: Sequence[StepResult] = ()
 
     def floor(self, workload: Workload) -> Floor | None:
         """By what this run measured; None without the native backend."""
@@ -37,7 +40,8 @@ def to_json(report: Report) -> str:
     `name`: who has sequences of that size. `read_bandwidths`: 1e9 bytes/s at which all threads together read so many
     bytes, the size of a workload's W_hh, over and over. `peak_share` is of the FMA peak; `limit_share` of both
     ceilings: the least time of ceiling.py over the median, with `limit` the one that binds the sequential part, "fma"
-    or "cache".
+    or "cache". `single_steps`: one step of a cell, called from NumPy code, in `mode` "training" with its backward;
+    `ratio` is the time of the contender "NumPy" over that of this one, and `reason` says why it was not timed.
     """
     settings, outcome = report.settings, report.outcome
     document = {
@@ -52,6 +56,7 @@ def to_json(report: Report) -> str:
         "read_bandwidths": [{"bytes": n, "gbytes_per_s": rate / 1e9} for n, rate in sorted(outcome.bandwidths.items())],
         "results": [result_record(result, report) for result in outcome.results],
         "left_out": [{**identity(gap), "reason": gap.reason} for gap in outcome.left_out],
+        "single_steps": [step_record(step) for step in report.steps],
         "character_model": None if report.recipe is None else model_record(report, report.recipe),
     }
     return json.dumps(document, indent=1)
@@ -67,21 +72,39 @@ def result_record(result: Result, report: Report) -> dict[str, Any]:
     return {
         **identity(result),
         "flops": result.workload.flops,
-        "seconds": {
-            "median": timing.median,
-            "q1": timing.percentile(25),
-            "q3": timing.percentile(75),
-            "min": min(timing.samples),
-            "max": max(timing.samples),
-            "calls_per_sample": timing.calls,
-            "samples": list(timing.samples),
-        },
+        "seconds": seconds_record(timing),
         "sequences_per_s": result.sequences_per_s,
         "steps_per_s": result.steps_per_s,
         "gflops": result.flops / 1e9,
         "peak_share": None if peak is None else result.flops / peak,
         "limit_share": None if least is None else least.seconds / timing.median,
         "limit": None if least is None else "cache" if least.by_cache else "fma",
+    }
+
+
+def seconds_record(timing: Timing) -> dict[str, Any]:
+    return {
+        "median": timing.median,
+        "q1": timing.percentile(25),
+        "q3": timing.percentile(75),
+        "min": min(timing.samples),
+        "max": max(timing.samples),
+        "calls_per_sample": timing.calls,
+        "samples": list(timing.samples),
+    }
+
+
+def step_record(step: StepResult) -> dict[str, Any]:
+    return {
+        "cell": step.cell,
+        "B": step.B,
+        "H": step.H,
+        "mode": step.mode,
+        "contender": step.contender,
+        "backend": step.backend,
+        "seconds": None if step.timing is None else seconds_record(step.timing),
+        "ratio": step.ratio,
+        "reason": step.reason,
     }
 
 
