@@ -35,6 +35,12 @@ def sigmoid(v: Array) -> Array:
     return 1 / (1 + np.exp(-v))
 
 
+def cut(gates: Array, count: int) -> list[Array]:
+    """The gates' columns, as views. Slices, since np.split takes as long as a small step's products."""
+    H = gates.shape[-1] // count
+    return [gates[..., k * H : (k + 1) * H] for k in range(count)]
+
+
 def rnn(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> Array:
     return np.tanh(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh)
 
@@ -53,14 +59,14 @@ def rnn_backward(saved: tuple, dh: Array) -> tuple:
 
 def lstm(x: Array, state: Any, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> tuple:
     h, c = state
-    i, f, g, o = np.split(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 4, axis=-1)
+    i, f, g, o = cut(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 4)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(c), c
 
 
 def lstm_forward(x: Array, state: Any, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> tuple:
     h, c = state
-    i, f, g, o = np.split(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 4, axis=-1)
+    i, f, g, o = cut(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 4)
     i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
     c_after = f * c + i * g
     tanh_c = np.tanh(c_after)
@@ -77,15 +83,15 @@ def lstm_backward(saved: tuple, dh: Array, dc: Array) -> tuple:
 
 
 def gru(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> Array:
-    a_r, a_z, a_n = np.split(x @ w_ih.T + b_ih, 3, axis=-1)
-    u_r, u_z, u_n = np.split(h @ w_hh.T + b_hh, 3, axis=-1)
+    a_r, a_z, a_n = cut(x @ w_ih.T + b_ih, 3)
+    u_r, u_z, u_n = cut(h @ w_hh.T + b_hh, 3)
     r, z = sigmoid(a_r + u_r), sigmoid(a_z + u_z)
     return (1 - z) * np.tanh(a_n + r * u_n) + z * h
 
 
 def gru_forward(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Array) -> tuple:
-    a_r, a_z, a_n = np.split(x @ w_ih.T + b_ih, 3, axis=-1)
-    u_r, u_z, u_n = np.split(h @ w_hh.T + b_hh, 3, axis=-1)
+    a_r, a_z, a_n = cut(x @ w_ih.T + b_ih, 3)
+    u_r, u_z, u_n = cut(h @ w_hh.T + b_hh, 3)
     r, z = sigmoid(a_r + u_r), sigmoid(a_z + u_z)
     n = np.tanh(a_n + r * u_n)
     return (1 - z) * n + z * h, (x, h, w_ih, w_hh, r, z, n, u_n)
