@@ -165,7 +165,7 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     int panels;
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel += panels) {
         const ptrdiff_t pair_end = panel + PAIR;
-        panels = !dh0 && owned <= PAIR_ROWS && pair_end <= b->unit_panel_end && wide_columns(b->H, pair_end - 1) == COLUMNS
+        panels = !dh0 && !b->unpacked[0] && owned <= PAIR_ROWS && pair_end <= b->unit_panel_end && wide_columns(b->H, pair_end - 1) == COLUMNS
                      ? PAIR : 1;
         for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
             end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
@@ -210,8 +210,10 @@ static size_t lay_out(backward_state *b, char *scratch) {
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
     const size_t w = (size_t)weight_rows(b) * COLUMNS * VEC_BYTES;
-    const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES, w * (size_t)wide_panels(b->H),
-                            w * (size_t)wide_panels(b->I), (size_t)(b->share->size * OUTER_PANELS * BLOCK * COLUMNS) * VEC_BYTES,
+    const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
+                            b->unpacked[0] ? 0 : w * (size_t)wide_panels(b->H),
+                            b->unpacked[1] ? 0 : w * (size_t)wide_panels(b->I),
+                            b->few ? 0 : (size_t)(b->share->size * OUTER_PANELS * BLOCK * COLUMNS) * VEC_BYTES,
                             (size_t)b->capacity * sizeof(real *)};
     if (scratch) {
         char *next = scratch;
@@ -230,6 +232,8 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.cell = run->cell == FR_RNN_RELU ? FR_RNN_TANH : run->cell;
     b.panels = count_panels(b.cell, b.H);
+    b.few = batch->T * batch->B <= FEW_TERMS;
+    b.unpacked[0] = b.few && b.H >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
     fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
     b.hand = part.hand;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
@@ -258,7 +262,7 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
 static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
     for (int from_x = 0; from_x < 2; from_x++) {
-        const ptrdiff_t panels = wide_panels(from_x ? b->I : b->H);
+        const ptrdiff_t panels = b->unpacked[from_x] ? 0 : wide_panels(from_x ? b->I : b->H);
         if (pack_rows(b, from_x, fr_cut(panels, b->share->index, b->share->size),
                       fr_cut(panels, b->share->index + 1, b->share->size)))
             break;

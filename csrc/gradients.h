@@ -11,7 +11,7 @@
 #include "panels.h"
 #include "product.h"
 
-enum { BLOCK = 256, OUTER_PANELS = 4 };
+enum { BLOCK = 256, OUTER_PANELS = 4, FEW_TERMS = 8 };
 
 /* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
@@ -36,6 +36,8 @@ typedef struct {
     real **dx;               /* (capacity) */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
+    int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
+    int unpacked[2];         /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
     vec *block;              /* (OUTER_PANELS, BLOCK, COLUMNS): a block of x or h terms by panels; this share's own */
 } backward_state;
 
@@ -149,6 +151,70 @@ DEFINE_TILES(product_function, d_times_weights_3, D_TIMES_WEIGHTS, 1, 3)
 DEFINE_TILES(product_function, d_times_weights_4, D_TIMES_WEIGHTS, 1, 4)
 DEFINE_TILES(product_function, d_times_weights_pair, D_TIMES_WEIGHTS, PAIR, COLUMNS)
 
+/* The same for one panel and all of d, with W's rows as they are, `n` elements apart from w on; `last_row` stands for the
+ * last one, past whose end a vector would read. Past that of another a vector reads the next row, n being LANES at least. */
+INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
+                              const real *w, ptrdiff_t n, const real *last_row, vec *sum) {
+    const ptrdiff_t rows = weight_rows(b);
+    vec total[TILE_SUMS];
+    if (R > tile_limit(C))
+        return;
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            total[r * C + c] = sum[r * COLUMNS + c];
+    for (ptrdiff_t p = 0; p < b->panels; p++) {
+        const panel_runs runs = runs_of(b, p, from_x);
+        const vec *d = b->d + p * b->capacity * COLUMNS;
+        for (int g = 0; g < runs.count; g++) {
+            const real *a[TILE_ROWS], *row = w + runs.row[g] * n;
+            const ptrdiff_t whole = runs.row[g] + runs.length == rows ? runs.length - 1 : runs.length;
+            UNROLL(8)
+            for (int r = 0; r < R; r++)
+                a[r] = (const real *)(d + terms[r] * COLUMNS) + runs.start + g * LANES;
+            for (ptrdiff_t k = 0; k < whole; k++)
+                multiply_terms(total, R, C, a, k, &row, k * n, C);
+            if (whole < runs.length)
+                multiply_terms(total, R, C, a, whole, &last_row, 0, C);
+        }
+    }
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = total[r * C + c];
+}
+
+typedef void row_product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
+                                  ptrdiff_t n, const real *last_row, vec *sum);
+
+#define D_TIMES_ROWS(name, R, C) \
+    static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
+                                               const real *w, ptrdiff_t n, const real *last_row, vec *sum) { \
+        d_times_rows_of_w(R, C, b, from_x, terms, w, n, last_row, sum); \
+    }
+DEFINE_TILES(row_product_function, d_times_rows_1, D_TIMES_ROWS, 1)
+DEFINE_TILES(row_product_function, d_times_rows_2, D_TIMES_ROWS, 2)
+DEFINE_TILES(row_product_function, d_times_rows_3, D_TIMES_ROWS, 3)
+DEFINE_TILES(row_product_function, d_times_rows_4, D_TIMES_ROWS, 4)
+
+static void d_times_unpacked(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                             vec *sum) {
+    static row_product_function *const *const by_columns[] = {d_times_rows_1, d_times_rows_2, d_times_rows_3,
+                                                              d_times_rows_4};
+    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
+    const real *w = (const real *)(from_x ? b->run->weights.w_ih : b->run->weights.w_hh) + j;
+    const int C = wide_columns(n, panel);
+    real last_row[COLUMNS * LANES] = {0};
+    int tile;
+    memcpy(last_row, w + (weight_rows(b) - 1) * n, (size_t)(n - j < C * LANES ? n - j : C * LANES) * sizeof(real));
+    for (int i = 0; i < rows; i += tile) {
+        tile = tile_rows(rows - i, tile_limit(C));
+        by_columns[C - 1][tile - 1](b, from_x, terms + i, w, n, last_row, sum + i * COLUMNS);
+    }
+}
+
 /* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
 enum { GROUP_ROWS = 16 * TILE_ROWS, PART_BYTES = 3 << 17 };
 
@@ -165,6 +231,10 @@ static void d_times_weights(const backward_state *b, int from_x, const ptrdiff_t
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
     const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = weights_at(b, from_x, panel);
+    if (b->unpacked[from_x]) {
+        d_times_unpacked(b, from_x, terms, rows, panel, sum);
+        return;
+    }
     for (ptrdiff_t p = 0; p < b->panels; p += part) {
         const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
         int tile;
@@ -281,6 +351,54 @@ static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdi
             }
 }
 
+/* Adds R terms' part of a row of W's gradient: n elements. */
+INLINE void add_row_terms(const int R, const real *const *x, const real *const *d, ptrdiff_t n, real *out) {
+    spread value[FEW_TERMS];
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        value[r] = vspread(*d[r]);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const int lanes = min_lanes(n - j);
+        vec sum = {0};
+        UNROLL(8)
+        for (int r = 0; r < R; r++)
+            sum = vfma_spread(value[r], vload_n(x[r] + j, lanes), sum);
+        vstore_n(out + j, vload_n(out + j, lanes) + sum, lanes);
+    }
+}
+
+typedef void row_terms_function(const real *const *x, const real *const *d, ptrdiff_t n, real *out);
+
+#define DEFINE_ROW_TERMS(R) \
+    static __attribute__((noinline)) void row_terms_##R(const real *const *x, const real *const *d, ptrdiff_t n, \
+                                                        real *out) { \
+        add_row_terms(R, x, d, n, out); \
+    }
+DEFINE_ROW_TERMS(1)
+DEFINE_ROW_TERMS(2)
+DEFINE_ROW_TERMS(3)
+DEFINE_ROW_TERMS(4)
+DEFINE_ROW_TERMS(5)
+DEFINE_ROW_TERMS(6)
+DEFINE_ROW_TERMS(7)
+DEFINE_ROW_TERMS(8)
+
+/* Adds at most FEW_TERMS terms' part of the rows of W_ih's (from_x) or W_hh's gradient that panel p of d stands for. */
+static void add_few(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
+    static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
+                                                            row_terms_5, row_terms_6, row_terms_7, row_terms_8};
+    const ptrdiff_t n = from_x ? b->I : b->H;
+    real *gradient = from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh;
+    const panel_runs runs = runs_of(b, p, from_x);
+    const real *d[FEW_TERMS];
+    for (int g = 0; g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++) {
+            for (ptrdiff_t r = 0; r < terms; r++)
+                d[r] = (const real *)(b->d + (p * b->capacity + term + r) * COLUMNS) + runs.start + g * LANES + k;
+            by_terms[terms - 1]((from_x ? b->x : b->h) + term, d, n, gradient + (runs.row[g] + k) * n);
+        }
+}
+
 static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdiff_t p, real *gradient) {
     panel_runs runs = runs_of(b, p, from_x);
     for (int g = 0; gradient && g < runs.count; g++)
@@ -296,7 +414,13 @@ static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) 
     const ptrdiff_t x_panels = wide_panels(b->I), wide_end = x_panels + wide_panels(b->H), items = wide_end * b->panels;
     const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
     const double item_flop = 2.0 * (double)terms * COLUMNS * LANES * COLUMNS * LANES;
-    for (ptrdiff_t begin = first / b->panels, end; begin * b->panels < last; begin = end) {
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); b->few && p < fr_cut(b->panels, index + 1, size); p++) {
+        for (int from_x = 0; from_x < 2; from_x++)
+            add_few(b, from_x, term, terms, p);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->H) * COLUMNS * LANES)))
+            return;
+    }
+    for (ptrdiff_t begin = first / b->panels, end; !b->few && begin * b->panels < last; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
         for (ptrdiff_t wide = begin; wide < end; wide++)
             pack_block((wide < x_panels ? b->x : b->h) + term, terms, wide < x_panels ? b->I : b->H,

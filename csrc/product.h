@@ -27,7 +27,7 @@ INLINE void multiply_terms(vec *total, const int R, const int n, const real *con
         }
         UNROLL(8)
         for (int i = 0; i < n; i++) {
-            vec w = ((const vec *)(panel[i / C] + p_at))[i % C];
+            vec w = vload(panel[i / C] + p_at + i % C * LANES);
             VEC_KEEP(w);
             UNROLL(8)
             for (int r = 0; r < R; r++)
@@ -37,7 +37,7 @@ INLINE void multiply_terms(vec *total, const int R, const int n, const real *con
         vec weight[2 * COLUMNS];
         UNROLL(8)
         for (int i = 0; i < n; i++) {
-            weight[i] = ((const vec *)(panel[i / C] + p_at))[i % C];
+            weight[i] = vload(panel[i / C] + p_at + i % C * LANES);
             VEC_KEEP(weight[i]);
         }
         UNROLL(8)
@@ -61,7 +61,7 @@ INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t 
         const spread value = vspread(**row);
         UNROLL(8)
         for (int i = 0; i < n; i++)
-            total[i] = vfma_spread(value, ((const vec *)panel[i / C])[i % C], total[i]);
+            total[i] = vfma_spread(value, vload(panel[i / C] + i % C * LANES), total[i]);
         UNROLL(2)
         for (int q = 0; q * C < n; q++)
             panel[q] += C * LANES;

@@ -179,3 +179,25 @@ def test_a_wrong_gradient_is_refused_by_name(kernels, dh, error, match):
     _, tape = fastrnn.gru_cell_forward(x, h, *weights)
     with pytest.raises(error, match=match):
         fastrnn.gru_cell_backward(tape, dh)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [(1, 1, 5), (1, 200, 150), (3, 70, 64), (8, 33, 130), (8, 9, 257)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_terms_by_weights_as_they_are_have_the_bits_of_packed_ones(kernels, kind, size, dtype):
+    """Beside rows of zeros, whose gradients are zero, too many for weights to be read as they are."""
+    B, I, H = size
+    _, make_layer, _, _ = CELLS[kind]
+    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    layer = make_layer(I, H, dtype=dtype, rng=1, **options)
+    rng = np.random.default_rng(2)
+    states = 2 if kind == "lstm" else 1
+    x, *parts = (rng.standard_normal((1, B, n)).astype(dtype) for n in (I, *[H] * (1 + 2 * states)))
+    found = []
+    for rows in (B, 16):
+        padded = [np.concatenate([p, np.zeros((1, rows - B, p.shape[2]), dtype)], axis=1) for p in (x, *parts)]
+        _, _, tape = layer.forward(padded[0], bare(tuple(padded[1 : 1 + states])))
+        grads = layer.backward(tape, padded[1 + states], bare(tuple(padded[2 + states :])))
+        found.append([array[:, :B] for array in (grads.x, *parts_of(grads.state))] + list(grads.params.values()))
+    for few, packed in zip(*found, strict=True):
+        assert_same_bits(few + 0, packed + 0, "few terms")  # -0 + 0 is 0
