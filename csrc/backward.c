@@ -164,9 +164,8 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     const double row_flop = b->share->row_flop / (double)(b->unit_panel_end - b->unit_panel);
     int panels;
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel += panels) {
-        const ptrdiff_t pair_end = panel + PAIR;
-        panels = !dh0 && !b->unpacked[0] && owned <= PAIR_ROWS && pair_end <= b->unit_panel_end && wide_columns(b->H, pair_end - 1) == COLUMNS
-                     ? PAIR : 1;
+        const int whole = panel + PAIR <= b->unit_panel_end && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
+        panels = whole && !dh0 && !b->unpacked[0] && owned <= PAIR_ROWS ? PAIR : 1;
         for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
             end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
             if (dh0) {

@@ -406,25 +406,34 @@ static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdif
             gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
 }
 
-/* Adds one block of terms to the gradients that the share owns: of W, panels of d times panels of x or h. So many of the
- * latter share what they read of d, which comes from beyond the second-level cache where H is large. */
-static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+/* Adds few terms to the rows of W's gradients that the share owns. Returns whether the call ends. */
+static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
-    const fr_gradients *gradients = &b->run->gradients;
-    const ptrdiff_t x_panels = wide_panels(b->I), wide_end = x_panels + wide_panels(b->H), items = wide_end * b->panels;
-    const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
-    const double item_flop = 2.0 * (double)terms * COLUMNS * LANES * COLUMNS * LANES;
-    for (ptrdiff_t p = fr_cut(b->panels, index, size); b->few && p < fr_cut(b->panels, index + 1, size); p++) {
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
         for (int from_x = 0; from_x < 2; from_x++)
             add_few(b, from_x, term, terms, p);
         if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->H) * COLUMNS * LANES)))
-            return;
+            return 1;
     }
-    for (ptrdiff_t begin = first / b->panels, end; !b->few && begin * b->panels < last; begin = end) {
+    return 0;
+}
+
+/* Adds a block of terms to the parts of W's gradients that the share owns, panels of d times panels of x or h. So many of
+ * the latter share what they read of d, which comes from beyond the second-level cache where H is large. Returns whether
+ * the call ends. */
+static int add_outer_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size;
+    const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+    const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
+    const ptrdiff_t wide_end = (last + b->panels - 1) / b->panels;
+    const double item_flop = 2.0 * (double)terms * COLUMNS * LANES * COLUMNS * LANES;
+    for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
-        for (ptrdiff_t wide = begin; wide < end; wide++)
-            pack_block((wide < x_panels ? b->x : b->h) + term, terms, wide < x_panels ? b->I : b->H,
-                       wide < x_panels ? wide : wide - x_panels, b->block + (wide - begin) * BLOCK * COLUMNS);
+        for (ptrdiff_t wide = begin; wide < end; wide++) {
+            const int from_x = wide < x_panels;
+            pack_block((from_x ? b->x : b->h) + term, terms, from_x ? b->I : b->H, from_x ? wide : wide - x_panels,
+                       b->block + (wide - begin) * BLOCK * COLUMNS);
+        }
         for (ptrdiff_t p = 0; p < b->panels; p++)
             for (ptrdiff_t wide = begin; wide < end; wide++) {
                 const ptrdiff_t item = wide * b->panels + p;
@@ -432,11 +441,20 @@ static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) 
                 if (item < first || item >= last)
                     continue;
                 if (fr_share_worked(b->share, item_flop))
-                    return;
+                    return 1;
                 add_outer(b, from_x, term, terms, p, from_x ? wide : wide - x_panels,
                           b->block + (wide - begin) * BLOCK * COLUMNS);
             }
     }
+    return 0;
+}
+
+/* Adds one block of terms to the gradients that the share owns. */
+static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size;
+    const fr_gradients *gradients = &b->run->gradients;
+    if (b->few ? add_few_block(b, term, terms) : add_outer_block(b, term, terms))
+        return;
     if (!gradients->b_ih && !gradients->b_hh)
         return;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {

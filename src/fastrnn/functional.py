@@ -27,7 +27,7 @@ import numpy as np
 from . import checks, config, stack
 from .cells import backprop_at_once, backprop_cell, read_cell_gradients, record_at_once, record_cell
 from .frozen import infer_cell, step_at_once
-from .geometry import Array, LayerSpec, zeros
+from .geometry import Array, LayerSpec
 from .params import Accumulators
 from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
 from .tape import CellGrads, Tape, check_tape
@@ -92,17 +92,12 @@ def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLi
             dx, dstate, sums = found
             return CellGrads(dx, dstate, *sums)
     dafter = read_cell_gradients(tape, *named)
-    weights = tape.weights[0][0]
-    if accumulate is None:
-        sums = Weights._make([None if w is None else zeros(w.shape, w.dtype) for w in weights])
-        dx, dstate = backprop_cell(tape, dafter, [(sums,)])
-        return CellGrads(dx, dstate, *sums)
     if isinstance(accumulate, CellGrads):
         accumulate = {name: getattr(accumulate, name) for name in Weights._fields}
     if isinstance(accumulate, Mapping):
         accumulate = {name: array for name, array in accumulate.items() if array is not None}
-    present = {name: array for name, array in weights._asdict().items() if array is not None}
-    into = Accumulators(present, accumulate, [("x", tape.call.x), *zip([name for name, _ in named], dafter)])
+    weights = {name: array for name, array in tape.weights[0][0]._asdict().items() if array is not None}
+    into = Accumulators(weights, accumulate, [("x", tape.call.x), *zip([name for name, _ in named], dafter)])
     dx, dstate = backprop_cell(tape, dafter, [(Weights(**into.inner),)])
     return CellGrads(dx, dstate, **into.finish())
 
