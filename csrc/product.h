@@ -104,6 +104,9 @@ INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, con
             }
     }
     for (;;) {
+        UNROLL(8)
+        for (int r = 0; r < R && runs > 1; r++) /* of the next run, in a page of its own, which no processor foresees */
+            prefetch(row[r] + run_step, K);
         if (R == 1)
             walk_row(total, P * C, &row[0], a_step, K, panel, C);
         else
