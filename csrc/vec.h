@@ -151,10 +151,10 @@ INLINE ivec vfirst(int n) {
     return lane < n;
 }
 
-/* Asks for p[0 .. n-1], soon to be read, to come into the second-level cache. */
+/* Asks for p[0 .. n-1], soon to be read, to come into the first-level cache. */
 INLINE void prefetch(const real *p, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i += 64 / (ptrdiff_t)sizeof(real))
-        __builtin_prefetch(p + i, 0, 2);
+        __builtin_prefetch(p + i, 0, 3);
 }
 
 /* Transposition goes by quarters of 16 bytes, which instructions keep apart: QUARTER elements of LANES rows at a time. */
