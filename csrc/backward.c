@@ -54,6 +54,10 @@ INLINE void finish_block(const int cell, const backward_state *b, const step *s,
     } else {
         h = vload_n(at(&run->y, s->t, row) + j, n);
     }
+    if (run->dh_steps)
+        vstore_n((real *)run->dh_steps + (s->t * b->batch->B + row) * H + j, dh, n);
+    if (cell == FR_LSTM && run->dc_steps)
+        vstore_n((real *)run->dc_steps + (s->t * b->batch->B + row) * H + j, dc, n);
     cell_backward(cell, run->cell == FR_RNN_RELU, dh, h, h_prev, c_prev, keep, &dc, d, &carry);
     ptrdiff_t p = j / panel_units(cell), column = width == 1 ? j / LANES % COLUMNS : 0;
     vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + column;

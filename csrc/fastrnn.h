@@ -90,6 +90,8 @@ typedef struct {
     fr_sequence dx;        /* (T, B, I): written; zero past a row's end; the directions of a layer share it: their sum */
     void *dh0, *dc0;       /* (B, H): written; dc0 LSTM only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
+    void *dh_steps, *dc_steps; /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step;
+                                  left unwritten past a row's end */
 } fr_backward_run;
 
 /* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. A row of length 0 gives

@@ -75,6 +75,8 @@ cdef extern from "fastrnn.h" nogil:
         void *dh0
         void *dc0
         fr_gradients gradients
+        void *dh_steps
+        void *dc_steps
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_interrupted *, fr_packed **)
     fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
     void fr_packed_free(fr_packed *)
@@ -355,7 +357,7 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
     check(status)
 
 
-def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, int threads):
+def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, int threads, dsteps=None):
     cdef Shape s = shape_of(x, state[0])
     cdef fr_backward_run runs[2]
     cdef fr_backward_run *run
@@ -388,6 +390,9 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         run.gradients.w_hh = pointer(dweights[d].w_hh, PyBUF_WRITABLE)
         run.gradients.b_ih = pointer(dweights[d].b_ih, PyBUF_WRITABLE)
         run.gradients.b_hh = pointer(dweights[d].b_hh, PyBUF_WRITABLE)
+        if dsteps is not None:
+            run.dh_steps = pointer(dsteps[0][d], PyBUF_WRITABLE)
+            run.dc_steps = pointer(dsteps[1][d], PyBUF_WRITABLE) if lstm else NULL
     d = len(weights)
     ask = asker()
     with nogil:

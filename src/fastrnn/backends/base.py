@@ -75,10 +75,13 @@ class Backend(Protocol):
         dstate0: State,
         dweights: Sequence[Weights],
         threads: int,
+        dsteps: State | None = None,
     ) -> None:
         """Fill dx and dstate0 (the gradient of `state`); *add* the parameters' gradients into `dweights`.
 
         x, y, state, lengths and saved are those of the forward call. dy is laid out as y, dx as x (contiguous
         features), dstate as state; dy and each part of dstate may be None for zero. The arrays of `dweights` are
         C-contiguous; its biases are None where those of `weights` are.
+        dsteps, each part (D, T, B, H) and C-contiguous, takes the gradient of the state after each step: of h, dy
+        included, and of c as h does not depend on it; it stays unwritten past a row's end.
         """

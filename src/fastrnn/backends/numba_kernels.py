@@ -550,8 +550,8 @@ def build_backward(gates, states, kept, step):
     C, values = COLUMNS, 5 + kept  # a block holds C units: dh, dc, h, h_prev, c_prev, *saved, then dh, dc, *da, *du
 
     def backward(
-        x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, reverse,
-        first, last, terms, n, at_end,
+        x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh,
+        reverse, first, last, terms, n, at_end,
     ):  # fmt: skip
         """The visited steps last-1 to first of the rows in `order`.
 
@@ -589,6 +589,10 @@ def build_backward(gates, states, kept, step):
                                 copy(block, 4 * C, c0[row], j, real)
                             else:
                                 copy(block, 4 * C, saved, ((before * B + row) * kept + kept - 1) * H + j, real)
+                        if dh_steps.size:
+                            copy(dh_steps, (t * B + row) * H + j, block, 0, real)
+                        if dc_steps.size:
+                            copy(dc_steps, (t * B + row) * H + j, block, C, real)
                         if kept == 0:
                             copy(block, 2 * C, features(y, t, row), j, real)
                         copy(block, 3 * C, hs, term * H + j, real)

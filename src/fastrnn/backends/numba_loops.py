@@ -51,7 +51,7 @@ def backward_loop(cell_name, dtype):
     index = types.Array(types.int64, 1, "C", readonly=True)
     given = [x, index, index, x, start, start, vector, x]
     terms = types.Tuple([*[dvector] * 4, types.Array(types.intp, 2, "C")])
-    results = [dx, dstart, dstart, vector, vector, *[dvector] * 4]
+    results = [dx, dstart, dstart, dvector, dvector, vector, vector, *[dvector] * 4]
     flags = types.boolean, types.intp, types.intp, terms, types.intp, types.boolean
     return kernels.jit(loop, types.intp(*given, *results, *flags))
 
@@ -138,7 +138,7 @@ def forward(packed, x, state, lengths, y, out_state, saved, threads):
                 before = after
 
 
-def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
+def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads, dsteps=None):
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(lengths, T, B)
     loop = backward_loop(cell.name, x.dtype)
@@ -154,11 +154,12 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         kept = flat(None if saved is None else saved[d], x.dtype)
         dy_d = np.empty((0, 0, 0), x.dtype) if dy is None else dy[half]
         w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw]
+        after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*(dsteps or ()), None, None)[:2]]
         terms, n = room_for_terms(cell, min(kernels.TERMS, T * B), I, H, x.dtype), 0
         for (first, last), (top, end) in product(reversed(bounds), rows):
             given = x, order[top:end], ends[top:end], y[half], *start, kept, dy_d
             at_end = first == 0 and end == B
-            n = loop(*given, dx, *dstart, *w_flat, *dw_flat, d == 1, first, last, terms, n, at_end)
+            n = loop(*given, dx, *dstart, *after_steps, *w_flat, *dw_flat, d == 1, first, last, terms, n, at_end)
 
 
 def room_for_terms(cell, size, I, H, dtype):

@@ -143,7 +143,7 @@ def forward(packed, x, state, lengths, y, out_state, saved, threads):
 
 
 @np.errstate(all="ignore")
-def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
+def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads, dsteps=None):
     step = EQUATIONS[cell.name][1]
     T, B, H = len(x), x.shape[1], state[0].shape[-1]
     dx[...] = 0
@@ -157,6 +157,9 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
             h_prev, c_prev = previous_state(cell, order, k, d, rows, y_d, state, lengths, saved)
             keep = () if saved is None else [saved[d, t, rows, s] for s in range(cell.saved)]
             dh_t = dh[rows] if dy is None else dh[rows] + dy[t, rows, d * H : (d + 1) * H]
+            if dsteps is not None:
+                for part, now in zip(dsteps, (dh_t, dc[rows])):
+                    part[d, t, rows] = now
             da, du, dh_prev, dc_prev = step(dh_t, dc[rows], y_d[t, rows], h_prev, c_prev, keep)
 
             dh[rows] = du @ w.w_hh + dh_prev
