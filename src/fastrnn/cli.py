@@ -1,20 +1,23 @@
-"""The command `fastrnn`: info, bench and verify. All printing is here."""
+"""The command `fastrnn`: info, bench, verify; learn and flow have a file each of their own."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import fastrnn
 
-from .config import MOST_THREADS, is_thread_count
+from .arguments import UsageError, names, picture, positive_number, seconds_or_none, thread_count, writable
+from .config import BackendName
 from .plaintext import any_encoding
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,14 +29,9 @@ if TYPE_CHECKING:
 
 PEERS = ("torch", "onnxruntime", "openvino", "jax")
 CELLS = ("rnn", "lstm", "gru")
-PICTURES = (".png", ".pdf", ".svg")
 # Widths for `verify`.
 CELL = {"load": 8, "forward": 13, "backward": 13, "threads": 9, "batch": 8, "chunks": 8, "sigmoid": 13, "tanh": 13}
-INTERRUPTED = 130  # the exit code, as a shell gives it
-
-
-class UsageError(Exception):
-    """A request that cannot be met; the message is for the user."""
+INTERRUPTED, NO_READER = 130, 141  # exit codes, as a shell gives them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with any_encoding():
         options = build_parser().parse_args(arguments)
         try:
-            return options.command(options)
+            code = options.command(options)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # whoever read the output has enough: `fastrnn info | head -1`
+            with suppress(OSError):  # of a stream without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+            return NO_READER
         except UsageError as error:
             print(f"fastrnn {options.name}: error: {error}", file=sys.stderr)
             return 2
@@ -53,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrnn", description="Recurrent layers for NumPy, at the speed of the CPU.")
     parser.add_argument("--version", action="version", version=f"fastrnn {fastrnn.__version__}")
-    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    parser.set_defaults(command=lambda options: show_help(parser))
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND")
 
     command = commands.add_parser("info", help="say version, backend, instruction set, threads and compiler")
     command.set_defaults(command=info)
@@ -70,6 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_bench(commands)
     return parser
+
+
+def show_help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0
 
 
 def add_bench(commands: Any) -> None:
@@ -101,51 +111,9 @@ def add_bench(commands: Any) -> None:
     training = "training of the character model per cell, 0 for none (default: 10; quick: 1.5)"
     add("--model-seconds", type=seconds_or_none, metavar="S", help=training)
     add("--json", type=writable, metavar="FILE", help="write every figure as JSON")
-    add("--plot", type=picture, metavar="FILE.png", help="draw the figures")
+    plot = "draw the figures (without a name: %(const)s)"
+    add("--plot", type=picture, nargs="?", const="fastrnn-bench.png", metavar="FILE.png", help=plot)
     bench_parser.set_defaults(command=bench)
-
-
-# --- types of arguments: argparse names the option, these say what was expected and what came
-
-
-def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """The parser of a comma-separated choice."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        given = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
-        for word in given:
-            if word not in known:
-                raise argparse.ArgumentTypeError(f"expected names among {', '.join(known)}, got {word!r}")
-        return given
-
-    return parse
-
-
-def thread_count(text: str) -> int:
-    if not is_thread_count(text):
-        raise argparse.ArgumentTypeError(f"expected a positive integer up to {MOST_THREADS}, got {text!r}")
-    return int(text)
-
-
-def positive_number(text: str) -> float:
-    if not (value := number(text)) > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return value
-
-
-def seconds_or_none(text: str) -> float:
-    if not (value := number(text)) >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
-    return value
-
-
-def number(text: str) -> float:
-    """A finite number; NaN for anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        return float("nan")
-    return value if abs(value) < float("inf") else float("nan")
 
 
 def sizes(text: str) -> tuple:
@@ -155,27 +123,6 @@ def sizes(text: str) -> tuple:
         return parse_sizes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def writable(text: str) -> Path:
-    """A file that can be written: found out before minutes of measuring, not after."""
-    path = Path(text)
-    existed = path.exists()
-    try:
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        reason = f"expected a file that can be written, got {text!r}: {error.strerror}"
-        raise argparse.ArgumentTypeError(reason) from None
-    return path
-
-
-def picture(text: str) -> Path:
-    path = writable(text)
-    if path.suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(PICTURES)}, got {text!r}")
-    return path
 
 
 # --- the commands
@@ -319,6 +266,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     ours, missing = load_backends(options.backend or fastrnn.available_backends())
     if not ours:
         raise UsageError(f"argument --backend: {missing[0].reason}")
+    backend = cast(BackendName, ours[0].name)
     with machine.threads_everywhere(threads):
         with running_peers(options.peers, threads, settings.dtype) as (peers, absent):
             versions = {peer.name: peer.version() for peer in peers}
@@ -331,13 +279,13 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
             with progress_bar() as show:
                 run_grid(settings, [*ours, *peers], show, report.outcome)
         if options.steps:
-            asked = steps.StepSettings(options.cell, shapes, settings.dtype, ours[0].name, seconds / 4)
+            asked = steps.StepSettings(options.cell, shapes, settings.dtype, backend, seconds / 4)
             with progress_bar() as show:
                 steps.run_steps(asked, show, single_steps)
         if corpus is not None:
             learned: list[Learned] = []
             yield report._replace(corpus=corpus.name, recipe=recipe, learned=learned)
-            with progress_bar() as show, fastrnn.use_backend(ours[0].name):
+            with progress_bar() as show, fastrnn.use_backend(backend):
                 learned.extend(learn_all(settings.cells, corpus, recipe, model_seconds, show))
 
 
@@ -350,25 +298,3 @@ def read_corpus(path: str | None) -> Corpus:
         raise UsageError(f"argument --text: expected a readable file, got {path!r}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"argument --text: {error}") from error
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """A bar on stderr, gone at the end; what it gives takes what is under way, how much is done, and of how much.
-
-    It draws only when it is told something, never from a thread of its own while a measurement runs.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    percent, label = TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.description}")
-    columns = BarColumn(24), percent, TimeElapsedColumn(), label
-    console = Console(stderr=True)
-    seen = console.is_terminal
-    with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not seen) as progress:
-        task = progress.add_task("", total=None)
-
-        def show(label: str, done: float, total: float) -> None:
-            progress.update(task, description=label, completed=done, total=total, refresh=True)
-
-        yield show
