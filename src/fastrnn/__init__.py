@@ -19,7 +19,7 @@ from .functional import (
     rnn_tanh_cell_backward,
     rnn_tanh_cell_forward,
 )
-from .layers import GRU, LSTM, RNN
+from .layers import GRU, LSTM, RNN, Layer
 from .showconfig import show_config
 from .tape import CellGrads, Grads, Tape
 from .threadpools import register_when_imported as _register_when_imported
@@ -35,6 +35,7 @@ __all__ = [
     "GRUCell",
     "Grads",
     "LSTMCell",
+    "Layer",
     "RNNCell",
     "Tape",
     "__version__",
@@ -58,5 +59,10 @@ __all__ = [
     "show_config",
     "use_backend",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 _register_when_imported()

@@ -11,7 +11,7 @@ Arguments are accepted, converted and refused as those of the layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
 
@@ -19,11 +19,15 @@ from . import checks, config, stack
 from .backends.base import Backend
 from .frozen import FrozenCell, infer_cell, step_at_once
 from .geometry import Array, Call, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
-from .params import Accumulators, Parameters, check_memory, group, rnn_cell
-from .spec import GRU, LSTM, Cell, Weights
+from .initialise import Init
+from .params import Accumulators, Parameters, check_memory, group, rnn_cell, under
+from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
+from .statedict import read_arrays, read_sizes
 from .tape import Grads, Run, S, Tape, check_tape
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from numpy.typing import ArrayLike, DTypeLike
 
 SUFFIXES = [[""]]  # of the parameters of a cell's only layer and direction
@@ -48,7 +52,7 @@ def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: We
     if found is None:
         return None
     after, y, before, saved = found
-    call = Call(one_step(x), before, None, x.ndim == 2)
+    call = Call(one_step(x), before, None, x.ndim == 2, cell=True)
     return after, Tape(owner, spec, backend, [(weights,)], call, [Run(call.x, y, before, saved, None)])
 
 
@@ -82,7 +86,19 @@ def backprop_cell(tape: Tape, dafter: Sequence[Array | None], dweights: Sequence
 class RecurrentCell(Parameters, DescribedCell, Generic[S]):
     """What the cells share."""
 
-    def __init__(self, cell: Cell, input_size: int, hidden_size: int, bias: bool, dtype: DTypeLike, rng: Any) -> None:
+    _cell: Cell  # of a class whose constructor leaves no choice
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        dtype: DTypeLike,
+        rng: Any,
+        init: Init,
+        forget_bias: float | None = None,
+    ) -> None:
         spec = LayerSpec(
             cell,
             checks.integer("input_size", input_size),
@@ -95,10 +111,21 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
             dtype=checks.float_dtype(dtype),
         )
         check_memory(spec)
-        super().__init__(spec, SUFFIXES, checks.generator(rng))
+        super().__init__(spec, SUFFIXES, checks.generator(rng), init, forget_bias)
+
+    @classmethod
+    def from_state_dict(cls, mapping: Mapping[str, ArrayLike], prefix: str = "", **options: Any) -> Self:
+        """Make a cell of the sizes and parameters in a mapping such as a torch module's state_dict, as arrays.
+
+        Prefix, dtype, options and errors are as in a layer's `from_state_dict`.
+        """
+        arrays = read_arrays(under(prefix, mapping), prefix)
+        cell = cls(**read_sizes(arrays, cls._cell.gates, prefix, layers=False) | options)
+        cell.load_state_dict(arrays)
+        return cell
 
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
-        """Return the next state."""
+        """Return the next state: of x (B, I) or (I,), from h, or of LSTMCell (h, c), (B, H) or (H,), None for zeros."""
         spec, backend, weights = self._spec, config.backend(), self._weights
         after = step_at_once(backend, spec.cell, x, state, *weights[0][0])
         if after is not None:
@@ -137,25 +164,39 @@ class OneStateCell(RecurrentCell[Array]):
     """What the cells whose state is h alone share."""
 
     def backward(
-        self, tape: Tape, dh: ArrayLike, *, accumulate: Grads[Array] | Mapping[str, Array] | None = None
+        self,
+        tape: Tape,
+        dstate: ArrayLike | None = None,
+        *,
+        dh: ArrayLike | None = None,
+        accumulate: Grads[Array] | Mapping[str, Array] | None = None,
     ) -> Grads[Array]:
-        """Gradients of a loss from its gradient by the next h, shaped as h.
+        """Gradients of a loss from its gradient by the next state, which is h, shaped as it: dstate, or by name dh.
 
         `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
         arrays, and these are returned. The gradients of x and of the state are new arrays.
         An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
         unspecified contents.
         """
-        return self._backward(tape, [("dh", dh)], accumulate)
+        if dh is not None and dstate is not None:
+            raise TypeError("dstate, dh: expected one of them, got both")
+        return self._backward(tape, [("dh", dstate if dh is None else dh)], accumulate)
 
 
 class RNNCell(OneStateCell):
     """h' = f(W_ih x + b_ih + W_hh h + b_hh), f being tanh or relu (Elman 1990).
 
-    The constructor draws parameters, named and shaped as torch.nn.RNNCell's, from U(-1/√H, 1/√H) with `rng`: None, a
-    seed, a SeedSequence or a Generator. dtype is float32 or float64.
-    Raises TypeError or ValueError that names the argument.
+    x (B, input_size) or (input_size,) goes in, the next state comes out:
+    h (B, hidden_size) or (hidden_size,). See `__call__`, `forward` and `backward`;
+    rng, dtype, init are as in fastrnn.RNN.
+
+    Parameters are named and shaped as torch.nn.RNNCell's. Raises TypeError or ValueError that names the argument.
+
+        >>> cell = fastrnn.RNNCell(input_size=8, hidden_size=32, rng=0)
+        >>> state = cell(np.zeros((16, 8)))  # (16, 32)
     """
+
+    _cell = RNN_TANH
 
     def __init__(
         self,
@@ -163,15 +204,16 @@ class RNNCell(OneStateCell):
         hidden_size: int,
         *,
         bias: bool = True,
-        nonlinearity: str = "tanh",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
+        init: Init = "torch",
     ) -> None:
-        super().__init__(rnn_cell(nonlinearity), input_size, hidden_size, bias, dtype, rng)
+        super().__init__(rnn_cell(nonlinearity), input_size, hidden_size, bias, dtype, rng, init)
 
     @property
-    def nonlinearity(self) -> str:
-        return self._spec.cell.name.removeprefix("rnn_")
+    def nonlinearity(self) -> Literal["tanh", "relu"]:
+        return "relu" if self._spec.cell == RNN_RELU else "tanh"
 
 
 class LSTMCell(RecurrentCell[tuple[Array, Array]]):
@@ -180,32 +222,55 @@ class LSTMCell(RecurrentCell[tuple[Array, Array]]):
         i, f, o = σ(W_ih x + b_ih + W_hh h + b_hh)      g = tanh(likewise)
         c' = f c + i g                                  h' = o tanh(c')
 
-    The constructor draws parameters, named and shaped as torch.nn.LSTMCell's, from U(-1/√H, 1/√H) with `rng`: None, a
-    seed, a SeedSequence or a Generator. dtype is float32 or float64.
-    Raises TypeError or ValueError that names the argument.
+    x (B, input_size) or (input_size,) goes in, the next state comes out:
+    (h, c), each (B, hidden_size) or (hidden_size,). See `__call__`, `forward` and `backward`;
+    rng, dtype, init and forget_bias are as in fastrnn.LSTM.
+
+    Parameters are named and shaped as torch.nn.LSTMCell's. Raises TypeError or ValueError that names the argument.
+
+        >>> cell = fastrnn.LSTMCell(input_size=8, hidden_size=32, rng=0)
+        >>> state = cell(np.zeros((16, 8)))  # a pair of (16, 32)
     """
 
+    _cell = LSTM
+
     def __init__(
-        self, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = np.float32, rng: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "torch",
+        forget_bias: float | None = None,
     ) -> None:
-        super().__init__(LSTM, input_size, hidden_size, bias, dtype, rng)
+        super().__init__(LSTM, input_size, hidden_size, bias, dtype, rng, init, forget_bias)
 
     def backward(
         self,
         tape: Tape,
-        dh: ArrayLike | None = None,
+        dstate: tuple[ArrayLike | None, ArrayLike | None] | ArrayLike | None = None,
         dc: ArrayLike | None = None,
         *,
+        dh: ArrayLike | None = None,
         accumulate: Grads[tuple[Array, Array]] | Mapping[str, Array] | None = None,
     ) -> Grads[tuple[Array, Array]]:
         """Gradients of a loss from its gradients by the next h and c, shaped as they are; one may be None for zero.
+
+        They are given as a tuple, dstate, as a layer takes them; or as two arrays, dh and dc.
 
         `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
         arrays, and these are returned. The gradients of x and of the state are new arrays.
         An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
         unspecified contents.
         """
-        return self._backward(tape, [("dh", dh), ("dc", dc)], accumulate)
+        pair = isinstance(dstate, tuple)
+        if dstate is not None and (dh is not None or (pair and dc is not None)):
+            raise TypeError("dstate, dh, dc: expected a pair or two arrays, got both")
+        if pair:
+            return self._backward(tape, checks.parts("dstate", dstate, 2), accumulate)
+        return self._backward(tape, [("dh", dstate if dh is None else dh), ("dc", dc)], accumulate)
 
 
 class GRUCell(OneStateCell):
@@ -214,12 +279,26 @@ class GRUCell(OneStateCell):
         r, z = σ(W_ih x + b_ih + W_hh h + b_hh)         n = tanh(W_in x + b_in + r (W_hn h + b_hn))
         h' = (1 - z) n + z h
 
-    The constructor draws parameters, named and shaped as torch.nn.GRUCell's, from U(-1/√H, 1/√H) with `rng`: None, a
-    seed, a SeedSequence or a Generator. dtype is float32 or float64.
-    Raises TypeError or ValueError that names the argument.
+    x (B, input_size) or (input_size,) goes in, the next state comes out:
+    h (B, hidden_size) or (hidden_size,). See `__call__`, `forward` and `backward`;
+    rng, dtype, init are as in fastrnn.GRU.
+
+    Parameters are named and shaped as torch.nn.GRUCell's. Raises TypeError or ValueError that names the argument.
+
+        >>> cell = fastrnn.GRUCell(input_size=8, hidden_size=32, rng=0)
+        >>> state = cell(np.zeros((16, 8)))  # (16, 32)
     """
 
+    _cell = GRU
+
     def __init__(
-        self, input_size: int, hidden_size: int, *, bias: bool = True, dtype: DTypeLike = np.float32, rng: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "torch",
     ) -> None:
-        super().__init__(GRU, input_size, hidden_size, bias, dtype, rng)
+        super().__init__(GRU, input_size, hidden_size, bias, dtype, rng, init)

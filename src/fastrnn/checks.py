@@ -183,6 +183,8 @@ def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | N
         if isinstance(n, int) and n.bit_length() > 63:
             raise ValueError(f"lengths: expected integers from 0 to T = {T}, got {digits(n)}")
     array = real("lengths", value)
+    if array.dtype.kind == "b":
+        raise TypeError("lengths: expected integers, got dtype bool; of a mask give its sum over time")
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(value, (list, tuple))):
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
     array = shaped("lengths", array, (B,)).copy()

@@ -13,11 +13,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 from . import backends, checks, cpus
 from .backends import BackendUnavailable
 from .backends.base import Backend
+
+BackendName: TypeAlias = Literal["native", "numba", "numpy"]
 
 MOST_THREADS = 1 << 16  # more than any machine has, few enough for the kernels' arithmetic
 
@@ -46,17 +48,17 @@ def _choose() -> Backend:
     raise AssertionError("the numpy backend always loads")
 
 
-def available_backends() -> tuple[str, ...]:
+def available_backends() -> tuple[BackendName, ...]:
     """The names of the backends that can be used here, best first."""
-    return backends.available()
+    return cast(tuple[BackendName, ...], backends.available())
 
 
-def get_backend() -> str:
+def get_backend() -> BackendName:
     """The name of the backend in force."""
-    return backend().name
+    return cast(BackendName, backend().name)
 
 
-def set_backend(name: str) -> None:
+def set_backend(name: BackendName) -> None:
     """Use a backend in the whole process, except within `use_backend`.
 
     Raises BackendUnavailable (an ImportError and a ValueError) for one that is unknown or cannot run here.
@@ -65,7 +67,7 @@ def set_backend(name: str) -> None:
     _backend = backends.load(name)
 
 
-def use_backend(name: str) -> AbstractContextManager[None]:
+def use_backend(name: BackendName) -> AbstractContextManager[None]:
     """A context manager: use a backend in this thread or task within the block. Raises as `set_backend`.
 
     A thread started within the block uses it too where Python's threads inherit the context: free-threaded from 3.14.

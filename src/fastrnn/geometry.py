@@ -58,6 +58,11 @@ class DescribedCell:
         return self._spec.hidden_size
 
     @property
+    def output_size(self) -> int:
+        """The features of y, or of a cell's h: hidden_size, of a bidirectional layer twice that."""
+        return self._spec.output_size
+
+    @property
     def bias(self) -> bool:
         return self._spec.bias
 
@@ -65,11 +70,49 @@ class DescribedCell:
     def dtype(self) -> np.dtype:
         return self._spec.dtype
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments by name, as JSON has them: `type(layer)(**layer.config)` is of the same shape.
+
+        Not among them is what the parameters began with: init, forget_bias and rng.
+        """
+        spec = self._spec
+        found: dict[str, Any] = {"input_size": spec.input_size, "hidden_size": spec.hidden_size}
+        if spec.cell.gates == 1:
+            found["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
+        return found | {"bias": spec.bias, "dtype": spec.dtype.name}
+
+    def zero_state(self, B: int | None = None) -> Any:
+        """A state of zeros for B rows, (B, H), or without B for unbatched input, (H,): an array, of LSTM a pair."""
+        rows = () if B is None else (checks.integer("B", B),)
+        return as_state(self._zeros(*rows, self._spec.hidden_size), (*rows, self._spec.hidden_size))
+
+    def _zeros(self, *shape: int) -> tuple[Array, ...]:
+        return tuple([zeros(shape, self._spec.dtype) for _ in range(self._spec.cell.states)])
+
 
 class DescribedLayer(DescribedCell):
     """As `DescribedCell`, with what only layers have."""
 
     __slots__ = ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        spec = self._spec
+        return super().config | {
+            "num_layers": spec.num_layers,
+            "batch_first": spec.batch_first,
+            "dropout": spec.dropout,
+            "bidirectional": spec.bidirectional,
+        }
+
+    def zero_state(self, B: int | None = None) -> Any:
+        """A state of zeros for B rows, (L·D, B, H), or without B for unbatched input, (L·D, H).
+
+        An array, of LSTM a pair (h, c).
+        """
+        shape = state_shape(self._spec, 1 if B is None else checks.integer("B", B), B is not None)
+        return as_state(self._zeros(*shape), shape)
 
     @property
     def num_layers(self) -> int:
@@ -95,6 +138,7 @@ class Call(NamedTuple):
     state: tuple[Array, ...]  # each (L·D, B, H)
     lengths: Array | None  # (B,) int64
     batched: bool
+    cell: bool = False  # whether the caller's arrays have no axis over time
 
 
 def describe(name: str, spec: LayerSpec) -> str:
@@ -220,4 +264,4 @@ def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any, copy_state: bool =
     given = one_step(given)
     B = given.shape[1]
     shape = cell_shape(B, spec.hidden_size, batched)
-    return Call(given, read_state(spec, state, shape, spec.inner_state(B), copy_state), None, batched)
+    return Call(given, read_state(spec, state, shape, spec.inner_state(B), copy_state), None, batched, cell=True)

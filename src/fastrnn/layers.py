@@ -19,8 +19,9 @@ values, and masked arrays that mask an element, are a TypeError, other shapes a 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
 
@@ -37,20 +38,32 @@ from .geometry import (
     sequence_shape,
     state_shape,
     time_major,
+    zeros,
 )
-from .params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell
+from .initialise import Init
+from .params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell, under
 from .portable import portable
 from .spec import GRU as GRU_CELL
 from .spec import LSTM as LSTM_CELL
+from .spec import RNN_RELU as RNN_RELU_CELL
+from .spec import RNN_TANH as RNN_CELL
 from .spec import Cell
+from .statedict import read_arrays, read_sizes
 from .tape import Grads, S, Tape, check_tape
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from numpy.typing import ArrayLike, DTypeLike
+
+    # The gradient of a final state: of h, or of (h, c), a part of which may be None for zero.
+    StateGradient = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
 
 
 class Layer(Parameters, DescribedLayer, Generic[S]):
-    """What RNN, LSTM and GRU share."""
+    """What RNN, LSTM and GRU share: the base class of all three, not to be made itself."""
+
+    _cell: Cell  # of a class whose constructor leaves no choice
 
     def __init__(
         self,
@@ -64,6 +77,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         bidirectional: bool,
         dtype: DTypeLike,
         rng: Any,
+        init: Init,
+        forget_bias: float | None = None,
     ) -> None:
         spec = LayerSpec(
             cell,
@@ -78,11 +93,45 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         )
         generator = checks.generator(rng)
         check_memory(spec)
+        if spec.dropout and spec.num_layers == 1:
+            warnings.warn(
+                f"dropout={spec.dropout} does nothing with num_layers=1: it acts between the layers", stacklevel=3
+            )
         self._rng = portable(generator) if spec.dropout and spec.num_layers > 1 else None
-        super().__init__(spec, layer_suffixes(spec), generator)
+        super().__init__(spec, layer_suffixes(spec), generator, init, forget_bias)
+
+    @classmethod
+    def from_state_dict(cls, mapping: Mapping[str, ArrayLike], prefix: str = "", **options: Any) -> Self:
+        """Make a layer of the sizes and parameters in a mapping such as a torch module's state_dict, as arrays.
+
+        With a prefix, such as "rnn.", the names are those after it, and entries that do not begin with it are left.
+        The dtype is float64 if all entries are, else float32. `options` are arguments of the constructor that names
+        and shapes do not show (batch_first, dropout, nonlinearity, rng), or that replace what they show (dtype).
+        Raises TypeError or ValueError for names that no such layer has, and as `load_state_dict` does.
+        """
+        arrays = read_arrays(under(prefix, mapping), prefix)
+        layer = cls(**read_sizes(arrays, cls._cell.gates, prefix, layers=True) | options)
+        layer.load_state_dict(arrays)
+        return layer
+
+    @property
+    def rng(self) -> np.random.Generator | None:
+        """The Generator from which `forward` draws dropout masks; None for a layer that draws none."""
+        return None if self._rng is None else self._rng.generator
 
     def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
-        """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive."""
+        """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive.
+
+        x       (T, B, I), with batch_first=True (B, T, I); unbatched (T, I)
+        state   the initial state, None for zeros: h, or for LSTM (h, c), each (L·D, B, H), unbatched (L·D, H)
+        lengths (B,) integers: the valid steps of each row; None for T in all. Past them y is zero and x is not read
+        y       (T, B, D·H), laid out as x; the new arrays y and state have the layer's dtype
+
+        Raises ValueError for a wrong shape or length, TypeError for what are no real numbers.
+
+            >>> lstm = fastrnn.LSTM(input_size=3, hidden_size=5)
+            >>> y, (h, c) = lstm(np.zeros((7, 2, 3)), lengths=[7, 4])  # y (7, 2, 5), h and c (1, 2, 5)
+        """
         spec, backend = self._spec, config.backend()
         packed = stack.packing(spec, backend, self._weights, count_steps(spec, x))
         return infer(spec, backend, packed, shortcut(spec, backend, packed), x, state, lengths)
@@ -91,6 +140,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
+
+        Arguments, results and errors are those of a call. `tape.gates` and `tape.outputs` show what was computed.
 
         The tape refers to x and the parameters: leave them unchanged until `backward` has been called. y, which the
         tape has too, is read-only.
@@ -111,13 +162,20 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         self,
         tape: Tape,
         dy: ArrayLike | None = None,
-        dstate: Any = None,
+        dstate: StateGradient = None,
         *,
         accumulate: Grads[S] | Mapping[str, Array] | None = None,
+        states: bool = False,
     ) -> Grads[S]:
-        """Gradients of a loss from its gradients by y and by the final state.
+        """Gradients of a loss from its gradients by y and by the final state: Grads with x, state and params.
 
-        dy is shaped as y, dstate as the state; None, also for one part of dstate, means zero, but not for all.
+        dy is shaped as y, dstate as the state; None, also for one part of dstate, means zero, but not for all. dy past
+        a row's length is not read. With states=True the result has the gradients by the state after every step, too.
+
+            >>> y, state, tape = lstm.forward(x)
+            >>> grads = lstm.backward(tape, dy=2 * y / y.size)  # of the loss (y**2).mean()
+            >>> grads.x, grads.state, grads.params["weight_ih_l0"]
+
         `accumulate` takes earlier Grads, or their params: the parameters' gradients are added in place into its
         arrays, and these are returned. The gradients of x and of the initial state are new arrays.
         An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
@@ -125,7 +183,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """
         check_tape(tape, self)
         spec, call = self._spec, tape.call
-        B = call.x.shape[1]
+        T, B = call.x.shape[:2]
         shape = state_shape(spec, B, call.batched)
         nothing = None if spec.cell.states == 1 else (None, None)
         named = checks.parts("dstate", nothing if dstate is None else dstate, spec.cell.states)
@@ -138,8 +196,13 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
         inner = group(sums.inner, self._suffixes)
-        before = stack.backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner)
-        return Grads(dx, as_state(before, shape), sums.finish())
+        runs, _, H = spec.inner_state(B)
+        dsteps = None
+        if checks.flag("states", states):
+            dsteps = tuple(zeros((runs, T, B, H), spec.dtype) for _ in call.state)
+        before = stack.backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner, dsteps)
+        by_step = None if dsteps is None else as_state(tuple(part.swapaxes(0, 1) for part in dsteps), (T, *shape))
+        return Grads(dx, as_state(before, shape), sums.finish(), by_step)
 
     def freeze(self) -> FrozenLayer[S]:
         """An immutable copy for inference, its weights packed once for the backend in force now.
@@ -152,10 +215,23 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
 class RNN(Layer[Array]):
     """Elman layers: h_t = f(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), f being tanh or relu (Elman 1990).
 
-    The constructor draws parameters, named and shaped as torch.nn.RNN's, from U(-1/√H, 1/√H) with `rng`: None, a
-    seed, a SeedSequence or a Generator; `forward` draws its dropout masks from it. dtype is float32 or float64.
-    Raises TypeError or ValueError that names the argument.
+    x (T, B, input_size) goes in, y (T, B, hidden_size) and the final state h come out; `lengths` says
+    where rows end. See `__call__`, `forward` and `backward`.
+
+    num_layers     layers on top of each other, dropout between them in `forward`
+    bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    batch_first    x and y are (B, T, ·); the state never is
+    dtype          float32 or float64, of parameters and results
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
+
+    Parameters are named and shaped as torch.nn.RNN's. Raises TypeError or ValueError that names the argument.
+
+        >>> layer = fastrnn.RNN(input_size=8, hidden_size=32, rng=0)
+        >>> y, state = layer(np.zeros((50, 16, 8)))  # y (50, 16, 32)
     """
+
+    _cell = RNN_CELL
 
     def __init__(
         self,
@@ -163,22 +239,23 @@ class RNN(Layer[Array]):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        nonlinearity: str = "tanh",
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
+        init: Init = "torch",
     ) -> None:
         cell = rnn_cell(nonlinearity)
         super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init
         )
 
     @property
-    def nonlinearity(self) -> str:
-        return self._spec.cell.name.removeprefix("rnn_")
+    def nonlinearity(self) -> Literal["tanh", "relu"]:
+        return "relu" if self._spec.cell == RNN_RELU_CELL else "tanh"
 
 
 class LSTM(Layer[tuple[Array, Array]]):
@@ -187,10 +264,25 @@ class LSTM(Layer[tuple[Array, Array]]):
         i, f, o = σ(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)      g = tanh(likewise)
         c_t = f c_(t-1) + i g                                   h_t = o tanh(c_t)
 
-    The constructor draws parameters, named and shaped as torch.nn.LSTM's, from U(-1/√H, 1/√H) with `rng`: None, a
-    seed, a SeedSequence or a Generator; `forward` draws its dropout masks from it. dtype is float32 or float64.
-    Raises TypeError or ValueError that names the argument.
+    x (T, B, input_size) goes in, y (T, B, hidden_size) and the final state (h, c) come out; `lengths` says
+    where rows end. See `__call__`, `forward` and `backward`.
+
+    num_layers     layers on top of each other, dropout between them in `forward`
+    bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    batch_first    x and y are (B, T, ·); the state never is
+    dtype          float32 or float64, of parameters and results
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases,
+                   but forget gates' 1
+    forget_bias    the sum of both biases of every forget gate, instead of init's: large ones remember longer
+
+    Parameters are named and shaped as torch.nn.LSTM's. Raises TypeError or ValueError that names the argument.
+
+        >>> layer = fastrnn.LSTM(input_size=8, hidden_size=32, rng=0)
+        >>> y, state = layer(np.zeros((50, 16, 8)))  # y (50, 16, 32)
     """
+
+    _cell = LSTM_CELL
 
     def __init__(
         self,
@@ -204,10 +296,11 @@ class LSTM(Layer[tuple[Array, Array]]):
         bidirectional: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
+        init: Init = "torch",
+        forget_bias: float | None = None,
     ) -> None:
-        super().__init__(
-            LSTM_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
-        )
+        sizes = input_size, hidden_size, num_layers
+        super().__init__(LSTM_CELL, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias)
 
 
 class GRU(Layer[Array]):
@@ -216,10 +309,23 @@ class GRU(Layer[Array]):
         r, z = σ(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh)         n = tanh(W_in x_t + b_in + r (W_hn h_(t-1) + b_hn))
         h_t = (1 - z) n + z h_(t-1)
 
-    The constructor draws parameters, named and shaped as torch.nn.GRU's, from U(-1/√H, 1/√H) with `rng`: None, a
-    seed, a SeedSequence or a Generator; `forward` draws its dropout masks from it. dtype is float32 or float64.
-    Raises TypeError or ValueError that names the argument.
+    x (T, B, input_size) goes in, y (T, B, hidden_size) and the final state h come out; `lengths` says
+    where rows end. See `__call__`, `forward` and `backward`.
+
+    num_layers     layers on top of each other, dropout between them in `forward`
+    bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    batch_first    x and y are (B, T, ·); the state never is
+    dtype          float32 or float64, of parameters and results
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
+
+    Parameters are named and shaped as torch.nn.GRU's. Raises TypeError or ValueError that names the argument.
+
+        >>> layer = fastrnn.GRU(input_size=8, hidden_size=32, rng=0)
+        >>> y, state = layer(np.zeros((50, 16, 8)))  # y (50, 16, 32)
     """
+
+    _cell = GRU_CELL
 
     def __init__(
         self,
@@ -233,7 +339,8 @@ class GRU(Layer[Array]):
         bidirectional: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
+        init: Init = "torch",
     ) -> None:
         super().__init__(
-            GRU_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng
+            GRU_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init
         )

@@ -1,16 +1,16 @@
-"""Parameters by name: torch's names, shapes, order and initialisation; gradients to accumulate into."""
+"""Parameters by name: torch's names, shapes and order; gradients to accumulate into."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from math import sqrt
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from . import checks
 from .geometry import Array, LayerSpec, describe
+from .hints import PARAMETER, hint
+from .initialise import Init, bias_value, draw, scheme
 from .portable import PortableArray
 from .spec import RNN_RELU, RNN_TANH, Cell, Weights
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of Weights
-PARAMETER = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")  # what torch's modules have as attributes
 
 
 def rnn_cell(nonlinearity: Any) -> Cell:
@@ -74,12 +73,6 @@ def check_memory(spec: LayerSpec) -> None:
         sizes = ("input_size", "hidden_size", "num_layers")
         given = ", ".join(f"{size}={checks.digits(getattr(spec, size))}" for size in sizes)
         raise MemoryError(f"cannot allocate the parameters of {given}") from None
-
-
-def draw(shapes: Mapping[str, tuple[int, ...]], spec: LayerSpec, rng: np.random.Generator) -> dict[str, Array]:
-    """Parameters from U(-1/√H, 1/√H), in order."""
-    bound = 1 / sqrt(spec.hidden_size)
-    return {name: rng.uniform(-bound, bound, shape).astype(spec.dtype) for name, shape in shapes.items()}
 
 
 class Params(Mapping[str, Array]):
@@ -152,24 +145,25 @@ class Params(Mapping[str, Array]):
         return dict, (self._views,)  # apart from their layer or cell, they are its parameters no longer
 
 
-class Parameters:
-    """The parameters of a layer or cell, which stay the same arrays as long as it lives.
+class Named:
+    """Parameters by name, which stay the same arrays as long as their owner lives.
 
     A caller gets views of them: whoever sets the shape or dtype of one does not change what the kernels are given.
     A deep copy, or one that was pickled, has parameters of its own, writable whatever they were loaded from; a shallow
     copy shares them.
     """
 
-    def __init__(self, spec: LayerSpec, suffixes: list[list[str]], rng: np.random.Generator) -> None:
-        self._spec = spec
-        self._suffixes = suffixes
-        self._arrange(draw(shapes(spec, suffixes), spec, rng))
+    _params: dict[str, Array]
+    _named: Params
 
     def _arrange(self, arrays: dict[str, Array]) -> None:
-        """Make `arrays` the parameters, for the callers, by name, and for the kernels, by layer."""
+        """Make `arrays` the parameters."""
         self._params = arrays
         self._named = Params(arrays)
-        self._weights = group(arrays, self._suffixes)
+
+    def _read(self, loaded: Mapping[str, PortableArray]) -> dict[str, Array]:
+        """The parameters that were pickled."""
+        return {name: array.own(array.array.dtype) for name, array in loaded.items()}
 
     def __getstate__(self) -> Any:
         """Each parameter once: what writes every occurrence of an array anew would part them from the weights."""
@@ -184,9 +178,65 @@ class Parameters:
         vars(self).update(attributes)
         for name, value in slots.items():
             object.__setattr__(self, name, value)
-        spec, loaded = self._spec, attributes["_params"]
+        self._arrange(self._read(attributes["_params"]))
+
+    @property
+    def params(self) -> Params:
+        """Mapping of names to the parameters themselves, to be changed in place; its names are fixed.
+
+        `params[name] = array` copies into a parameter, as `load_state_dict` does, and raises as it does.
+        """
+        return self._named
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters are."""
+        return sum(array.size for array in self._params.values())
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters, by name."""
+        return {name: array.copy() for name, array in self._params.items()}
+
+    def load_state_dict(self, mapping: Mapping[str, ArrayLike], prefix: str = "") -> None:
+        """Copy all parameters from a mapping with exactly their names and shapes; on an error none has changed.
+
+        With a prefix, such as "rnn.", the names are those after it, and entries that do not begin with it are left.
+        Raises ValueError for missing, unexpected or misshapen entries, or where a parameter has been made read-only,
+        and TypeError for entries that are not real.
+        """
+        given = under(prefix, mapping)
+        checks.names(f"state_dict under {prefix!r}" if prefix else "state_dict", given, list(self._params))
+        named = self._named
+        found = {name: named.convert(f"state_dict[{prefix + name!r}]", name, given[name]) for name in self._params}
+        for name, value in found.items():
+            self._params[name][...] = value
+
+
+class Parameters(Named):
+    """The parameters of a layer or cell."""
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        suffixes: list[list[str]],
+        rng: np.random.Generator,
+        init: Init = "torch",
+        forget_bias: float | None = None,
+    ) -> None:
+        init, forget_bias = scheme(init), bias_value(forget_bias, spec.bias)
+        self._spec = spec
+        self._suffixes = suffixes
+        self._arrange(draw(shapes(spec, suffixes), spec, rng, init, forget_bias))
+
+    def _arrange(self, arrays: dict[str, Array]) -> None:
+        """Make `arrays` the parameters, for the callers, by name, and for the kernels, by layer."""
+        super()._arrange(arrays)
+        self._weights = group(arrays, self._suffixes)
+
+    def _read(self, loaded: Mapping[str, PortableArray]) -> dict[str, Array]:
+        spec = self._spec
         sizes = shapes(spec, self._suffixes)
-        self._arrange({name: checks.shaped(name, loaded[name].own(spec.dtype), size) for name, size in sizes.items()})
+        return {name: checks.shaped(name, loaded[name].own(spec.dtype), size) for name, size in sizes.items()}
 
     def __getattr__(self, name: str) -> NoReturn:
         """Refuse what is not there."""
@@ -206,38 +256,21 @@ class Parameters:
         if PARAMETER.fullmatch(name) and not hasattr(type(self), name):  # a subclass may make properties of them
             raise AttributeError(f"cannot {what} {name!r} of {type(self).__name__!r} object{hint(name)}")
 
-    @property
-    def params(self) -> Params:
-        """Mapping of names to the parameters themselves, to be changed in place; its names are fixed.
-
-        `params[name] = array` copies into a parameter, as `load_state_dict` does, and raises as it does.
-        """
-        return self._named
-
     def __repr__(self) -> str:
         return describe(type(self).__name__, self._spec)
 
-    def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters, by name."""
-        return {name: array.copy() for name, array in self._params.items()}
 
-    def load_state_dict(self, mapping: Mapping[str, ArrayLike]) -> None:
-        """Copy all parameters from a mapping with exactly their names and shapes; on an error none has changed.
-
-        Raises ValueError for missing, unexpected or misshapen entries, or where a parameter has been made read-only,
-        and TypeError for entries that are not real.
-        """
-        checks.names("state_dict", mapping, list(self._params))
-        named = self._named
-        found = {name: named.convert(f"state_dict[{name!r}]", name, mapping[name]) for name in self._params}
-        for name, value in found.items():
-            self._params[name][...] = value
-
-
-def hint(name: str) -> str:
-    """Where the parameters are, for a name that torch gives one of them."""
-    where = ": the parameters are in params, to be changed in place, or all at once with load_state_dict"
-    return where if PARAMETER.fullmatch(name) else ""
+def under(prefix: Any, mapping: Any) -> Any:
+    """The entries whose names begin with `prefix`, by the rest of their names."""
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: expected a string, got {checks.kind(prefix)}")
+    if not prefix or not isinstance(mapping, Mapping):
+        return mapping
+    return {
+        name.removeprefix(prefix): mapping[name]
+        for name in mapping
+        if isinstance(name, str) and name.startswith(prefix)
+    }
 
 
 class Accumulators:

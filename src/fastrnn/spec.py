@@ -11,13 +11,17 @@ class Cell(NamedTuple):
     name: str
     gates: int  # rows of weight_ih and weight_hh per hidden unit
     states: int  # 1: the state is h; 2: it is (h, c)
-    saved: int  # values a tape keeps per hidden unit, row and step, beside x and y
+    keeps: tuple[str, ...] = ()  # what a tape has of each hidden unit, row and step, beside x and y
+
+    @property
+    def saved(self) -> int:
+        return len(self.keeps)
 
 
-RNN_TANH = Cell("rnn_tanh", gates=1, states=1, saved=0)
-RNN_RELU = Cell("rnn_relu", gates=1, states=1, saved=0)
-LSTM = Cell("lstm", gates=4, states=2, saved=5)  # gates i, f, g, o; saved i, f, g, o, c
-GRU = Cell("gru", gates=3, states=1, saved=4)  # gates r, z, n; saved r, z, n, W_hn h + b_hn
+RNN_TANH = Cell("rnn_tanh", gates=1, states=1)
+RNN_RELU = Cell("rnn_relu", gates=1, states=1)
+LSTM = Cell("lstm", gates=4, states=2, keeps=("i", "f", "g", "o", "c"))  # its gates are the first four
+GRU = Cell("gru", gates=3, states=1, keeps=("r", "z", "n", "hn"))  # its gates, and W_hn h + b_hn
 
 CELLS = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU)}
 

@@ -40,7 +40,7 @@ def packing(
 
 def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
     """Fill y and return the final state."""
-    x, state, lengths, _ = call
+    x, state, lengths = call.x, call.state, call.lengths
     if x.size == 0:
         return tuple(part.copy() for part in state)
     after = tuple(empty(part.shape, spec.dtype) for part in state)
@@ -62,7 +62,7 @@ def record(
     rng: np.random.Generator | None = None,
 ) -> tuple[tuple[Array, ...], list[Run]]:
     """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer."""
-    x, state, lengths, _ = call
+    x, state, lengths = call.x, call.state, call.lengths
     if x.size == 0:
         return tuple(part.copy() for part in state), []
     after = tuple(empty(part.shape, spec.dtype) for part in state)
@@ -84,11 +84,17 @@ def record(
 
 
 def backprop(
-    tape: Tape, dy: Array | None, dafter: Sequence[Array | None], dx: Array, dweights: Sequence[Sequence[Weights]]
+    tape: Tape,
+    dy: Array | None,
+    dafter: Sequence[Array | None],
+    dx: Array,
+    dweights: Sequence[Sequence[Weights]],
+    dsteps: tuple[Array, ...] | None = None,
 ) -> tuple[Array, ...]:
     """Fill dx, add the parameters' gradients into `dweights`, and return the gradient of the initial state.
 
     dy, dx and the parts of dafter are laid out as y, x and the state in `record`; all but dx may be None for zero.
+    dsteps, each part (L·D, T, B, H), takes the gradients of the state after every step.
     """
     spec, call = tape.spec, tape.call
     if not tape.runs:
@@ -111,6 +117,7 @@ def backprop(
             layer_state(dstate, k, D),
             dweights[k],
             threads,
+            None if dsteps is None else layer_state(dsteps, k, D),
         )
         dy = target if kept is None else drop(target, kept, spec.dropout, out=target)
     return dstate

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
+import numpy as np
+
 from .backends.base import Backend
 from .geometry import Array, Call, LayerSpec
 from .spec import Weights
@@ -23,7 +25,7 @@ class Run(NamedTuple):
 
 
 class Tape:
-    """What `backward` needs of one `forward`; opaque to its users.
+    """What `backward` needs of one `forward`; its `gates` and `outputs` may be looked at.
 
     It refers to x and the parameters without copying them, so they have to be unchanged when `backward` is called. It
     is not used up: `backward` may be called any number of times. It remembers the layer, cell or function and the
@@ -44,6 +46,35 @@ class Tape:
         self.owner, self.spec, self.backend = owner, spec, backend
         self.weights, self.call, self.runs = weights, call, runs
 
+    @property
+    def gates(self) -> tuple[dict[str, Array], ...]:
+        """What each layer and direction computed at every step: a dict of views for each row of a state, k·D + d.
+
+        LSTM has "i", "f", "g", "o" and "c", the state after the step; GRU has "r", "z", "n" and "hn", which is
+        W_hn h + b_hn; RNN has none. Each is (T, B, H), with batch_first (B, T, H), unbatched (T, H), of a cell (B, H)
+        or (H,), and read-only. Past a row's length the values mean nothing.
+        """
+        names = self.spec.cell.keeps
+        return tuple(
+            {} if run.saved is None else {name: self._given(run.saved[d, :, :, s]) for s, name in enumerate(names)}
+            for run in self.runs
+            for d in range(self.spec.directions)
+        )
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """The y of every layer, the first to the last: read-only views, laid out as y. Of a cell its h."""
+        return tuple(self._given(run.y) for run in self.runs)
+
+    def _given(self, array: Array) -> Array:
+        """A read-only view of a (T, B, n) array in the caller's layout."""
+        call = self.call
+        view = array.swapaxes(0, 1) if self.spec.batch_first and call.batched else array[...]
+        view = view if call.batched else view[:, 0]
+        view = view[0] if call.cell else view
+        view.flags.writeable = False
+        return view
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"a Tape of {self.owner} can be neither copied nor pickled: call forward where backward is to run, "
@@ -63,12 +94,38 @@ def check_tape(tape: Any, owner: object) -> None:
         raise ValueError(f"tape: expected one from {owner}, got one from another, {tape.owner}")
 
 
+def shapes_of(value: Any) -> str:
+    """The shapes in gradients, for their repr."""
+    if isinstance(value, np.ndarray):
+        return str(value.shape)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {shapes_of(part)}' for name, part in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(shapes_of, value))})"
+    return repr(value)
+
+
+def describe_fields(grads: Any) -> str:
+    """The fields of gradients that are there, with their shapes."""
+    fields = [f"{name}={shapes_of(value)}" for name, value in grads._asdict().items() if value is not None]
+    return f"{type(grads).__name__}({', '.join(fields)})"
+
+
 class Grads(NamedTuple, Generic[S]):
-    """Gradients of a loss by what went into a layer or cell; every array has the shape and dtype of its original."""
+    """Gradients of a loss by what went into a layer or cell; every array has the shape and dtype of its original.
+
+    `states`, if `backward` was asked for it, are those by the state after every step: shaped as the state, with an
+    axis over time before it, (T, L·D, B, H), unbatched (T, L·D, H). That by h counts what y gives to the loss, too;
+    that by c is of c alone, as h does not depend on it. Past a row's length they are zero.
+    """
 
     x: Array
     state: S
     params: dict[str, Array]
+    states: S | None = None
+
+    def __repr__(self) -> str:
+        return describe_fields(self)
 
 
 class CellGrads(NamedTuple, Generic[S]):
@@ -80,3 +137,6 @@ class CellGrads(NamedTuple, Generic[S]):
     w_hh: Array
     b_ih: Array | None = None
     b_hh: Array | None = None
+
+    def __repr__(self) -> str:
+        return describe_fields(self)

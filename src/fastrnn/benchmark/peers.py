@@ -6,13 +6,14 @@ forward, the gradient of x (T, B, I) of training.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 import fastrnn
 
 from .. import backends
+from ..config import BackendName
 from .measure import Call, CallFailed, LocalCall
 from .remote import RemotePeer
 from .workloads import GATES, Problem
@@ -37,7 +38,7 @@ class Ours:
 
     def __init__(self, backend: str):
         backends.load(backend)
-        self.name = backend
+        self.name = cast(BackendName, backend)
 
     def version(self) -> str:
         return fastrnn.__version__

@@ -18,6 +18,7 @@ import numpy as np
 
 import fastrnn
 
+from ..config import BackendName
 from .machine import threads_everywhere
 from .measure import LocalCall, Timing, interleave
 from .peers import Disagreement, check_agreement
@@ -169,7 +170,7 @@ class StepSettings(NamedTuple):
     cells: tuple[str, ...]
     shapes: tuple[tuple[int, int], ...]  # (B, H)
     dtype: Any
-    backend: str  # of fastrnn's contenders
+    backend: BackendName  # of fastrnn's contenders
     seconds: float  # per contender at each shape
 
 
@@ -181,7 +182,7 @@ class StepResult(NamedTuple):
     H: int
     mode: str
     contender: str
-    backend: str
+    backend: BackendName
     by_hand: Timing
     timing: Timing | None
     reason: str | None
