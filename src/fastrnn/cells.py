@@ -265,11 +265,12 @@ class LSTMCell(RecurrentCell[tuple[Array, Array]]):
         An exception other than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accumulate` with
         unspecified contents.
         """
-        pair = isinstance(dstate, tuple)
-        if dstate is not None and (dh is not None or (pair and dc is not None)):
-            raise TypeError("dstate, dh, dc: expected a pair or two arrays, got both")
-        if pair:
+        if isinstance(dstate, tuple):
+            if dh is not None or dc is not None:
+                raise TypeError("dstate, dh, dc: expected a pair or two arrays, got both")
             return self._backward(tape, checks.parts("dstate", dstate, 2), accumulate)
+        if dstate is not None and dh is not None:
+            raise TypeError("dstate, dh: expected one of them, got both")
         return self._backward(tape, [("dh", dstate if dh is None else dh), ("dc", dc)], accumulate)
 
 
