@@ -1,4 +1,4 @@
-"""The command `fastrnn`: info, bench and verify. All printing is here."""
+"""The command `fastrnn`: info, bench and verify; flow has a file of its own. All printing is here and there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import fastrnn
 
 from .config import MOST_THREADS, is_thread_count
+from .flow.command import add_parser as add_flow
 from .plaintext import any_encoding
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=verify)
 
     add_bench(commands)
+    add_flow(commands)
     return parser
 
 
