@@ -1,6 +1,8 @@
 """Gradients one can see: how they vanish or explode over time, step by step, in a layer and an input of one's own.
 
-    flow = fastrnn.flow.gradient_flow(layer, x)
+    from fastrnn.flow import gradient_flow
+
+    flow = gradient_flow(layer, x)
     flow.state_to_state      # the spectral norm of ∂h_T/∂h_t for every t
     flow.memory_horizon      # steps after which a unit's forget gates leave 1/e of its cell
 

@@ -59,7 +59,7 @@ class GradientFlow:
     forget_products      (T, H) ∏ f_s over the steps s after t: what the forget gates leave of c_t at the end, unit by
                          unit; of a GRU likewise ∏ z_s; None for RNN
     log10_forget_products        (T, H)
-    memory_horizon       (H,) steps after which the gates leave 1/e: -1 over the mean of log f (GRU: log z); None for RNN
+    memory_horizon       (H,) steps after which the gates leave 1/e: -1 / mean of log f (of a GRU log z); None for RNN
     saturation           gate name → (T,) the fraction of its units that are saturated at each step: a sigmoid below 0.1
                          or above 0.9, a tanh below -0.9 or above 0.9 (Karpathy et al. 2015); a relu at zero.
                          LSTM: i, f, g, o; GRU: r, z, n; RNN: h, its output

@@ -86,7 +86,7 @@ def subjects(options: argparse.Namespace) -> list[Subject]:
     if options.load is None:
         return classic(options.hidden or HIDDEN, options.seed)
     try:
-        found = found_in(fastrnn.load(options.load))
+        found = found_in(fastrnn.load(options.load))  # type: ignore[attr-defined]
     except (OSError, ValueError, ImportError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"argument --load: expected a file of fastrnn.save, got {options.load!r}: {reason}") from error
@@ -134,5 +134,8 @@ def write_json(studies: Sequence[Study], path: Path, options: argparse.Namespace
 
 def write_picture(studies: Sequence[Study], path: Path, options: argparse.Namespace) -> None:
     from .figure import draw
+    from .models import CAPTION
 
-    draw(studies).savefig(path, dpi=150)
+    words = [f"hidden size {studies[0].subject.layer.hidden_size}, standard normal input"]
+    words += [CAPTION] if options.load is None else []
+    draw(studies, ";   ".join(words)).savefig(path, dpi=150)

@@ -39,8 +39,8 @@ class Path(NamedTuple):
 def one_direction(layer: Any, k: int, d: int) -> Any:
     """Direction d of layer k as a layer of its own, its parameters converted to float64."""
     kind = next(kind for kind in KINDS if isinstance(layer, kind))
-    options = {"nonlinearity": layer.nonlinearity} if isinstance(layer, RNN) else {}
-    inputs = layer.output_size if k else layer.input_size
+    options: dict[str, Any] = {"nonlinearity": layer.nonlinearity} if isinstance(layer, RNN) else {}
+    inputs = layer._spec.output_size if k else layer.input_size
     alone: Any = kind(inputs, layer.hidden_size, bias=layer.bias, dtype=FLOAT64, rng=0, **options)
     suffix = f"_l{k}" + ("_reverse" if d else "")
     alone.load_state_dict({name: layer.params[name.removesuffix("_l0") + suffix] for name in alone.params})

@@ -17,6 +17,10 @@ INPUT_SIZE = 16
 # 1.1 still contracts, and it takes 1.7 for its gradient to grow about as 1.1^k.
 CONTRACTING, EXPANDING = 0.9, 1.7
 GATE_BIASES = (1, 4)
+CAPTION = (
+    "radius: of an RNN's orthogonal W_hh, before tanh' < 1 shrinks it further;   "
+    "+4: bias of the LSTM's forget gate or the GRU's update gate"
+)
 
 
 class Subject(NamedTuple):

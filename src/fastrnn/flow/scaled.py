@@ -39,7 +39,7 @@ class Scaled:
         mine, its = (np.ldexp(part.mantissa, part.exponent - exponent) for part in (self, other))
         return Scaled(mine + its, exponent)
 
-    def log10(self, value: Array | float) -> Array:
+    def log10(self, value: Array | np.floating) -> Array:
         """log10 of a magnitude of the mantissa's, such as a norm, with the exponent; -inf for zero."""
         with np.errstate(divide="ignore"):
             return np.log10(value) + self.exponent * LOG10_2

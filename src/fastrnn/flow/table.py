@@ -41,14 +41,14 @@ def flow_table(studies: Sequence[Study], steps_back: int) -> Iterator[Renderable
     """What the columns mean, then a line for every layer."""
     yield Text("How much of a gradient arrives, going back in time", "bold")
     yield Text(
-        "k back: the spectral norm of ∂h_T/∂h_(T-k), on standard normal input. exponent: the largest Lyapunov exponent, "
-        "per step, in natural logarithms. memory: steps after which the forget gates (LSTM) or update gates (GRU) leave "
-        "1/e, the units' median. saturated: the gate of which most is. float32: how many steps back the norm is lost "
-        "beside larger ones, is zero, or overflows. +4: that gate's bias.",
+        "k back: the spectral norm of ∂h_T/∂h_(T-k), on standard normal input. exponent: the largest Lyapunov "
+        "exponent, per step, in natural logarithms. memory: steps after which the forget gates (LSTM) or update gates "
+        "(GRU) leave 1/e, the units' median. saturated: the gate of which most is. float32: how many steps back the "
+        "norm is lost beside larger ones, is zero, or overflows. +4: that gate's bias.",
         "dim",
     )
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="cyan", pad_edge=False)
-    table.add_column("layer", min_width=16, overflow="fold")
+    table.add_column("layer", min_width=8, overflow="fold")
     columns = [f"{k}\nback" for k in spans(steps_back)] + ["expo-\nnent", "mem-\nory", "satu-\nrated"]
     columns += ["lost\nat", "zero\nat", "over\nat"]
     for name in columns:
