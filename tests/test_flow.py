@@ -418,6 +418,19 @@ def test_spans():
     assert spans(2000) == [100, 200, 500, 1000, 2000]
 
 
+@pytest.mark.parametrize("wanted", [[0.0, 9.0, 5.0], [5.0] * 6, [0.0, 0.1, 9.9, 10.0], [4.0, 4.5, 5.5, 0.2, 9.0]])
+def test_labels_keep_their_order_and_apart(wanted):
+    pytest.importorskip("matplotlib")
+    from fastrnn.flow.figure import spread
+
+    placed = np.array(spread(wanted, 1.0, 0.0, 10.0))
+    order = np.argsort(wanted, kind="stable")
+    assert (np.diff(placed[order]) >= 1 - 1e-12).all()
+    assert placed.min() >= 0 and placed.max() <= 10
+    if min(np.diff(np.sort(wanted))) >= 1:
+        np.testing.assert_allclose(placed, wanted)
+
+
 def test_the_classic_layers():
     by_name = {subject.name: subject.layer for subject in classic(8, seed=0)}
     for radius in (0.9, 1.7):

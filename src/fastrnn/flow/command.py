@@ -136,6 +136,7 @@ def write_picture(studies: Sequence[Study], path: Path, options: argparse.Namesp
     from .figure import draw
     from .models import CAPTION
 
-    words = [f"hidden size {studies[0].subject.layer.hidden_size}, standard normal input"]
-    words += [CAPTION] if options.load is None else []
-    draw(studies, ";   ".join(words)).savefig(path, dpi=150)
+    caption = "standard normal input"
+    if options.load is None:
+        caption = f"hidden size {options.hidden or HIDDEN}, {caption};   {CAPTION}"
+    draw(studies, caption).savefig(path, dpi=150)

@@ -24,6 +24,7 @@ GREY, PALE = "#4d4d4d", "#efefef"
 TEXTBOOK = (0.9, 1.1)
 SMALL, NORMAL = 12.5, 14.5  # points
 LEADING = 1.3  # from one line of text to the next, in its size
+LEADER = {"arrowstyle": "-", "linewidth": 0.9, "linestyle": ":", "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1}
 BAND = (10, 50, 90)  # percentiles of the units
 SPAN = 50  # steps, of the products whose spectra are shown
 ROOM = 6  # decades below 1 that are shown of the spectra of one step
@@ -102,20 +103,14 @@ def norm_panel(axis: Axes, lines: Sequence[Line]) -> None:
 def float32_lines(axis: Axes, T: int, bottom: float) -> None:
     """Where float32 rounds a gradient away beside one of 1, and where it has only zero."""
     smallest, eps = np.log10(FLOAT32.smallest_normal), np.log10(FLOAT32.eps)
-    for level, words, k, align in ((eps, "float32: lost beside 1", T, "right"), (smallest, "float32: zero", 0, "left")):
+    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "color": GREY, "zorder": 2}
+    for level in (eps, smallest):
         if level > bottom:
             axis.axhline(level, color=GREY, linestyle=(0, (1, 2.5)), linewidth=1.3, zorder=1)
-            axis.annotate(
-                words,
-                (k, level),
-                (6 if align == "left" else -6, 4),
-                textcoords="offset points",
-                ha=align,
-                fontsize=SMALL,
-                color=GREY,
-                zorder=2,
-            )
+    if eps > bottom:
+        axis.annotate("float32: lost beside 1", (T, eps), (-6, 4), ha="right", **text)
     if smallest > bottom:
+        axis.annotate("float32: zero", (0, smallest), (6, -5), va="top", **text)
         axis.axhspan(bottom, smallest, color=PALE, zorder=0)
 
 
@@ -142,7 +137,8 @@ def step_panel(axis: Axes, lines: Sequence[Line]) -> None:
         with np.errstate(divide="ignore"):
             return np.median(np.log10(line.study.flow.step_state_singular_values), axis=0)
 
-    title(axis, "One step: singular values (LSTM: of h and c)")
+    both = any(line.study.flow.cell == "lstm" for line in lines)
+    title(axis, "One step: singular values" + " (LSTM: of h and c)" * both)
     spectrum_panel(axis, lines, median, least=-ROOM)
     axis.set_xlabel("share of the directions, largest first", fontsize=NORMAL)
 
@@ -192,7 +188,7 @@ def label_ends(axis: Axes, ends: Sequence[End]) -> None:
     height = axis.get_position().height * axis.figure.get_figheight()  # type: ignore[union-attr]
     gap = (top - bottom) * LEADING * SMALL / 72 / height
     wanted = [min(max(end.y, bottom), top) for end in ends]
-    for end, y, place in zip(ends, wanted, spread(wanted, gap, bottom, top)):
+    for end, y, place in zip(ends, wanted, spread(wanted, gap, bottom, top - gap / 2)):
         axis.annotate(
             end.name,
             (end.x, y),
@@ -202,7 +198,7 @@ def label_ends(axis: Axes, ends: Sequence[End]) -> None:
             fontsize=SMALL,
             color=end.colour,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": end.colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 1},
+            arrowprops=LEADER | {"color": end.colour},
         )
 
 
