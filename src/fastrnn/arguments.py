@@ -76,9 +76,15 @@ def picture(text: str) -> Path:
     return path
 
 
+def positive_integer(text: str) -> int:
+    if not (value := natural_number(text)):
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return value
+
+
 def natural_number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"expected an integer of at most nine digits, got {text!r}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The command `fastrnn`: info, bench, verify; learn and flow have a file each of their own."""
+"""The command `fastrnn`: info, bench and verify; learn and flow have a file each of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import fastrnn
 
 from .arguments import UsageError, names, picture, positive_number, seconds_or_none, thread_count, writable
 from .config import BackendName
+from .flow.command import add_parser as add_flow
 from .plaintext import any_encoding
 from .progress import progress_bar
 
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=verify)
 
     add_bench(commands)
+    add_flow(commands)
     return parser
 
 

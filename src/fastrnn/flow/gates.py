@@ -1,0 +1,53 @@
+"""What the gates say of memory: products of forget gates, the horizon they imply, and saturation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backends import reference
+from ..geometry import Array
+from .jacobians import Path
+
+# The gates of each cell, in the order in which the reference's equations return them, and the one that keeps the past.
+GATES = {"lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n")}
+KEEPERS = {"lstm": "f", "gru": "z"}
+SIGMOIDS = ("i", "f", "o", "r", "z")
+LOW, HIGH = 0.1, 0.9  # Karpathy et al., Visualizing and understanding recurrent networks (2015)
+
+
+def cell_name(path: Path) -> str:
+    return path.layer._spec.cell.name
+
+
+def gates(path: Path) -> dict[str, Array]:
+    """The gates of every step, each (T, H), by the reference's equations; of an RNN its output, as "h"."""
+    name, (w_ih, w_hh, *biases) = cell_name(path), path.layer.params.values()
+    b_ih, b_hh = biases or (None, None)
+    h, c = path.states[0][:-1], path.states[1][:-1] if len(path.states) == 2 else None
+    a, u = reference.affine(path.x, w_ih, b_ih), reference.affine(h, w_hh, b_hh)
+    after, _, kept = reference.EQUATIONS[name][0](a, u, h, c)
+    return dict(zip(GATES[name], kept)) if name in GATES else {"h": after}
+
+
+def saturation(name: str, values: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The fractions of units of which each gate is saturated low, and high, at each step: (T,) by gate."""
+    low, high = {}, {}
+    for gate, value in values.items():
+        if name == "rnn_relu":
+            low[gate], high[gate] = (value <= 0).mean(axis=1), np.zeros(len(value))
+        else:
+            low[gate] = (value < (LOW if gate in SIGMOIDS else -HIGH)).mean(axis=1)
+            high[gate] = (value > HIGH).mean(axis=1)
+    return low, high
+
+
+def keeping(name: str, values: dict[str, Array]) -> tuple[Array, Array] | tuple[None, None]:
+    """log10 of the products of forget (LSTM) or update gates (GRU) to the end, (T, H), and the horizons, (H,)."""
+    if name not in KEEPERS:
+        return None, None
+    with np.errstate(divide="ignore"):
+        logs = np.log10(values[KEEPERS[name]])
+        horizon = np.log10(np.e) / np.abs(logs.mean(axis=0))
+    products = np.zeros_like(logs)
+    products[:-1] = np.cumsum(logs[:0:-1], axis=0)[::-1]
+    return products, horizon
