@@ -4,6 +4,7 @@ from ._version import __version__
 from .backends import BackendUnavailable
 from .cells import GRUCell, LSTMCell, RNNCell
 from .config import available_backends, get_backend, get_num_threads, set_backend, set_num_threads, use_backend
+from .files import load, save
 from .frozen import FrozenCell, FrozenLayer
 from .functional import (
     gru_cell,
@@ -45,6 +46,7 @@ __all__ = [
     "gru_cell",
     "gru_cell_backward",
     "gru_cell_forward",
+    "load",
     "lstm_cell",
     "lstm_cell_backward",
     "lstm_cell_forward",
@@ -54,6 +56,7 @@ __all__ = [
     "rnn_tanh_cell",
     "rnn_tanh_cell_backward",
     "rnn_tanh_cell_forward",
+    "save",
     "set_backend",
     "set_num_threads",
     "show_config",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import fastrnn
 
-from ..arguments import UsageError, natural_number, picture, positive_integer, readable, writable
+from ..arguments import UsageError, natural_number, picture, positive_integer, writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
     add("--T", type=positive_integer, default=STEPS_BACK, metavar="T", help="steps back (default: %(default)s)")
     add("--hidden", type=positive_integer, metavar="H", help=f"hidden_size (default: {HIDDEN})")
     add("--seed", type=natural_number, default=0, metavar="N", help="of weights and input (default: %(default)s)")
-    add("--load", type=readable, metavar="FILE", help="look at the recurrent layers of a file of fastrnn.save instead")
+    add("--load", metavar="FILE", help="look at the recurrent layers of a file of fastrnn.save instead")
     add("--plot", type=picture, metavar="FILE.png", help="draw the figure")
     add("--json", type=writable, metavar="FILE", help="write every figure as JSON")
     parser.set_defaults(command=run)
@@ -66,13 +66,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def subjects(options: argparse.Namespace) -> list[Subject]:
-    from ..cli import UsageError
     from .models import classic, found_in
 
     if options.load is None:
         return classic(options.hidden or HIDDEN, options.seed)
     try:
-        found = found_in(fastrnn.load(options.load))  # type: ignore[attr-defined]
+        found = found_in(fastrnn.load(options.load))
     except (OSError, ValueError, ImportError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"argument --load: expected a file of fastrnn.save, got {options.load!r}: {reason}") from error
@@ -84,7 +83,6 @@ def subjects(options: argparse.Namespace) -> list[Subject]:
 def study_all(chosen: Sequence[Subject], steps_back: int, seed: int) -> list[Study]:
     """Look at each layer on a thread of its own: their matrices are too small for a BLAS to divide with profit."""
     from ..benchmark.machine import threads_everywhere
-    from ..cli import UsageError
     from .models import study
 
     workers = fastrnn.get_num_threads()
