@@ -17,6 +17,7 @@ import fastrnn
 from .arguments import UsageError, names, picture, positive_number, seconds_or_none, thread_count, writable
 from .config import BackendName
 from .flow.command import add_parser as add_flow
+from .learn.command import add_parser as add_learn
 from .plaintext import any_encoding
 from .progress import progress_bar
 
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=verify)
 
     add_bench(commands)
+    add_learn(commands)
     add_flow(commands)
     return parser
 

@@ -1,0 +1,20 @@
+"""The classic sequence tasks, each one short script that trains on real or generated data: `fastrnn learn TASK`.
+
+A task is a module of this package with a function `learn(options)`, which returns a Result. TASKS lists them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Task(NamedTuple):
+    """One line of `fastrnn learn`."""
+
+    shape: str
+    shows: str
+
+
+TASKS = {
+    "hello": Task("one to one", 'a vanilla RNN that learns one word, "hell" → "o"'),
+}

@@ -1,0 +1,98 @@
+"""The command `fastrnn learn`: its options, and what it prints and writes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..arguments import UsageError, natural_number, picture, positive_number, readable, writable
+from . import TASKS
+from .options import Options, Result, Stopwatch
+
+CELLS = ("rnn", "lstm", "gru")
+
+
+def add_parser(commands: Any) -> None:
+    """Add `learn` to the command line."""
+    parser = commands.add_parser(
+        "learn",
+        help="train one of the classic sequence models",
+        description="Train one of the classic sequence models and say how well it does on data it has not seen. "
+        "Without a task, lists them. Needs: pip install 'fastrnn[learn]'",
+        epilog="Each task is a short script in fastrnn/learn, to be read and changed.",
+    )
+    add = parser.add_argument
+    add("task", nargs="?", choices=TASKS, metavar="TASK", help=f"of {', '.join(TASKS)}")
+    add("--cell", choices=CELLS, help="default: the task's own")
+    add("--seed", type=natural_number, default=0, metavar="N", help="of all that is drawn (default: 0)")
+    add("--seconds", type=positive_number, metavar="S", help="train for at most so long")
+    add("--epochs", type=natural_number, metavar="N", help="train for at most so many passes over the data")
+    add("--data", type=readable, metavar="FILE", help="spelling, sentiment: data of your own")
+    add("--text", type=readable, metavar="FILE", help="text: a text of your own")
+    add("--quick", action="store_true", help="a small model and little data: seconds")
+    add("--plot", type=picture, metavar="FILE.png", help="draw what was learnt")
+    add("--save", type=writable, metavar="FILE", help="write the model, for fastrnn.load")
+    add("--json", type=writable, metavar="FILE", help="write the figures")
+    parser.set_defaults(command=learn)
+
+
+def learn(options: argparse.Namespace) -> int:
+    """Train, print the figures, write the files."""
+    if options.task is None:
+        print(listing())
+        return 0
+    needed = ["matplotlib"] * (options.plot is not None) + ["safetensors"] * (options.save is not None)
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} not installed: pip install 'fastrnn[learn]'")
+    names = ("cell", "seed", "seconds", "epochs", "data", "text", "quick")
+    watch = Stopwatch()
+    task = import_module(f"{__package__}.{options.task}")
+    try:
+        result: Result = task.learn(Options(**{name: getattr(options, name) for name in names}))
+    except (ValueError, ImportError, OSError) as error:
+        raise UsageError(str(error)) from error
+    seconds = watch.seconds()
+    print("\n".join([*result.lines, ""] if result.lines else []), end="")
+    print(f"{options.task}, {result.cell}, seed {options.seed}: {seconds:.1f} s")
+    for name, value in result.figures.items():
+        print(f"  {name:24} {value:.4g}")
+    write(options, result, seconds)
+    return 0
+
+
+def listing() -> str:
+    """The tasks, one a line."""
+    wide = max(map(len, TASKS)), max(len(task.shape) for task in TASKS.values())
+    lines = [f"  {name:{wide[0]}}  {task.shape:{wide[1]}}  {task.shows}" for name, task in TASKS.items()]
+    return "\n".join(["fastrnn learn TASK:", "", *lines])
+
+
+def write(options: argparse.Namespace, result: Result, seconds: float) -> None:
+    """Write the files that are asked for."""
+    if options.json is not None:
+        found = {"task": options.task, "cell": result.cell, "seed": options.seed, "seconds": seconds}
+        options.json.write_text(json.dumps(found | {"figures": dict(result.figures)}, indent=2) + "\n")
+    if options.save is not None:
+        from ..files import save
+
+        save(options.save, **result.parts)
+    if options.plot is not None:
+        draw(options.plot, result)
+    for path in filter(None, (options.json, options.save, options.plot)):
+        print(f"wrote {path}")
+
+
+def draw(path: Path, result: Result) -> None:
+    """Draw the task's picture, if it has one."""
+    from matplotlib.figure import Figure
+
+    if result.draw is None:
+        raise UsageError("argument --plot: this task has no picture")
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    result.draw(figure)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,80 @@
+"""What a task is asked for, and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fastrnn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELLS = {"rnn": fastrnn.RNN, "lstm": fastrnn.LSTM, "gru": fastrnn.GRU}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options; None leaves a choice to the task.
+
+    cell      "rnn", "lstm" or "gru"
+    seed      of all that is drawn: parameters, order, generated data
+    seconds   of training at most
+    epochs    of training at most
+    data      a file of the task's data (spelling, sentiment)
+    text      a text file (text)
+    quick     a small model and little data: seconds
+    progress  a bar on stderr, as `fit` takes it
+    """
+
+    cell: str | None = None
+    seed: int = 0
+    seconds: float | None = None
+    epochs: int | None = None
+    data: Path | None = None
+    text: Path | None = None
+    quick: bool = False
+    progress: bool | None = None
+
+    def limits(self, *, seconds: float | None = None, epochs: int | None = None) -> dict[str, Any]:
+        """The limits for `fit`: those asked for, else the task's."""
+        if self.seconds is not None or self.epochs is not None:
+            seconds, epochs = self.seconds, self.epochs
+        given = {"seconds": seconds, "epochs": epochs}
+        return {name: limit for name, limit in given.items() if limit is not None}
+
+    def layer(self, cell: str, *sizes: int, **options: Any) -> Any:
+        """A recurrent layer of this kind, drawn from the seed."""
+        return CELLS[cell](*sizes, rng=np.random.default_rng((self.seed, *sizes)), **options)
+
+
+@dataclass
+class Result:
+    """What a task found.
+
+    figures  the numbers of the JSON, by the names that `fastrnn learn`'s help gives
+    lines    what the terminal shows below them, one line of text each
+    parts    what --save writes, as for fastrnn.save
+    draw     draws the picture of --plot into an empty figure, or None
+    """
+
+    cell: str
+    figures: Mapping[str, float]
+    lines: list[str] = field(default_factory=list)
+    parts: dict[str, Any] = field(default_factory=dict)
+    draw: Callable[[Figure], None] | None = None
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
