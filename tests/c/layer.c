@@ -175,6 +175,8 @@ static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint6
         .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dc = lstm && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dh0 = add_untouched(l, units), .dc0 = lstm ? add_untouched(l, units) : NULL,
+        .dh_steps = s->dh_there ? add_untouched(l, s->T * units) : NULL,
+        .dc_steps = lstm && s->dc_there ? add_untouched(l, s->T * units) : NULL,
         .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),
                       s->b_ih ? add_filled(l, gates, 1, state, 1) : NULL,
                       s->b_hh ? add_filled(l, gates, 1, state, 1) : NULL}};
