@@ -55,16 +55,42 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def probability(name: str, value: Any) -> float:
+def number(name: str, value: Any) -> float:
+    """A real number as a Python float, which takes the dtype of the array that it meets; it may be infinite or NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a real number, got {kind(value)}")
     try:
-        number = float(value)
+        return float(value)
     except OverflowError:
-        number = float("inf")
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name}: expected a number between 0 and 1, got {number}")
-    return number
+        return float("inf")
+
+
+def probability(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not 0 <= found <= 1:
+        raise ValueError(f"{name}: expected a number between 0 and 1, got {found}")
+    return found
+
+
+def fraction(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not 0 <= found < 1:
+        raise ValueError(f"{name}: expected a number of at least 0 and below 1, got {found}")
+    return found
+
+
+def positive(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not 0 < found < float("inf"):
+        raise ValueError(f"{name}: expected a finite number above 0, got {found}")
+    return found
+
+
+def not_negative(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not 0 <= found < float("inf"):
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {found}")
+    return found
 
 
 def float_dtype(value: DTypeLike, name: str = "dtype") -> np.dtype:

@@ -16,7 +16,6 @@ import numpy as np
 from . import checks
 from .layers import GRU, LSTM, RNN
 from .train import Adam, Chain, LastStep, Linear, Sequences, cross_entropy, fit, mean_squared
-from .train.optimisers import number
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -121,7 +120,7 @@ class SequenceEstimator(BaseEstimator):
         """Train a new model."""
         if self.cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
-        epochs, lr = checks.integer("epochs", self.epochs), number("lr", self.lr, 0)
+        epochs, lr = checks.integer("epochs", self.epochs), checks.not_negative("lr", self.lr)
         sequences, lengths = X
         steps = np.concatenate([sequence[:length] for sequence, length in zip(sequences, lengths)])
         self.mean_, deviation = steps.mean(axis=0), steps.std(axis=0)

@@ -9,6 +9,8 @@ differentiated by itself. Sequences are time first: x (T, B, ...).
 
 from .attention import AttentionPooling, DotAttention
 from .clipping import clip_grad_norm
+from .counting import counted
+from .ctc import ctc, ctc_greedy
 from .data import Batch, Data, Sequences, Stream, batches
 from .history import History
 from .linear import Dropout, Embedding, LastStep, Linear
@@ -51,7 +53,10 @@ __all__ = [
     "batches",
     "binary_cross_entropy",
     "clip_grad_norm",
+    "counted",
     "cross_entropy",
+    "ctc",
+    "ctc_greedy",
     "evaluate",
     "fit",
     "huber",

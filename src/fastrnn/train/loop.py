@@ -17,7 +17,7 @@ import numpy as np
 from .. import checks
 from ..progress import progress_bar
 from .checkpoints import load_checkpoint, save_checkpoint
-from .clipping import norms_of, scale
+from .clipping import clip_grad_norm, norm_of
 from .data import Data
 from .history import History
 from .objective import Loss, Objective, evaluate, supervised
@@ -88,7 +88,7 @@ def fit(
     run.batch_size = checks.integer("batch_size", batch_size)
     run.schedule, run.validation, run.after_step = schedule, validation, after_step
     run.loss = loss
-    run.clip = None if clip is None else positive("clip", clip)
+    run.clip = None if clip is None else checks.positive("clip", clip)
     run.validate_every = None if validate_every is None else checks.integer("validate_every", validate_every)
     run.patience = None if patience is None else checks.integer("patience", patience)
     run.path = None if checkpoint is None else Path(checkpoint)
@@ -101,16 +101,6 @@ def fit(
     return run.history
 
 
-def positive(name: str, value: Any) -> float:
-    """A finite number above zero."""
-    number = float(value) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else None
-    if number is None:
-        raise TypeError(f"{name}: expected a number, got {checks.kind(value)}")
-    if not (0 < number < math.inf):
-        raise ValueError(f"{name}: expected a finite number above 0, got {number}")
-    return number
-
-
 def read_limits(epochs: Any, steps: Any, seconds: Any) -> dict[str, float]:
     """The limits that are given, at least one."""
     limits: dict[str, float] = {}
@@ -119,7 +109,7 @@ def read_limits(epochs: Any, steps: Any, seconds: Any) -> dict[str, float]:
     if steps is not None:
         limits["steps"] = checks.integer("steps", steps)
     if seconds is not None:
-        limits["seconds"] = positive("seconds", seconds)
+        limits["seconds"] = checks.positive("seconds", seconds)
     if not limits:
         raise TypeError("epochs, steps, seconds: expected at least one of them, got none")
     return limits
@@ -256,7 +246,7 @@ class Run:
 
     def checked_norm(self, number: int, loss: float, grads: dict[str, Array]) -> float:
         """The norm of the gradients, scaled to `clip` if there is one; an error where they are not finite."""
-        norms = norms_of(grads)
+        norms = {name: norm_of(array) for name, array in grads.items()}
         norm = math.hypot(*norms.values())
         if not (math.isfinite(loss) and math.isfinite(norm)):
             worst = next((name for name, value in norms.items() if not math.isfinite(value)), None)
@@ -266,7 +256,7 @@ class Run:
                 f"a gradient of norm {norms[worst]}"
             )
         if self.clip is not None:
-            scale(grads, norm, self.clip)
+            clip_grad_norm(grads, self.clip)
         return norm
 
     def validate(self) -> None:

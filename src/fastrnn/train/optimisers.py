@@ -1,53 +1,51 @@
-"""SGD, RMSprop, Adam and AdamW: torch's names, defaults and formulas, step for step.
+"""Optimisers: SGD, RMSprop, Adam and AdamW, with torch.optim's names, defaults and formulas.
 
-Each formula is one function over arrays, in place: the parameter, its gradient, what the optimiser keeps of it, and two
-scratch arrays of its shape. Their operations are NumPy's, in the parameter's dtype.
+optimiser = Adam(layer.params, lr=1e-3)
+optimiser.step(grads.params)
 """
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import checks
+from .formulas import adam, rmsprop, sgd
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Array = np.ndarray
 
-
-def number(name: str, value: Any, least: float, below: float = math.inf) -> float:
-    """A number from `least` to below `below`."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a number, got {checks.kind(value)}")
-    if not least <= float(value) < below:
-        limit = "" if below == math.inf else f" and below {below:g}"
-        raise ValueError(f"{name}: expected a number of at least {least:g}{limit}, got {value}")
-    return float(value)
+BLOCK = (
+    65536  # elements that all passes of a formula see before the next: fewer cost more in calls, more leave the caches
+)
 
 
 class Optimiser:
-    """Changes parameters in place, by their gradients.
+    """Changes parameters in place by their gradients.
 
-    `params` is a mapping of names to arrays, such as a layer's or a model's; `step` takes gradients by the same names.
-    `lr` may be read and set at any time. State dicts are flat: "exp_avg.rnn.weight_ih_l0" and the like.
+    params  a mapping of names to float32 or float64 arrays, such as a layer's or a Model's `params`, to which the
+            optimiser refers: a copy of it has copies of them
+    lr      the learning rate, which may be set between steps
+
+    Everything is computed in the parameter's dtype, with scratch memory for a block of elements only.
     """
 
-    keeps: tuple[str, ...] = ()  # the arrays kept of each parameter
+    settings: ClassVar[tuple[str, ...]] = ()  # the attributes that `repr` shows after lr
 
-    def __init__(self, params: Mapping[str, Array], lr: float, weight_decay: float) -> None:
-        if not isinstance(params, Mapping):
-            raise TypeError(f"params: expected a mapping of names to arrays, got {checks.kind(params)}")
-        if not params:
-            raise ValueError("params: expected at least one parameter, got none")
-        self._params = dict(params)
-        self.lr, self.weight_decay = lr, number("weight_decay", weight_decay, 0)
-        self.steps = 0  # that were taken
-        self._kept = {key: {name: np.zeros_like(a) for name, a in params.items()} for key in self.keeps}
-        most = max(array.size for array in params.values())
-        self._scratch = {a.dtype: (np.empty(most, a.dtype), np.empty(most, a.dtype)) for a in params.values()}
+    def __init__(self, params: Mapping[str, Array], lr: float, weight_decay: float, states: Sequence[str]) -> None:
+        self.lr = lr
+        self.weight_decay = checks.not_negative("weight_decay", weight_decay)
+        self.steps = 0
+        self._params = read_params(params)
+        self._states = {
+            state: {name: np.zeros(array.size, array.dtype) for name, array in self._params.items()} for state in states
+        }
+        size = min(BLOCK, max(array.size for array in self._params.values()))
+        self._scratch = {array.dtype: np.empty((3, size), array.dtype) for array in self._params.values()}
 
     @property
     def lr(self) -> float:
@@ -56,64 +54,85 @@ class Optimiser:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._lr = number("lr", value, 0)
+        self._lr = checks.not_negative("lr", value)
 
-    def step(self, grads: Mapping[str, Any]) -> None:
-        """Change every parameter; `grads` has an array of its shape for each, and is left as it is.
+    def step(self, grads: Mapping[str, ArrayLike]) -> None:
+        """Change the parameters by their gradients: real arrays of their names and shapes, which are not changed.
 
-        Raises ValueError for missing, unexpected or misshapen gradients, or a read-only parameter: none has changed.
+        Raises ValueError for missing, unexpected or misshapen gradients and for a read-only parameter, and TypeError
+        for a gradient that is not real; then nothing has changed.
         """
         checks.names("grads", grads, list(self._params))
-        found: dict[str, Array] = {}
+        given: dict[str, Array] = {}
         for name, param in self._params.items():
-            given = checks.shaped(f"grads[{name!r}]", checks.real(f"grads[{name!r}]", grads[name]), param.shape)
-            found[name] = checks.contiguous(given, param.dtype)
+            label = f"grads[{name!r}]"
+            given[name] = checks.shaped(label, checks.real(label, grads[name]), param.shape)
             if not param.flags.writeable:
                 raise ValueError(f"params[{name!r}]: expected a writable array, got a read-only one")
         self.steps += 1
         with np.errstate(all="ignore"):
             for name, param in self._params.items():
-                one, two = (array[: param.size].reshape(param.shape) for array in self._scratch[param.dtype])
-                kept = [arrays[name] for arrays in self._kept.values()]
-                self._update(param, found[name], kept, one, two)
+                self._update_whole(param, given[name], [state[name] for state in self._states.values()])
 
-    def _update(self, param: Array, grad: Array, kept: list[Array], one: Array, two: Array) -> None:
-        """Change one parameter."""
+    def _update_whole(self, param: Array, grad: Array, states: Sequence[Array]) -> None:
+        """Update a parameter block by block."""
+        flat, grad = param.ravel(), grad.ravel()  # views where they are contiguous, else copies
+        for block in blocks(flat.size):
+            part = grad[block]
+            s, r, converted = self._scratch[param.dtype][:, : part.size]
+            if part.dtype != param.dtype:
+                np.copyto(converted, part, casting="unsafe")
+                part = converted
+            self._update(flat[block], part, [state[block] for state in states], s, r)
+        if not param.flags.c_contiguous:
+            param[...] = flat.reshape(param.shape)
+
+    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
+        """Update a block of a parameter; s and r are scratch memory of its size."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the learning rate, the number of steps, and copies of the arrays kept."""
-        arrays = {f"{key}.{name}": a.copy() for key, found in self._kept.items() for name, a in found.items()}
-        return {"lr": self.lr, "steps": self.steps} | arrays
+        """What the next steps depend on, beside the parameters and the constructor's arguments: "lr", "steps", and
+        copies of the state arrays under names such as "exp_avg.weight_ih_l0", shaped as the parameters."""
+        found: dict[str, Any] = {"lr": self.lr, "steps": self.steps}
+        for state, arrays in self._states.items():
+            for name, array in arrays.items():
+                found[f"{state}.{name}"] = array.reshape(self._params[name].shape).copy()
+        return found
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of the same kind of optimiser and parameters; on an error nothing has changed."""
-        own = self.state_dict()
-        checks.names("state_dict", mapping, list(own))
-        found = {
-            name: checks.shaped(f"state_dict[{name!r}]", checks.real(f"state_dict[{name!r}]", mapping[name]), a.shape)
-            for name, a in own.items()
-            if isinstance(a, np.ndarray)
-        }
-        self.lr, self.steps = float(mapping["lr"]), int(mapping["steps"])
-        for key, arrays in self._kept.items():
-            for name, array in arrays.items():
-                array[...] = found[f"{key}.{name}"]
+        """Go on from what `state_dict` of an optimiser of this kind and these parameters gave.
 
+        Raises ValueError for missing, unexpected or misshapen entries, and TypeError for those of another kind; then
+        nothing has changed.
+        """
+        kept = {f"{state}.{name}": (state, name) for state in self._states for name in self._params}
+        checks.names("state_dict", mapping, ["lr", "steps", *kept])
+        lr = checks.not_negative("state_dict['lr']", plain(mapping["lr"]))
+        steps = read_steps(plain(mapping["steps"]))
+        found: dict[str, Array] = {}
+        for key, (_, name) in kept.items():
+            param, label = self._params[name], f"state_dict[{key!r}]"
+            array = checks.shaped(label, checks.real(label, mapping[key]), param.shape)
+            found[key] = np.array(array, param.dtype).reshape(-1)
+        self._lr, self.steps = lr, steps
+        for key, (state, name) in kept.items():
+            self._states[state][name][...] = found[key]
 
-def decayed(param: Array, grad: Array, weight_decay: float, scratch: Array) -> Array:
-    """The gradient with weight decay in it: grad + weight_decay · param."""
-    if not weight_decay:
-        return grad
-    np.multiply(param, weight_decay, out=scratch)
-    return np.add(scratch, grad, out=scratch)
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("lr", *self.settings, "weight_decay"))
+        return f"{type(self).__name__}({shown})"
 
 
 class SGD(Optimiser):
-    """param -= lr · v, where v = momentum · v + (1 - dampening) · grad, the first v being grad (torch.optim.SGD).
+    """Stochastic gradient descent with momentum, as torch.optim.SGD.
 
-    With nesterov=True the step is grad + momentum · v (Sutskever et al. 2013).
+    buffer ← momentum · buffer + (1 - dampening) · g, at the first step g; param ← param - lr · buffer, or with
+    `nesterov` (Sutskever et al. 2013) param - lr · (g + momentum · buffer); without momentum param - lr · g. Here g is
+    the gradient + weight_decay · param. Its state has "momentum_buffer" where there is momentum.
     """
+
+    settings = ("momentum", "dampening", "nesterov")
 
     def __init__(
         self,
@@ -124,32 +143,30 @@ class SGD(Optimiser):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        self.momentum, self.dampening = number("momentum", momentum, 0), number("dampening", dampening, 0)
+        self.momentum = checks.not_negative("momentum", momentum)
+        self.dampening = checks.probability("dampening", dampening)
         self.nesterov = checks.flag("nesterov", nesterov)
         if self.nesterov and (not self.momentum or self.dampening):
-            raise ValueError("nesterov: expected a momentum above 0 and no dampening beside it")
-        self.keeps = ("momentum_buffer",) if self.momentum else ()
-        super().__init__(params, lr, weight_decay)
+            given = f"momentum={self.momentum} and dampening={self.dampening}"
+            raise ValueError(f"nesterov: expected False without momentum or with dampening, got True with {given}")
+        super().__init__(params, lr, weight_decay, ["momentum_buffer"] if self.momentum else [])
 
-    def _update(self, param: Array, grad: Array, kept: list[Array], one: Array, two: Array) -> None:
-        grad = decayed(param, grad, self.weight_decay, one)
-        if kept:
-            (v,) = kept
-            if self.steps == 1:
-                v[...] = grad
-            else:
-                v *= self.momentum
-                v += grad if not self.dampening else np.multiply(grad, 1 - self.dampening, out=two)
-            grad = np.add(grad, np.multiply(v, self.momentum, out=two), out=two) if self.nesterov else v
-        param -= np.multiply(grad, self.lr, out=two)
+    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
+        (buffer,) = states or (None,)
+        share = 1.0 if self.steps == 1 else 1 - self.dampening
+        sgd(param, grad, buffer, s, r, self.lr, self.momentum, share, self.nesterov, self.weight_decay)
 
 
 class RMSprop(Optimiser):
-    """param -= lr · grad / (√v + eps), where v = alpha · v + (1 - alpha) · grad² (Hinton 2012; torch.optim.RMSprop).
+    """Gradients divided by the root of their mean square, as torch.optim.RMSprop (Tieleman & Hinton 2012).
 
-    With centered=True the square of the mean gradient is taken off v (Graves 2013); with a momentum the steps are
-    summed up first.
+    v ← alpha · v + (1 - alpha) · g²; param ← param - lr · g / (√v + eps), where g is the gradient + weight_decay ·
+    param. With `centered` v is the variance, with `momentum` a buffer ← momentum · buffer + g / (√v + eps) takes the
+    place of the quotient (Graves, Generating sequences with recurrent neural networks, 2013). Its state has
+    "square_avg", and where they are needed "grad_avg" and "momentum_buffer".
     """
+
+    settings = ("alpha", "eps", "momentum", "centered")
 
     def __init__(
         self,
@@ -161,48 +178,30 @@ class RMSprop(Optimiser):
         centered: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        self.alpha, self.eps = number("alpha", alpha, 0), number("eps", eps, 0)
-        self.momentum, self.centered = number("momentum", momentum, 0), checks.flag("centered", centered)
-        self.keeps = ("square_avg", *("grad_avg",) * self.centered, *("momentum_buffer",) * bool(self.momentum))
-        super().__init__(params, lr, weight_decay)
+        self.alpha = checks.probability("alpha", alpha)
+        self.eps = checks.not_negative("eps", eps)
+        self.momentum = checks.not_negative("momentum", momentum)
+        self.centered = checks.flag("centered", centered)
+        states = ["square_avg"] + ["grad_avg"] * self.centered + ["momentum_buffer"] * bool(self.momentum)
+        super().__init__(params, lr, weight_decay, states)
 
-    def _update(self, param: Array, grad: Array, kept: list[Array], one: Array, two: Array) -> None:
-        grad = decayed(param, grad, self.weight_decay, one)
-        square, *more = kept
-        square *= self.alpha
-        np.multiply(grad, grad, out=two)
-        two *= 1 - self.alpha
-        square += two
-        if self.centered:
-            mean = more.pop(0)
-            np.subtract(grad, mean, out=two)
-            two *= 1 - self.alpha
-            mean += two
-            np.multiply(mean, mean, out=two)
-            np.subtract(square, two, out=two)
-            np.sqrt(two, out=two)
-        else:
-            np.sqrt(square, out=two)
-        two += self.eps
-        np.divide(grad, two, out=two)
-        if more:
-            (v,) = more
-            v *= self.momentum
-            v += two
-            np.multiply(v, self.lr, out=two)
-        else:
-            two *= self.lr
-        param -= two
+    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
+        square_avg = states[0]
+        grad_avg = states[1] if self.centered else None
+        buffer = states[-1] if self.momentum else None
+        numbers = self.lr, self.alpha, self.eps, self.momentum, self.weight_decay
+        rmsprop(param, grad, square_avg, grad_avg, buffer, s, r, *numbers)
 
 
 class Adam(Optimiser):
-    """param -= lr · m̂ / (√v̂ + eps), from running means m of grad and v of grad², corrected for their start at zero.
+    """Mean gradients divided by the root of their mean square, as torch.optim.Adam (Kingma & Ba 2015, algorithm 1).
 
-    (Kingma & Ba 2015; torch.optim.Adam.) weight_decay is added to the gradient.
+    m ← beta1 · m + (1 - beta1) · g; v ← beta2 · v + (1 - beta2) · g²; at step t, counted from 1,
+    param ← param - lr · m / (1 - beta1^t) / (√(v / (1 - beta2^t)) + eps), where g is the gradient + weight_decay ·
+    param. Its state has m as "exp_avg" and v as "exp_avg_sq".
     """
 
-    keeps = ("exp_avg", "exp_avg_sq")
-    decoupled = False
+    settings = ("betas", "eps")
 
     def __init__(
         self,
@@ -212,38 +211,26 @@ class Adam(Optimiser):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(f"betas: expected a pair of numbers, got {betas!r}")
-        self.betas = number("betas[0]", betas[0], 0, 1), number("betas[1]", betas[1], 0, 1)
-        self.eps = number("eps", eps, 0)
-        super().__init__(params, lr, weight_decay)
+        self.betas = read_betas(betas)
+        self.eps = checks.not_negative("eps", eps)
+        super().__init__(params, lr, weight_decay, ["exp_avg", "exp_avg_sq"])
 
-    def _update(self, param: Array, grad: Array, kept: list[Array], one: Array, two: Array) -> None:
-        m, v = kept
-        if self.decoupled:
-            param *= 1 - self.lr * self.weight_decay
-        else:
-            grad = decayed(param, grad, self.weight_decay, one)
-        beta1, beta2 = self.betas
-        np.subtract(grad, m, out=two)
-        two *= 1 - beta1
-        m += two
-        v *= beta2
-        np.multiply(grad, grad, out=two)
-        two *= 1 - beta2
-        v += two
-        np.sqrt(v, out=two)
-        two /= math.sqrt(1 - beta2**self.steps)
-        two += self.eps
-        np.divide(m, two, out=two)
-        two *= self.lr / (1 - beta1**self.steps)
-        param -= two
+    def _decays(self) -> tuple[float, float]:
+        """The weight decay within the gradient, and the factor of the parameter beside it."""
+        return self.weight_decay, 1.0
+
+    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
+        exp_avg, exp_avg_sq = states
+        (beta1, beta2), t = self.betas, self.steps
+        step_size, root = self.lr / (1 - beta1**t), (1 - beta2**t) ** 0.5
+        adam(param, grad, exp_avg, exp_avg_sq, s, r, step_size, beta1, beta2, root, self.eps, *self._decays())
 
 
 class AdamW(Adam):
-    """As Adam, but weight_decay shrinks the parameter itself, by lr · weight_decay (Loshchilov & Hutter 2019)."""
+    """Adam whose weight decay is apart from the gradient, as torch.optim.AdamW (Loshchilov & Hutter 2019).
 
-    decoupled = True
+    param ← (1 - lr · weight_decay) · param before Adam's step, in which g is the gradient alone.
+    """
 
     def __init__(
         self,
@@ -254,3 +241,52 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
+
+    def _decays(self) -> tuple[float, float]:
+        return 0.0, 1 - self.lr * self.weight_decay
+
+
+# --- what they share
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """Consecutive slices of at most BLOCK elements."""
+    return (slice(begin, min(begin + BLOCK, size)) for begin in range(0, size, BLOCK))
+
+
+def read_params(params: Any) -> dict[str, Array]:
+    """The parameters themselves: at least one array, each writable and with memory of its own."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected a mapping of names to arrays, got {checks.kind(params)}")
+    if not params:
+        raise ValueError("params: expected at least one parameter, got none")
+    found: dict[str, Array] = {}
+    for name in params:
+        array, label = params[name], f"params[{name!r}]"
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{label}: expected an array, got {checks.kind(array)}")
+        array = checks.output(label, array, array.shape, checks.float_dtype(array.dtype, label), contiguous=False)
+        checks.own_memory(label, array, [(f"params[{other!r}]", earlier) for other, earlier in found.items()])
+        found[name] = array
+    return found
+
+
+def read_betas(betas: Any) -> tuple[float, float]:
+    if not isinstance(betas, (tuple, list)):
+        raise TypeError(f"betas: expected a pair of numbers, got {checks.kind(betas)}")
+    if len(betas) != 2:
+        raise ValueError(f"betas: expected a pair of numbers, got {len(betas)} items")
+    return checks.fraction("betas[0]", betas[0]), checks.fraction("betas[1]", betas[1])
+
+
+def plain(value: Any) -> Any:
+    """A number that a file has given back as an array of no dimensions."""
+    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def read_steps(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"state_dict['steps']: expected an integer, got {checks.kind(value)}")
+    if value < 0:
+        raise ValueError(f"state_dict['steps']: expected an integer of at least 0, got {value}")
+    return int(value)
