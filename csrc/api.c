@@ -284,6 +284,10 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
     return status;
 }
 
+void fr_update(fr_dtype dtype, const fr_update_run *run, const fr_numbers *numbers) {
+    fr_level_kernels(dtype)->update(run, numbers);
+}
+
 void fr_activate(fr_dtype dtype, fr_activation function, const void *from, void *to, ptrdiff_t n) {
     fr_level_kernels(dtype)->activate(function, from, to, n);
 }

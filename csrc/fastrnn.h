@@ -112,6 +112,27 @@ const char *fr_compiler(void);
  * 1 / e^v would not be a normal number, FR_EXP gives the nearest v's for which both are. */
 void fr_activate(fr_dtype dtype, fr_activation function, const void *from, void *to, ptrdiff_t n);
 
+typedef enum { FR_SGD, FR_RMSPROP, FR_ADAM } fr_rule;
+
+/* An optimiser's numbers, each as fastrnn/train/formulas.py names it; lr is Adam's step_size. */
+typedef struct {
+    double lr, momentum, share, alpha, beta1, beta2, eps, root, weight_decay, shrink;
+    int nesterov;
+} fr_numbers;
+
+/* One parameter, its gradient (read only) and what the optimiser keeps of it, n elements each. NULL where a rule has no
+ * such array: FR_SGD its buffer; FR_RMSPROP square_avg, grad_avg, buffer; FR_ADAM exp_avg, exp_avg_sq. */
+typedef struct {
+    fr_rule rule;
+    ptrdiff_t n;
+    void *param;
+    const void *grad;
+    void *states[3];
+} fr_update_run;
+
+/* Changes a parameter and its states by its gradient: the bits of the same formula in NumPy. */
+void fr_update(fr_dtype dtype, const fr_update_run *run, const fr_numbers *numbers);
+
 /* Measured peak of fused multiply-adds at the level in force, in flop/s, over about `seconds`. */
 double fr_fma_peak(fr_dtype dtype, int threads, double seconds);
 

@@ -1,5 +1,5 @@
 /* Inside the library: what the level-independent code (api.c, yardstick.c) and the code compiled once per
- * instruction-set level and dtype (pack.c, forward.c, backward.c, activate.c, peak.c) know of each other. */
+ * instruction-set level and dtype (pack.c, forward.c, backward.c, update.c, …) know of each other. */
 #ifndef FR_KERNELS_H
 #define FR_KERNELS_H
 
@@ -45,6 +45,7 @@ typedef struct fr_kernels {
     void (*forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
     size_t (*backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
     void (*backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
+    void (*update)(const fr_update_run *run, const fr_numbers *numbers);
     void (*activate)(fr_activation function, const void *from, void *to, ptrdiff_t n);
     double (*fma_block)(int64_t iterations); /* returns the flop it did */
     /* Reads `data` (bytes), aligned, in whole units of FR_READ_UNIT, so many times; returns the bytes it read. */

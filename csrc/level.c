@@ -10,6 +10,7 @@ const fr_kernels LEVEL(fr_kernels) = {
     .forward = LEVEL(fr_forward),
     .backward_bytes = LEVEL(fr_backward_bytes),
     .backward = LEVEL(fr_backward),
+    .update = LEVEL(fr_update),
     .activate = LEVEL(fr_activate),
     .fma_block = LEVEL(fr_fma_block),
     .read_passes = LEVEL(fr_read_passes),

@@ -103,6 +103,7 @@ size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, c
 void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
 size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
 void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
+void LEVEL(fr_update)(const fr_update_run *run, const fr_numbers *numbers);
 void LEVEL(fr_activate)(fr_activation function, const void *from, void *to, ptrdiff_t n);
 double LEVEL(fr_fma_block)(int64_t iterations);
 double LEVEL(fr_read_passes)(const void *data, ptrdiff_t bytes, int passes);

@@ -86,6 +86,32 @@ cdef extern from "fastrnn.h" nogil:
     int fr_level()
     void fr_set_level(int)
     const char *fr_compiler()
+    ctypedef enum fr_rule:
+        FR_SGD
+        FR_RMSPROP
+        FR_ADAM
+
+    ctypedef struct fr_numbers:
+        double lr
+        double momentum
+        double share
+        double alpha
+        double beta1
+        double beta2
+        double eps
+        double root
+        double weight_decay
+        double shrink
+        int nesterov
+
+    ctypedef struct fr_update_run:
+        fr_rule rule
+        ptrdiff_t n
+        void *param
+        const void *grad
+        void *states[3]
+
+    void fr_update(fr_dtype, const fr_update_run *, const fr_numbers *)
     void fr_activate(fr_dtype, fr_activation, const void *, void *, ptrdiff_t)
     double fr_fma_peak(fr_dtype, int, double)
     fr_status fr_read_bandwidth(size_t, int, double, double *)
@@ -109,6 +135,7 @@ cdef extern from "schedule.h" nogil:
 
 
 cdef dict CELLS = {"rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "lstm": FR_LSTM, "gru": FR_GRU}
+cdef dict RULES = {"sgd": FR_SGD, "rmsprop": FR_RMSPROP, "adam": FR_ADAM}
 cdef dict ACTIVATIONS = {"exp": FR_EXP, "sigmoid": FR_SIGMOID, "tanh": FR_TANH}
 cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
 cdef char NATIVE_ORDER = c"<" if sys.byteorder == "little" else c">"
@@ -840,6 +867,38 @@ def set_level(name):
 def compiler():
     """The compiler that built the kernels."""
     return fr_compiler().decode()
+
+
+def update(rule, arrays, numbers):
+    """Change parameters and their states in place by a formula of fastrnn/train/formulas.py, the same bits in one pass.
+
+    `arrays` has a tuple (param, grad, *states) for each, C-contiguous and of one size and dtype, None for a state that
+    is not kept; `numbers` the formula's by name.
+    """
+    cdef fr_update_run run
+    cdef fr_numbers given
+    cdef fr_dtype dtype
+    cdef Py_buffer buffer
+    cdef int k
+    memset(&given, 0, sizeof(given))
+    given.shrink = numbers.get("shrink", 1.0)
+    given.lr, given.momentum, given.share = numbers["lr"], numbers.get("momentum", 0.0), numbers.get("share", 1.0)
+    given.alpha, given.beta1, given.beta2 = numbers.get("alpha", 0.0), numbers.get("beta1", 0.0), numbers.get("beta2", 0.0)
+    given.eps, given.root = numbers.get("eps", 0.0), numbers.get("root", 1.0)
+    given.weight_decay, given.nesterov = numbers.get("weight_decay", 0.0), numbers.get("nesterov", False)
+    memset(&run, 0, sizeof(run))
+    run.rule = RULES[rule]
+    for param, grad, *states in arrays:
+        dtype = typed_view(param, &buffer, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        run.n, run.param = buffer.len // buffer.itemsize, buffer.buf
+        for k, array in enumerate((grad, *states)):
+            if array is not None and (array.size != run.n or array.dtype != param.dtype):
+                raise ValueError(f"expected {run.n} elements of {param.dtype}, got {array.size} of {array.dtype}")
+        run.grad = pointer(grad)
+        for k in range(3):
+            run.states[k] = pointer(states[k], PyBUF_WRITABLE) if k < len(states) else NULL
+        with nogil:
+            fr_update(dtype, &run, &given)
 
 
 def activate(name, v, result):

@@ -18,6 +18,7 @@ from ._native import (
     read_bandwidth,
     schedule,
     set_level,
+    update,
 )
 
 name = "native"
@@ -38,6 +39,7 @@ __all__ = [
     "read_bandwidth",
     "schedule",
     "set_level",
+    "update",
 ]
 
 

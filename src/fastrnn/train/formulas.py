@@ -1,10 +1,12 @@
 """The optimisers' formulas, those of torch.optim, over flat arrays of one dtype and length, in place.
 
 Arguments: the parameter, the gradient (not changed), the state arrays, two scratch arrays `s` and `r`, then numbers.
-Every operation is a pass over single elements, in a fixed order.
+Every operation is a pass over single elements, in a fixed order; csrc/update.c has the same in one pass.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -98,7 +100,7 @@ def adam(
     exp_avg_sq: Array,
     s: Array,
     r: Array,
-    step_size: float,
+    lr: float,
     beta1: float,
     beta2: float,
     root: float,
@@ -108,9 +110,9 @@ def adam(
 ) -> None:
     """Descend along the mean gradient over the root of its mean square (Kingma & Ba 2015).
 
-    root       √(1 - beta2^t) at step t from 1 on, the correction of the mean square
-    step_size  lr / (1 - beta1^t)
-    shrink     what the parameter is multiplied by first: 1 - lr · decay in AdamW (Loshchilov & Hutter 2019), else 1
+    lr      that of the step t, from 1 on, over 1 - beta1^t, the correction of the mean
+    root    √(1 - beta2^t), that of the mean square
+    shrink  what the parameter is multiplied by first: 1 - lr · decay in AdamW (Loshchilov & Hutter 2019), else 1
     """
     if shrink != 1:
         param *= shrink
@@ -126,5 +128,8 @@ def adam(
     r /= root
     r += eps
     np.divide(exp_avg, r, out=r)
-    r *= step_size
+    r *= lr
     param -= r
+
+
+FORMULAS: dict[str, Callable[..., None]] = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import checks
-from .formulas import adam, rmsprop, sgd
+from .. import checks, config
+from .formulas import FORMULAS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -34,6 +34,8 @@ class Optimiser:
     Everything is computed in the parameter's dtype, with scratch memory for a block of elements only.
     """
 
+    rule: ClassVar[str]  # of FORMULAS
+    slots: ClassVar[tuple[str, ...]]  # the state arrays that the formula takes
     settings: ClassVar[tuple[str, ...]] = ()  # the attributes that `repr` shows after lr
 
     def __init__(self, params: Mapping[str, Array], lr: float, weight_decay: float, states: Sequence[str]) -> None:
@@ -70,11 +72,19 @@ class Optimiser:
             if not param.flags.writeable:
                 raise ValueError(f"params[{name!r}]: expected a writable array, got a read-only one")
         self.steps += 1
+        numbers, update = self._numbers(), getattr(config.backend(), "update", None)
+        at_once: list[tuple[Array | None, ...]] = []
         with np.errstate(all="ignore"):
             for name, param in self._params.items():
-                self._update_whole(param, given[name], [state[name] for state in self._states.values()])
+                states = [self._states.get(slot, {}).get(name) for slot in self.slots]
+                if update is not None and fits(param, given[name]):
+                    at_once.append((param, given[name], *states))
+                else:
+                    self._update(param, given[name], states, numbers)
+        if update is not None:
+            update(self.rule, at_once, numbers)
 
-    def _update_whole(self, param: Array, grad: Array, states: Sequence[Array]) -> None:
+    def _update(self, param: Array, grad: Array, states: Sequence[Array | None], numbers: Mapping[str, Any]) -> None:
         """Update a parameter block by block."""
         flat, grad = param.ravel(), grad.ravel()  # views where they are contiguous, else copies
         for block in blocks(flat.size):
@@ -83,12 +93,13 @@ class Optimiser:
             if part.dtype != param.dtype:
                 np.copyto(converted, part, casting="unsafe")
                 part = converted
-            self._update(flat[block], part, [state[block] for state in states], s, r)
+            kept = [None if state is None else state[block] for state in states]
+            FORMULAS[self.rule](flat[block], part, *kept, s, r, **numbers)
         if not param.flags.c_contiguous:
             param[...] = flat.reshape(param.shape)
 
-    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
-        """Update a block of a parameter; s and r are scratch memory of its size."""
+    def _numbers(self) -> dict[str, Any]:
+        """The numbers of the formula for this step."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,6 +143,7 @@ class SGD(Optimiser):
     the gradient + weight_decay · param. Its state has "momentum_buffer" where there is momentum.
     """
 
+    rule, slots = "sgd", ("momentum_buffer",)
     settings = ("momentum", "dampening", "nesterov")
 
     def __init__(
@@ -151,10 +163,10 @@ class SGD(Optimiser):
             raise ValueError(f"nesterov: expected False without momentum or with dampening, got True with {given}")
         super().__init__(params, lr, weight_decay, ["momentum_buffer"] if self.momentum else [])
 
-    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
-        (buffer,) = states or (None,)
+    def _numbers(self) -> dict[str, Any]:
         share = 1.0 if self.steps == 1 else 1 - self.dampening
-        sgd(param, grad, buffer, s, r, self.lr, self.momentum, share, self.nesterov, self.weight_decay)
+        found = {"lr": self.lr, "momentum": self.momentum, "share": share, "nesterov": self.nesterov}
+        return found | {"weight_decay": self.weight_decay}
 
 
 class RMSprop(Optimiser):
@@ -166,6 +178,7 @@ class RMSprop(Optimiser):
     "square_avg", and where they are needed "grad_avg" and "momentum_buffer".
     """
 
+    rule, slots = "rmsprop", ("square_avg", "grad_avg", "momentum_buffer")
     settings = ("alpha", "eps", "momentum", "centered")
 
     def __init__(
@@ -185,12 +198,8 @@ class RMSprop(Optimiser):
         states = ["square_avg"] + ["grad_avg"] * self.centered + ["momentum_buffer"] * bool(self.momentum)
         super().__init__(params, lr, weight_decay, states)
 
-    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
-        square_avg = states[0]
-        grad_avg = states[1] if self.centered else None
-        buffer = states[-1] if self.momentum else None
-        numbers = self.lr, self.alpha, self.eps, self.momentum, self.weight_decay
-        rmsprop(param, grad, square_avg, grad_avg, buffer, s, r, *numbers)
+    def _numbers(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("lr", "alpha", "eps", "momentum", "weight_decay")}
 
 
 class Adam(Optimiser):
@@ -201,6 +210,7 @@ class Adam(Optimiser):
     param. Its state has m as "exp_avg" and v as "exp_avg_sq".
     """
 
+    rule, slots = "adam", ("exp_avg", "exp_avg_sq")
     settings = ("betas", "eps")
 
     def __init__(
@@ -219,11 +229,11 @@ class Adam(Optimiser):
         """The weight decay within the gradient, and the factor of the parameter beside it."""
         return self.weight_decay, 1.0
 
-    def _update(self, param: Array, grad: Array, states: list[Array], s: Array, r: Array) -> None:
-        exp_avg, exp_avg_sq = states
+    def _numbers(self) -> dict[str, Any]:
         (beta1, beta2), t = self.betas, self.steps
-        step_size, root = self.lr / (1 - beta1**t), (1 - beta2**t) ** 0.5
-        adam(param, grad, exp_avg, exp_avg_sq, s, r, step_size, beta1, beta2, root, self.eps, *self._decays())
+        weight_decay, shrink = self._decays()
+        found = {"lr": self.lr / (1 - beta1**t), "beta1": beta1, "beta2": beta2, "root": (1 - beta2**t) ** 0.5}
+        return found | {"eps": self.eps, "weight_decay": weight_decay, "shrink": shrink}
 
 
 class AdamW(Adam):
@@ -247,6 +257,13 @@ class AdamW(Adam):
 
 
 # --- what they share
+
+
+def fits(param: Array, grad: Array) -> bool:
+    """Whether a backend's one pass takes a parameter and its gradient as they are."""
+    return (
+        all(array.flags.c_contiguous and array.flags.aligned for array in (param, grad)) and grad.dtype == param.dtype
+    )
 
 
 def blocks(size: int) -> Iterator[slice]:
