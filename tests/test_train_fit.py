@@ -17,6 +17,7 @@ from fastrnn.train import (
     Embedding,
     LastStep,
     Linear,
+    Model,
     Outcome,
     Plateau,
     Sequences,
@@ -225,6 +226,20 @@ def test_plateau_learns_of_validations():
         validation=lambda model: next(values),
     )  # fmt: skip
     assert history.rates == [1.0] * 6 + [0.5] * 2
+
+
+def test_flow_is_looked_at():
+    model, data = tagger(dropout=0.2), tag_data(64)
+    history = fit(model, data, cross_entropy, steps=4, flow=True, rng=0)
+    assert [step for step, _ in history.flow] == [2, 4]
+    found = history.flow[-1][1]["gru"]
+    steps = len(found.state_to_state)
+    assert 3 <= steps <= 9 and found.state_to_state[-1] == 1 and (np.diff(found.log10_state_to_state) > 0).any()
+    plain = tagger(dropout=0.2)
+    fit(plain, data, cross_entropy, steps=4, rng=0)
+    assert same(model, plain)
+    with pytest.raises(ValueError, match="flow: expected a Chain"):
+        fit(Model(a=Linear(1, 1)), data, objective=print, steps=1, flow=True)
 
 
 # --- going on

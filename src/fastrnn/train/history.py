@@ -13,8 +13,8 @@ class History:
     losses       the loss of each step's batch, before the step
     norms        the gradient's norm of each step, before clipping
     rates        the learning rate of each step
-    validations  (step, loss) of each validation; fewer is better
-    flow         (step, GradientFlow) of each look at the gradients, with flow=True
+    validations  (step, loss) of each validation
+    flow         (step, {part: GradientFlow}) of each look at the gradients, with flow=True; not in a checkpoint
     seconds      of training, those before a resumption included
     stopped      why it ended: "epochs", "steps", "seconds" or "patience"
     """

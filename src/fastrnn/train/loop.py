@@ -20,9 +20,11 @@ from .checkpoints import load_checkpoint, save_checkpoint
 from .clipping import clip_grad_norm, norm_of
 from .data import Data
 from .history import History
+from .model import Chain
 from .objective import Loss, Objective, evaluate, supervised
 from .optimisers import Adam, Optimiser
 from .shards import Shards
+from .watch import flows
 
 Array = np.ndarray
 Validation = Data | Callable[[Any], float]
@@ -53,6 +55,7 @@ def fit(
     after_step: Callable[[int, float], None] | None = None,
     comm: Any = None,
     shards: int | None = None,
+    flow: bool = False,
 ) -> History:
     """Train a model until one of `epochs`, `steps` and `seconds` is over; return what happened.
 
@@ -74,6 +77,8 @@ def fit(
     after_step  called with the number of steps done and the loss of the last
     comm        an mpi4py communicator: its ranks share each batch, with the same bits on 1, 2, 4, ... `shards` of them
     shards      a power of two: the parts of a batch whose gradients are summed apart; default 8 with `comm`, else 1
+    flow        at each validation's turn, note how gradients go back in time through each recurrent layer of a Chain,
+                on the first row of a batch: `history.flow`, to find out why a run stalls
 
     Ctrl-C saves the checkpoint and goes on as KeyboardInterrupt. Raises FloatingPointError for a loss or gradient that
     is not finite, before it changes a parameter: the checkpoint is the last good one. Raises TypeError or ValueError
@@ -92,6 +97,9 @@ def fit(
     run.validate_every = None if validate_every is None else checks.integer("validate_every", validate_every)
     run.patience = None if patience is None else checks.integer("patience", patience)
     run.path = None if checkpoint is None else Path(checkpoint)
+    run.flow = checks.flag("flow", flow)
+    if run.flow and not isinstance(model, Chain):
+        raise ValueError(f"flow: expected a Chain to look into, got {checks.kind(model)}")
     run.shards = Shards((1 if comm is None else SHARDS) if shards is None else shards, comm)
     run.entropy = read_entropy(rng, comm)
     if callable(validation) is False and loss is None and validation is not None:
@@ -155,6 +163,7 @@ class Run:
     validate_every: int | None
     patience: int | None
     path: Path | None
+    flow: bool
     shards: Shards
     entropy: int
 
@@ -226,6 +235,8 @@ class Run:
             raise KeyboardInterrupt
         due = last if self.validate_every is None else (number + 1) % self.validate_every == 0
         if due:
+            if self.flow and (batch := self.data.batch(key)) is not None:
+                self.history.flow.append((number + 1, flows(self.model, batch)))
             self.validate()
             self.save()
 
