@@ -1,10 +1,12 @@
 """Recurrent layers for NumPy, forward and backward, at the speed limit of the CPU."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 from ._version import __version__
 from .backends import BackendUnavailable
 from .cells import GRUCell, LSTMCell, RNNCell
 from .config import available_backends, get_backend, get_num_threads, set_backend, set_num_threads, use_backend
-from .files import load, save
 from .frozen import FrozenCell, FrozenLayer
 from .functional import (
     gru_cell,
@@ -41,6 +43,7 @@ __all__ = [
     "Tape",
     "__version__",
     "available_backends",
+    "flow",
     "get_backend",
     "get_num_threads",
     "gru_cell",
@@ -60,8 +63,18 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "show_config",
+    "train",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import what is beside the layers when it is asked for."""
+    if name in ("flow", "sklearn", "train"):
+        return _import_module(f"{__name__}.{name}")
+    if name in ("load", "save"):
+        return getattr(_import_module(f"{__name__}.files"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
