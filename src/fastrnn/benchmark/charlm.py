@@ -116,7 +116,7 @@ class Adam:
 
 
 class Learned(NamedTuple):
-    """What one cell reached. Bits are per character; `curve` is (seconds, bits) of the training text."""
+    """What one cell reached. Bits are per character; `curve` is (seconds, bits, characters seen) of training."""
 
     cell: str
     parameters: int
@@ -125,7 +125,7 @@ class Learned(NamedTuple):
     seconds: float
     bits_before: float  # on the held-out text
     bits_after: float
-    curve: list[tuple[float, float]]
+    curve: list[tuple[float, float, float]]
 
     @property
     def characters_per_s(self) -> float:
@@ -161,7 +161,7 @@ def learn(
         clip(gradients, recipe.clip)
         optimiser.step(gradients)
         trained, steps = trained + perf_counter() - start, steps + 1
-        history.append((trained, bits(loss)))
+        history.append((trained, bits(loss), steps * recipe.steps * recipe.streams))
         if trained > shown + 0.1:
             progress(trained, history[-1][1])
             shown = trained
@@ -188,7 +188,7 @@ def bits_held_out(model: CharModel, corpus: Corpus, recipe: Recipe) -> float:
     return bits(model.loss(corpus.held_out[:100_000], streams=16, steps=min(recipe.steps, 16)))
 
 
-def smoothed(history: list[tuple[float, float]], points: int = 60) -> list[tuple[float, float]]:
+def smoothed(history: list[tuple[float, float, int]], points: int = 60) -> list[tuple[float, float, float]]:
     """The means of `points` consecutive stretches."""
     stretches = np.array_split(np.array(history), min(points, len(history)))
-    return [(float(s), float(b)) for s, b in (stretch.mean(axis=0) for stretch in stretches)]
+    return [tuple(stretch.mean(axis=0).tolist()) for stretch in stretches]

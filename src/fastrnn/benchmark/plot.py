@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from .charlm import Learned
 from .report import Report
@@ -15,6 +15,7 @@ from .workloads import Size
 COLOURS = {"native": "#c8102e", "numba": "#e69f00", "numpy": "#6e6e6e", "torch": "#0072b2", "onnxruntime": "#009e73"}
 CELL_COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
 MARKERS = {"native": "o", "numba": "D", "numpy": "s", "torch": "^", "onnxruntime": "v"}
+CEILING_COLOURS = {False: "#222222", True: "#b07aa1"}  # by whether the caches bind
 GREY = "#555555"
 
 
@@ -26,8 +27,12 @@ def draw(report: Report) -> Figure:
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     draw_grid(parts[0], report)
     if learned:
-        curves, speeds = parts[1].subplots(1, 2, width_ratios=(2, 1))
-        curve_panel(curves, learned)
+        by_seconds, by_characters, speeds = parts[1].subplots(1, 3, width_ratios=(3, 3, 2))
+        curve_panel(by_seconds, learned, 0, "seconds of training")
+        curve_panel(by_characters, learned, 2, "characters seen")
+        by_characters.xaxis.set_major_formatter(EngFormatter())
+        title(by_seconds, "Character model: text it trains on")
+        title(by_characters, "by characters; ● text held out")
         speed_panel(speeds, learned)
     return figure
 
@@ -45,6 +50,8 @@ def draw_grid(figure: SubFigure, report: Report) -> None:
         if row == len(axes) - 1:
             axis.set_xlabel("GFLOP/s")
     figure.suptitle(headline(report), fontsize=10, color=GREY)
+    others = f"×: the fastest other's time as a multiple of {report.outcome.competitors[0]}'s"
+    figure.text(0.995, 0.0, others, fontsize=8, color=GREY, ha="right", va="bottom")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=max(len(labels), 1), frameon=False)
 
@@ -68,8 +75,11 @@ def throughput_panel(axis: Axes, report: Report, results: Sequence[Result]) -> N
         spread = np.array([middle - slow, fast - middle])
         marker, colour = MARKERS.get(name, "o"), COLOURS.get(name, GREY)
         axis.errorbar(middle, places, xerr=spread, fmt=marker, color=colour, markersize=6, alpha=0.9, label=name)
-    if report.outcome.peak is not None:
-        axis.axvline(report.outcome.peak / 1e9, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="FMA peak")
+    for by_cache, label in ((False, "ceiling: FMA peak"), (True, "ceiling: the caches' rate")):
+        ceilings = [(gflops, place) for gflops, place, cache in ceilings_of(report, results) if cache is by_cache]
+        x, y = zip(*ceilings) if ceilings else ((), ())
+        axis.plot(x, y, "|", color=CEILING_COLOURS[by_cache], markersize=17, markeredgewidth=2, label=label)
+    ratio_column(axis, report, results)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_yticks(range(len(sizes)), [size_label(size) for size in sizes], fontsize=8)
@@ -77,18 +87,42 @@ def throughput_panel(axis: Axes, report: Report, results: Sequence[Result]) -> N
     tidy(axis)
 
 
+def ceilings_of(report: Report, results: Sequence[Result]) -> list[tuple[float, int, bool]]:
+    """Of each size the GFLOP/s at its ceiling, its place, and whether the caches are what binds there."""
+    found: dict[int, tuple[float, int, bool]] = {}
+    for workload in {result.workload for result in results}:
+        floor, place = report.floor(workload), report.settings.sizes.index(workload.size)
+        if floor is not None:
+            found[place] = workload.flops / floor.seconds / 1e9, place, floor.by_cache
+    return [found[place] for place in sorted(found)]
+
+
+def ratio_column(axis: Axes, report: Report, results: Sequence[Result]) -> None:
+    """Beside each row, how many times longer the fastest competitor takes than the first, in its colour."""
+    first, *others = report.outcome.competitors
+    beside = axis.get_yaxis_transform()
+    for place, size in enumerate(report.settings.sizes):
+        times = {r.competitor: r.timing.median for r in results if r.workload.size == size}
+        rivals = [name for name in others if name in times]
+        if first in times and rivals:
+            best = min(rivals, key=lambda name: times[name])
+            text, colour = f"×{times[best] / times[first]:.2f}", COLOURS.get(best, GREY)
+            axis.text(1.01, place, text, color=colour, fontsize=7, va="center", transform=beside)
+
+
 def size_label(size: Size) -> str:
     numbers = str(size).replace(",", ", ")
     return f"{size.name}   {numbers}" if size.name else numbers
 
 
-def curve_panel(axis: Axes, learned: Sequence[Learned]) -> None:
+def curve_panel(axis: Axes, learned: Sequence[Learned], column: int, label: str) -> None:
+    """The training text's bits, smoothed, against a column of the curve; a dot for the text held out."""
     for run in learned:
-        seconds, bits = zip(*run.curve, strict=True)
-        label = f"{run.cell.upper()}: {run.bits_after:.2f} held out"
-        axis.plot(seconds, bits, color=CELL_COLOURS[run.cell], label=label, linewidth=1.8)
-    title(axis, "Character model while it trains")
-    axis.set_xlabel("seconds of training")
+        points = list(zip(*run.curve, strict=True))
+        name = f"{run.cell.upper()}: {run.bits_after:.2f} held out"
+        axis.plot(points[column], points[1], color=CELL_COLOURS[run.cell], label=name, linewidth=1.8)
+        axis.plot(points[column][-1], run.bits_after, "o", color=CELL_COLOURS[run.cell], markersize=5)
+    axis.set_xlabel(label)
     axis.set_ylabel("bits per character")
     axis.legend(frameon=False, fontsize=8)
     tidy(axis)

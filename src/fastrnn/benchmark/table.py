@@ -73,17 +73,17 @@ SPREAD = Figure("±%", spread)
 TIME = Figure("time", ratio)
 
 Line = tuple[tuple[Figure, int], ...]  # figures and their widths
-NARROW: tuple[Line, ...] = (((STEPS, 6), (GFLOPS, 8), (LIMIT, 6)), ((SEQUENCES, 6), (SPREAD, 8), (TIME, 6)))
-WIDE: tuple[Line, ...] = (((STEPS, 6), (GFLOPS, 8), (LIMIT, 6), (SEQUENCES, 6), (SPREAD, 4), (TIME, 5)),)
+NARROW: Line = ((STEPS, 6), (LIMIT, 7), (TIME, 6))
+WIDE: Line = ((STEPS, 6), (GFLOPS, 8), (LIMIT, 6), (SEQUENCES, 6), (SPREAD, 4), (TIME, 5))
 
 
 class Layout(NamedTuple):
-    lines: tuple[Line, ...]
+    line: Line
     gap: int = 1  # columns between cells
 
     @property
     def width(self) -> int:
-        return sum(width for _, width in self.lines[0])
+        return sum(width for _, width in self.line)
 
     def grid(self, cells: Sequence[str]) -> Table:
         """An empty table of a competitor's name and one column per cell."""
@@ -93,13 +93,12 @@ class Layout(NamedTuple):
             table.add_column(width=self.gap + self.width, justify="right", no_wrap=True)
         return table
 
-    def text(self, pieces: Callable[[Figure], str], styles: Sequence[str]) -> Text:
-        lines = ("".join(f"{pieces(figure):>{width}}" for figure, width in line) for line in self.lines)
-        return Text("\n").join(Text(line, style) for line, style in zip(lines, styles))
+    def text(self, pieces: Callable[[Figure], str], style: str) -> Text:
+        return Text("".join(f"{pieces(figure):>{width}}" for figure, width in self.line), style)
 
 
 def choose_layout(columns: int, cells: int) -> Layout:
-    """One line per competitor where the terminal is wide enough, else two."""
+    """All figures where the terminal is wide enough, else the three that tell most."""
     room = (columns - LABEL) // cells
     layout = Layout(WIDE if room > Layout(WIDE).width else NARROW)
     return layout._replace(gap=min(max(room - layout.width, 1), 4))
@@ -123,12 +122,13 @@ def plural(count: int, noun: str) -> str:
 
 
 def grid_tables(report: Report, columns: int) -> Iterator[RenderableType]:
-    """One table per mode."""
+    """What the columns mean, then one table per mode, and what is missing."""
+    yield Text()
+    yield from legend(report, choose_layout(columns, len(report.settings.cells)))
     for mode in report.settings.modes:
         yield Text()
         yield from mode_table(report, mode, columns)
-    yield Text()
-    yield from legend(report)
+    yield from missing(report)
 
 
 def mode_table(report: Report, mode: str, columns: int) -> Iterator[RenderableType]:
@@ -137,7 +137,7 @@ def mode_table(report: Report, mode: str, columns: int) -> Iterator[RenderableTy
     yield Text(TITLES[mode], "bold")
     header = layout.grid(cells)
     header.add_row("", *(Text(cell.upper().center(layout.width), "bold cyan") for cell in cells))
-    header.add_row("", *(layout.text(lambda figure: figure.heading, ("dim", "dim")) for _ in cells))
+    header.add_row("", *(layout.text(lambda figure: figure.heading, "dim") for _ in cells))
     yield header
     for size in report.settings.sizes:
         yield Text(size_line(size), "yellow")
@@ -182,7 +182,7 @@ def gap_text(reason: str) -> Text:
 
 
 def figures(result: Result, context: Context, layout: Layout, style: str) -> Text:
-    return layout.text(lambda figure: figure.text(result, context), (style, "dim"))
+    return layout.text(lambda figure: figure.text(result, context), style)
 
 
 def mean_block(outcome: Outcome, cells: Sequence[str], mode: str, layout: Layout) -> Table:
@@ -203,16 +203,24 @@ def mean_block(outcome: Outcome, cells: Sequence[str], mode: str, layout: Layout
     return table
 
 
-def legend(report: Report) -> Iterator[RenderableType]:
-    """What the columns mean, and what is missing."""
+def legend(report: Report, layout: Layout) -> Iterator[RenderableType]:
+    """What the columns mean."""
+    lead = report.outcome.competitors[0]
+    words = {
+        STEPS: "step/s: time steps of all rows.",
+        GFLOPS: "GFLOP/s: of the gate products, training three times forward.",
+        SEQUENCES: "seq/s: whole sequences.",
+        SPREAD: "±%: half the interquartile range; the rest are medians.",
+        TIME: f"time: as a multiple of {lead}'s.",
+    }
+    yield Text(" ".join(words[figure] for figure, _ in layout.line if figure in words), "dim")
+    yield Text(limit_legend(report.outcome, plural(report.settings.threads, "thread")), "dim")
+
+
+def missing(report: Report) -> Iterator[RenderableType]:
+    """What was not measured, and why."""
     outcome = report.outcome
     lead = outcome.competitors[0]
-    yield Text(
-        "step/s, seq/s: time steps of all rows, whole sequences. GFLOP/s: of the gate products, training three times "
-        f"forward. ±%: half the interquartile range; the rest are medians. time: as a multiple of {lead}'s.",
-        "dim",
-    )
-    yield Text(limit_legend(outcome, plural(report.settings.threads, "thread")), "dim")
     reasons = [gap.reason for gap in outcome.left_out]
     if any(reason.endswith("a call") for reason in reasons):
         limit = longest_call(report.settings.seconds)
