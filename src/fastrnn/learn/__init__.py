@@ -17,4 +17,8 @@ class Task(NamedTuple):
 
 TASKS = {
     "hello": Task("one to one", 'a vanilla RNN that learns one word, "hell" → "o"'),
+    "digits": Task("many to one", "handwritten digits read row by row"),
+    "sunspots": Task("many to one, forecast", "next year's sunspots, against persistence and autoregression"),
+    "dates": Task("many to many, delayed", "dates written freely → ISO 8601"),
+    "captions": Task("one to many", "a scene's vector → the sentence that describes it"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,12 @@ class Result:
     lines: list[str] = field(default_factory=list)
     parts: dict[str, Any] = field(default_factory=dict)
     draw: Callable[[Figure], None] | None = None
+
+
+def need(module: str, package: str) -> None:
+    """An ImportError that names the extra, where a library that a task needs is not there."""
+    if find_spec(module) is None:
+        raise ImportError(f"{package} not installed: pip install 'fastrnn[learn]'")
 
 
 class Stopwatch:

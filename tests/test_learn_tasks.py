@@ -1,0 +1,156 @@
+"""The tasks of `fastrnn learn`: what their data are, what their quick forms reach, and, slow, what they must reach."""
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from fastrnn.learn import captions, dates, digits, sunspots, translator
+from fastrnn.learn.options import Options
+from fastrnn.train import Sequences
+
+QUICK = Options(quick=True, progress=False)
+FULL = Options(progress=False)
+
+
+def differences(model, objective, batch):
+    """The largest difference between the gradients and central differences, at some elements of each parameter."""
+    grads, rng, worst = objective(model, batch, None).grads, np.random.default_rng(0), 0.0
+    for name, array in model.params.items():
+        flat = array.reshape(-1)
+        for k in rng.integers(0, flat.size, 4):
+            value, sides = flat[k], []
+            for side in (value + 1e-6, value - 1e-6):
+                flat[k] = side
+                sides.append(objective(model, batch, None).loss)
+            flat[k] = value
+            worst = max(worst, abs((sides[0] - sides[1]) / 2e-6 - grads[name].reshape(-1)[k]))
+    return worst
+
+
+def in_double(model):
+    """The same model with parameters of float64."""
+    parts = {name: type(part)(**part.config | {"dtype": "float64"}) for name, part in model.parts.items()}
+    found = type(model)(**parts)
+    found.load_state_dict(model.state_dict())
+    return found
+
+
+# --- digits, sunspots
+
+
+def test_digits():
+    pytest.importorskip("sklearn")
+    x, y = digits.load()
+    assert x.shape == (1797, 8, 8) and 0 <= x.min() and x.max() == 1 and set(y) == set(range(10))
+    result = digits.learn(QUICK)
+    assert result.figures["test_accuracy"] > 0.9
+    assert digits.learn(QUICK).figures == result.figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_digits_in_full(cell, seed):
+    assert digits.learn(Options(cell=cell, seed=seed, progress=False)).figures["test_accuracy"] >= 0.97
+
+
+def test_sunspots():
+    years, numbers = sunspots.load()
+    assert list(years[[0, -1]]) == [1700, 2008] and len(numbers) == 309
+    assert numbers[years == 1957] == 190.2 and numbers[years == 1810] == 0  # the highest; the Dalton minimum
+    figures = sunspots.learn(QUICK).figures
+    assert figures["rmse"] < 0.75 * figures["persistence_rmse"]
+    held_out = numbers[-60:]
+    np.testing.assert_allclose(
+        figures["persistence_rmse"], np.sqrt(np.mean((numbers[-61:-1] - held_out) ** 2)), rtol=1e-12
+    )
+
+
+def test_the_autoregression_has_not_seen_the_years_it_forecasts():
+    _, numbers = sunspots.load()
+    changed = numbers.copy()
+    changed[-1] = 1e6
+    np.testing.assert_array_equal(sunspots.autoregression(changed), sunspots.autoregression(numbers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sunspots_in_full(cell, seed):
+    figures = sunspots.learn(Options(cell=cell, seed=seed, progress=False)).figures
+    assert figures["rmse"] < min(figures["persistence_rmse"], figures["autoregression_rmse"])
+
+
+# --- dates
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_gradients_of_the_translator(cell):
+    model = in_double(translator.make(Options(seed=1), cell, 7, 6, 8, width=5))
+    rng = np.random.default_rng(0)
+    answers = np.array([[2, 3, 1, 0], [4, 1, 0, 0], [5, 5, 2, 1]])
+    data = Sequences([rng.integers(0, 7, n) for n in (4, 2, 5)], answers)
+    assert differences(model, translator.objective, data.batch(np.arange(3))) < 1e-8
+
+
+def test_dates_are_written_as_they_are():
+    rng = np.random.default_rng(0)
+    day = date(2013, 3, 22)
+    found = {dates.written(day, rng) for _ in range(300)}
+    assert {"22 march 2013", "march 22nd 2013", "fri mar 22 2013", "22.03.2013", "the 22nd of mar, 2013"} <= found
+    assert all(set(text) <= set(dates.SOURCE) for text in found)
+    assert [dates.ordinal(k) for k in (1, 2, 3, 4, 11, 12, 13, 21, 22, 23, 30, 31)] == (
+        "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 23rd 30th 31st".split()
+    )
+    sources, answers = dates.generate(500, rng)
+    assert all(date.fromisoformat(answer).isoformat() == answer for answer in answers)
+
+
+def test_dates():
+    assert dates.learn(QUICK).figures["exact"] > 0.5
+    assert dates.learn(Options(quick=True, epochs=1, progress=False)).figures["exact"] < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_dates_in_full(cell):
+    assert dates.learn(Options(cell=cell, progress=False)).figures["exact"] >= 0.99
+
+
+# --- captions
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_gradients_of_captions(cell, monkeypatch):
+    monkeypatch.setattr(captions, "fit", lambda *arguments, **options: None)
+    model = in_double(captions.learn(Options(cell=cell, quick=True)).parts["model"])
+    x = np.random.default_rng(1).standard_normal((3, 1, model.scene.input_size))
+    data = Sequences(x, np.array([[2, 3, 1, 0], [4, 1, 0, 0], [5, 5, 2, 1]]), dtype=np.float64)
+    assert differences(model, captions.objective, data.batch(np.arange(3))) < 1e-7
+
+
+def test_scenes_are_described_as_they_are():
+    thing = captions.Thing
+    left, right = thing(0, 0, 0.9, -0.8, 0.1), thing(1, 2, 0.1, 0.5, 0.0)
+    assert captions.describe([left, right]) == "a big red ball left of a small blue box"
+    assert captions.describe([right, left]) == "a small blue box right of a big red ball"
+    above = thing(4, 5, 0.9, -0.8, 0.9)
+    assert captions.describe([above, left]) == "a big black star above a big red ball"
+    assert captions.describe([left, above]) == "a big red ball below a big black star"
+    assert captions.describe([left]) == "a big red ball alone"
+    rng = np.random.default_rng(0)
+    scenes = [captions.scene(rng) for _ in range(300)]
+    assert all(set(captions.describe(things).split()) <= set(captions.WORDS) for things in scenes)
+    assert len({captions.vector(things).tobytes() for things in scenes}) == 300
+
+
+def test_captions():
+    assert captions.learn(QUICK).figures["exact"] > 0.3
+    assert captions.learn(Options(quick=True, epochs=1, progress=False)).figures["exact"] < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_captions_in_full(cell):
+    assert captions.learn(Options(cell=cell, progress=False)).figures["exact"] >= 0.99
