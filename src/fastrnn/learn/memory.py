@@ -1,0 +1,103 @@
+"""Many to one, over long gaps: the adding problem and the copy task (Hochreiter & Schmidhuber 1997).
+
+Adding: of T random numbers two are marked; the answer is their sum. Copying: ten symbols, then T blanks; the answer is the
+ten symbols. Who answers has to keep what it saw, and to learn this its gradient has to come back over the whole gap: the
+picture shows how much of it does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..flow import GradientFlow, gradient_flow
+from ..train import Adam, Batch, Chain, CosineSchedule, LastStep, Linear, cross_entropy, evaluate, fit, mean_squared
+from .options import Options, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
+SYMBOLS, COPIED = 8, 10
+
+
+class Adding:
+    """Batches of the adding problem, drawn anew: x (T, B, 2), a number and its mark; targets (B, 1), the sum."""
+
+    carries = False
+
+    def __init__(self, T: int, batches: int, seed: int) -> None:
+        self.T, self.batches, self.seed = T, batches, seed
+
+    def plan(self, batch_size: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
+        """The seeds of an epoch's batches, and their rows."""
+        first = self.seed if rng is None else int(rng.integers(1 << 40))
+        return [(first + k, batch_size) for k in range(self.batches)]
+
+    def batch(self, key: tuple[int, int], part: int = 0, parts: int = 1) -> Batch | None:
+        (seed, B), rows = key, np.arange(key[1])
+        return self.draw(np.random.default_rng(seed), B, rows) if parts == 1 else None
+
+    def draw(self, rng: np.random.Generator, B: int, rows: np.ndarray) -> Batch:
+        """One number of each half is marked."""
+        x = np.zeros((self.T, B, 2), np.float32)
+        x[:, :, 0] = rng.uniform(0, 1, (self.T, B))
+        half = self.T // 2
+        for low, high in ((0, half), (half, self.T)):
+            x[rng.integers(low, high, B), rows, 1] = 1
+        return Batch(x, (x[:, :, 0] * x[:, :, 1]).sum(axis=0)[:, None], None, False, rows)
+
+
+class Copying(Adding):
+    """Batches of the copy task: symbols one-hot, (T + 20, B, 10); targets (T + 20, B), a blank but at the end."""
+
+    def draw(self, rng: np.random.Generator, B: int, rows: np.ndarray) -> Batch:
+        symbols, length = rng.integers(1, SYMBOLS + 1, (COPIED, B)), self.T + 2 * COPIED
+        x, targets = np.zeros((length, B), int), np.zeros((length, B), int)
+        x[:COPIED], x[-COPIED - 1], targets[-COPIED:] = symbols, SYMBOLS + 1, symbols
+        return Batch(np.eye(SYMBOLS + 2, dtype=np.float32)[x], targets, None, True, rows)
+
+
+def keeping(options: Options, cell: str, inputs: int, size: int, T: int) -> Any:
+    """A layer whose gates begin so far open that they keep what they hold for about T steps (Tallec & Ollivier 2018)."""
+    layer = options.layer(cell, inputs, size)
+    if cell == "rnn":
+        return layer
+    rng, H = np.random.default_rng(options.seed), size
+    bias = np.log(rng.uniform(1, T - 1, H))
+    gate = 1  # f of i, f, g, o; z of r, z, n
+    layer.params["bias_ih_l0"][gate * H : (gate + 1) * H] = bias
+    layer.params["bias_hh_l0"][gate * H : (gate + 1) * H] = 0
+    if cell == "lstm":
+        layer.params["bias_ih_l0"][:H] = -bias
+        layer.params["bias_hh_l0"][:H] = 0
+    return layer
+
+
+def adding(options: Options, cell: str, T: int, steps: int, size: int) -> tuple[Chain, float, GradientFlow]:
+    """A model that was trained to add, its error, and how gradients went back in it before."""
+    rnn = keeping(options, cell, 2, size, T)
+    model = Chain(rnn=rnn, last=LastStep(), out=Linear(size, 1, rng=options.seed))
+    test = Adding(T, 4, 1 << 50)
+    key = test.plan(1, None)[0]
+    before = gradient_flow(rnn, test.draw(np.random.default_rng(key[0]), 1, np.arange(1)).x)
+    fit(
+        model, Adding(T, 100, options.seed), mean_squared, Adam(model.params, lr=0.01), steps=steps, batch_size=50,
+        rng=options.seed, clip=1.0, schedule=CosineSchedule(steps), progress=options.progress,
+        **options.limits(),
+    )  # fmt: skip
+    return model, evaluate(model, test, mean_squared), before
+
+
+def copying(options: Options, cell: str, T: int, steps: int, size: int) -> tuple[Chain, float]:
+    """A model that was trained to copy, and the share of symbols that it gives back."""
+    model = Chain(rnn=keeping(options, cell, SYMBOLS + 2, size, T), out=Linear(size, SYMBOLS + 2, rng=options.seed))
+    fit(
+        model, Copying(T, 100, options.seed), cross_entropy, Adam(model.params, lr=0.01), steps=steps, batch_size=50,
+        rng=options.seed, clip=1.0, schedule=CosineSchedule(steps), progress=options.progress,
+        **options.limits(),
+    )  # fmt: skip
+    batch = Copying(T, 1, 0).draw(np.random.default_rng(1 << 50), 200, np.arange(200))
+    answers = model(batch.x)[-COPIED:].argmax(axis=2)
+    return model, float((answers == batch.targets[-COPIED:]).mean())
