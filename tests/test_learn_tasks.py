@@ -5,7 +5,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from fastrnn.learn import captions, dates, digits, sunspots, translator
+from fastrnn.learn import captions, dates, digits, memory, sunspots, tagging, text, translator
 from fastrnn.learn.options import Options
 from fastrnn.train import Sequences
 
@@ -154,3 +154,111 @@ def test_captions():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_captions_in_full(cell):
     assert captions.learn(Options(cell=cell, progress=False)).figures["exact"] >= 0.99
+
+
+# --- memory, text
+
+
+def test_the_adding_problem_is_what_it_says():
+    data = memory.Adding(50, 3, 7)
+    keys = data.plan(40, None)
+    batch = data.batch(keys[0])
+    assert batch.x.shape == (50, 40, 2) and batch.targets.shape == (40, 1) and batch.x.dtype == np.float32
+    marks = batch.x[:, :, 1]
+    assert (marks[:25].sum(axis=0) == 1).all() and (marks[25:].sum(axis=0) == 1).all()
+    for row in range(40):
+        np.testing.assert_allclose(batch.x[marks[:, row] == 1, row, 0].sum(), batch.targets[row, 0], rtol=1e-6)
+    assert not np.array_equal(batch.x, data.batch(keys[1]).x)
+    np.testing.assert_array_equal(batch.x, data.batch(keys[0]).x)
+
+
+def test_the_copy_task_is_what_it_says():
+    batch = memory.Copying(30, 1, 0).draw(np.random.default_rng(0), 5, np.arange(5))
+    x = batch.x.argmax(axis=2)
+    assert x.shape == (50, 5) and batch.per_step
+    np.testing.assert_array_equal(x[:10], batch.targets[-10:])
+    assert not x[10:-11].any() and (x[-11] == 9).all() and not x[-10:].any() and not batch.targets[:-10].any()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gates_begin_open(cell):
+    layer = memory.keeping(Options(), cell, 2, 50, 400)
+    bias = layer.params["bias_ih_l0"][50:100] + layer.params["bias_hh_l0"][50:100]
+    assert 0 <= bias.min() and np.log(200) < bias.max() <= np.log(399)
+
+
+def test_memory(tmp_path):
+    result = memory.learn(Options(cell="gru", quick=True, progress=False))
+    assert set(result.figures) == {"mse_30", "copy_accuracy_30"}
+    assert result.figures["mse_30"] < 0.01 and result.figures["copy_accuracy_30"] > 0.3
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    result.draw(figure)
+    figure.savefig(tmp_path / "memory.png")
+
+
+@pytest.mark.slow
+def test_memory_in_full():
+    """LSTM and GRU solve the adding problem at T = 400, the RNN does not; about ten minutes."""
+    figures = {
+        cell: memory.adding(FULL, cell, 400, memory.ADDING_STEPS, memory.SIZE)[1] for cell in ("rnn", "lstm", "gru")
+    }
+    assert figures["lstm"] < 0.01 and figures["gru"] < 0.01 and figures["rnn"] > 0.1
+
+
+def test_text_is_split_by_files():
+    training, held_out = text.split(QUICK)
+    assert len(text.sources(20)) == 20 and len(training) + len(held_out) == sum(map(len, text.sources(20)))
+    assert held_out in text.sources(20)
+
+
+def test_alphabet():
+    alphabet = text.alphabet_of("ab" * 10 + "é" * 10 + "z" * 9 + "→" * 12)
+    assert alphabet == "\ufffdabé→"
+    np.testing.assert_array_equal(text.encode("zéba→😀", alphabet), [0, 3, 2, 1, 4, 0])
+
+
+def test_text(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text("what is said is said again, and again it is said; " * 400)
+    result = text.learn(Options(cell="gru", quick=True, text=book, progress=False, epochs=8))
+    assert set(result.figures) == {"bits_per_character", "gru_bits_per_character"}
+    assert result.figures["bits_per_character"] < 1  # of 4 that equal shares would have
+    assert (
+        text.learn(Options(cell="gru", quick=True, text=book, progress=False, epochs=8)).lines[4:] == result.lines[4:]
+    )
+    book.write_text("short")
+    with pytest.raises(ValueError, match="--text: expected at least 10,000 characters, got 5"):
+        text.learn(Options(text=book))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_text_in_full(cell):
+    """Ten minutes each."""
+    assert text.learn(Options(cell=cell, progress=False)).figures["bits_per_character"] <= 1.6
+
+
+# --- tagging
+
+
+def test_characters_have_the_tokenizers_classes():
+    source = 'if x >= 10:  # "why"\n    y1 = "a\'" + """two\nlines"""\n'
+    right = "kk n oo nno  ccccccc      nn o ssss o ssssssssssssss "
+    assert "".join(tagging.CLASSES[k][0] if k else " " for k in tagging.classes_of(source)) == right
+    assert list(tagging.tagged(["x = (\n", "x = 1\f\n"])) == []
+
+
+def test_tagging():
+    result = tagging.learn(QUICK)
+    assert result.figures["test_accuracy"] > 0.9
+    assert result.figures["test_accuracy_one_direction"] < result.figures["test_accuracy"]
+    assert result.lines[-2:] == [
+        "I: pronoun   work: verb   at: preposition   google: noun",
+        "I: pronoun   google: verb   at: preposition   work: noun",
+    ]
+
+
+@pytest.mark.slow
+def test_tagging_in_full():
+    figures = tagging.learn(FULL).figures
+    assert figures["test_accuracy"] >= 0.99 and figures["test_accuracy_one_direction"] < figures["test_accuracy"]

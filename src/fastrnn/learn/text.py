@@ -1,0 +1,143 @@
+"""One to many: a model of characters, and text that it writes (Graves 2013, Karpathy 2015).
+
+It reads Python's own standard library, or a text of yours, in any language: characters, not bytes. Whole files are held
+out, of a single text its last twentieth.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..train import Adam, Chain, Embedding, History, Linear, Stream, cross_entropy, evaluate, fit
+from .options import Options, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
+LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
+UNKNOWN = "\ufffd"  # what stands for the characters that training has not seen
+LEAST = 10_000  # characters that a text must have
+ROWS, STEPS = 64, 100
+
+
+def sources(most: int | None = None) -> list[str]:
+    """The standard library's sources, in order of their paths, the first `most` of them."""
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = [path for path in sorted(root.rglob("*.py")) if not LEFT_OUT & set(path.relative_to(root).parts)]
+    return [path.read_text("utf-8", errors="replace") for path in paths[:most]]
+
+
+def split(options: Options) -> tuple[str, str]:
+    """The text to train on, and the text held out: every twentieth file, or the end of the text that was given."""
+    if options.text is None:
+        files = sources(20 if options.quick else None)
+        held_out = set(np.random.default_rng(0).permutation(len(files))[: max(1, len(files) // 20)].tolist())
+        return "".join(f for k, f in enumerate(files) if k not in held_out), "".join(files[k] for k in sorted(held_out))
+    text = options.text.read_text("utf-8", errors="replace")
+    if len(text) < LEAST:
+        raise ValueError(f"--text: expected at least {LEAST:,} characters, got {len(text):,}")
+    return text[: -(len(text) // 20)], text[-(len(text) // 20) :]
+
+
+def alphabet_of(text: str) -> str:
+    """The characters that occur at least ten times, and one for all others."""
+    codes, counts = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_counts=True)
+    return UNKNOWN + "".join(chr(code) for code in codes[counts >= 10] if chr(code) != UNKNOWN)
+
+
+def encode(text: str, alphabet: str) -> np.ndarray:
+    """The indices of characters in an alphabet, 0 for those that are not there."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    known = np.frombuffer(alphabet.encode("utf-32-le"), np.uint32)
+    order = np.argsort(known)
+    places = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
+    return np.where(known[order][places] == codes, order[places], 0)
+
+
+def write(model: Chain, alphabet: str, begin: str, length: int, temperature: float, seed: int) -> str:
+    """Text that the model goes on with, each character drawn from its probabilities to the power 1/temperature."""
+    rng = np.random.default_rng(seed)
+    logits, state = model.run(encode(begin, alphabet)[:, None])
+    said = []
+    for _ in range(length):
+        v = logits[-1, 0].astype(np.float64) / temperature
+        v[0] = -np.inf  # the unknown character
+        p = np.exp(v - v.max())
+        said.append(int(rng.choice(len(p), p=p / p.sum())))
+        logits, state = model.run(np.array([[said[-1]]]), state)
+    return begin + "".join(alphabet[k] for k in said)
+
+
+class Falling:
+    """A rate that falls along half a cosine while the seconds go by, or the steps: whichever is limited."""
+
+    def __init__(self, seconds: float | None, steps: int | None) -> None:
+        self.seconds, self.steps, self.start = seconds, steps, perf_counter()
+
+    def __call__(self, step: int) -> float:
+        done = step / self.steps if self.steps else 0.0
+        if self.seconds:
+            done = max(done, (perf_counter() - self.start) / self.seconds)
+        return 0.02 + 0.98 * (1 + np.cos(np.pi * min(done, 1.0))) / 2
+
+
+def train(options: Options, cell: str, training: np.ndarray, symbols: int) -> tuple[Chain, History]:
+    """A model of one cell, trained for ten minutes, or as long as the options say."""
+    size, rows = (96, 32) if options.quick else (448 if cell == "rnn" else 384, ROWS)
+    rnn = options.layer(cell, 64, size)
+    model = Chain(emb=Embedding(symbols, 64, rng=options.seed), rnn=rnn, out=Linear(size, symbols, rng=options.seed))
+    limits = options.limits(seconds=None if options.quick else 570, epochs=1 if options.quick else None)
+    data = Stream.next_items(training, rows, STEPS)
+    schedule = Falling(limits.get("seconds"), limits["epochs"] * len(data) if "epochs" in limits else None)
+    optimiser = Adam(model.params, lr=0.01 if options.quick else 0.001 if cell == "rnn" else 0.004)
+    history = fit(
+        model, data, cross_entropy, optimiser, rng=options.seed, clip=1.0, schedule=schedule,
+        progress=options.progress, **limits,
+    )  # fmt: skip
+    return model, history
+
+
+def learn(options: Options) -> Result:
+    """Train one cell, or all three on the same text, and let the best write."""
+    text, held_out = split(options)
+    alphabet = alphabet_of(text)
+    training, test = encode(text, alphabet), encode(held_out, alphabet)
+    cells = (options.cell,) if options.cell else ("rnn", "lstm", "gru")
+    models, histories, bits = {}, {}, {}
+    for cell in cells:
+        models[cell], histories[cell] = train(options, cell, training, len(alphabet))
+        rows = max(1, min(16, len(test) // (4 * STEPS)))
+        loss = evaluate(models[cell], Stream.next_items(test, rows, STEPS), cross_entropy)
+        bits[cell] = loss / float(np.log(2))
+    best = min(bits, key=lambda cell: bits[cell])
+    figures = {"bits_per_character": bits[best]} | {f"{cell}_bits_per_character": bits[cell] for cell in cells}
+    lines = [f"{'cell':6}{'parameters':>12}{'characters/s':>14}{'bits per character, held out':>30}"]
+    for cell, model in models.items():
+        history = histories[cell]
+        rate = history.steps * STEPS * (32 if options.quick else ROWS) / history.seconds
+        lines.append(f"{cell.upper():6}{model.num_parameters:12,}{rate:14,.0f}{bits[cell]:30.3f}")
+    for temperature in (0.5, 0.8):
+        said = write(models[best], alphabet, "def ", 300, temperature, options.seed)
+        lines += ["", f"{best.upper()} at temperature {temperature}:", *(f"    {line}" for line in said.splitlines())]
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for cell, history in histories.items():
+            stretches = np.array_split(np.array(history.losses) / np.log(2), min(200, history.steps))
+            curve = [stretch.mean() for stretch in stretches]
+            seconds = np.linspace(0, history.seconds, len(curve))
+            label = f"{cell.upper()}: {bits[cell]:.2f} held out"
+            axis.plot(seconds, curve, color=COLOURS[cell], label=label)
+        axis.set_ylim(top=4)
+        axis.set_xlabel("seconds of training")
+        axis.set_title("Bits per character of the text it trains on", loc="left", fontweight="bold")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+
+    return Result(best, figures, lines, {"model": models[best]}, draw)
