@@ -504,6 +504,15 @@ def test_clipping_is_torchs(dtype, max_norm):
         np.testing.assert_allclose(array, tensor.grad.numpy(), rtol=bound)
 
 
+def test_small_gradients_are_scaled_as_torch_does():
+    """The constant that torch adds to the norm counts where the norm is small."""
+    grads, tensor = {"w": np.full(4, 1e-6)}, torch.zeros(4, dtype=torch.float64)
+    tensor.grad = torch.tensor(grads["w"])
+    torch.nn.utils.clip_grad_norm_([tensor], 1e-6)
+    assert clip_grad_norm(grads, 1e-6) == pytest.approx(2e-6, rel=1e-12)
+    np.testing.assert_allclose(grads["w"], tensor.grad.numpy(), rtol=1e-12)
+
+
 def test_norm_is_summed_in_float64():
     """A million equal numbers: float32 sums would have lost the third digit of one chain, and more than this bound."""
     assert clip_grad_norm({"w": np.full(1_000_000, 0.1, np.float32)}, np.inf) == pytest.approx(

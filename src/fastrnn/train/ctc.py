@@ -79,7 +79,7 @@ def ctc(
     valid = np.ones((T, B), np.bool_) if valid is None else valid
     by = divisor(total, B if reduction == "mean" else 1, "logits: expected at least one row, got none")
     with np.errstate(all="ignore"):
-        log_p = log_softmax(np.where(valid[:, :, None], array, 0))
+        log_p = log_softmax(array)
         losses, occupancy = forward_backward(log_p, labels, valid)
         shares = (1 / np.maximum(labels.lengths, 1) if reduction == "mean" else np.ones(B)) / by
         gradient = np.exp(log_p, out=log_p)
