@@ -107,7 +107,7 @@ def copying(options: Options, cell: str, T: int, steps: int, size: int) -> tuple
 def learn(options: Options) -> Result:
     """Train each cell, or one, on both problems at three lengths."""
     lengths = (30,) if options.quick else (100, 400, 1000)
-    adding_steps, copying_steps, size = (800, 1000, 48) if options.quick else (ADDING_STEPS, COPYING_STEPS, SIZE)
+    adding_steps, copying_steps, size = (800, 800, 48) if options.quick else (ADDING_STEPS, COPYING_STEPS, SIZE)
     cells = (options.cell,) if options.cell else ("rnn", "lstm", "gru")
     found: dict[str, dict[str, float]] = {}
     flows: dict[str, GradientFlow] = {}

@@ -105,7 +105,7 @@ def show(model: Chain, alphabet: str, line: str) -> str:
 def learn(options: Options) -> Result:
     """Train on nineteen files of twenty, test on the others; then words, whose class depends on their place."""
     cell = options.cell or "gru"
-    files = list(tagged(sources(12 if options.quick else None)))
+    files = list(tagged(sources(30 if options.quick else None)))
     order = np.random.default_rng(0).permutation(len(files))
     cut = max(1, len(files) // 20)
     training, test = [files[k] for k in order[cut:]], [files[k] for k in order[:cut]]
