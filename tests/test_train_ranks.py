@@ -73,3 +73,20 @@ def test_three_ranks_are_refused(tmp_path):
     done = run(3, tmp_path / "run", 1, tmp_path / "model", timeout=60)
     assert done.returncode != 0
     assert "comm: expected a power of two of ranks" in done.stderr
+
+
+def test_a_task_on_several_ranks(tmp_path):
+    """As one alone would find it: the same bits on two ranks and on four."""
+    import json
+
+    found = []
+    for ranks in (2, 4):
+        figures = tmp_path / f"{ranks}.json"
+        environment = os.environ | {"FASTRNN_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "fastrnn", "learn", "memory", "--quick"]
+        command += ["--cell", "gru", "--epochs", "1", "--json", str(figures)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("wrote") == 1
+        found.append(json.loads(figures.read_text())["figures"])
+    assert found[0] == found[1]

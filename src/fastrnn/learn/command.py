@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,11 +52,14 @@ def learn(options: argparse.Namespace) -> int:
         raise UsageError(f"{' and '.join(missing)} not installed: pip install 'fastrnn[learn]'")
     names = ("cell", "seed", "seconds", "epochs", "data", "text", "quick")
     watch = Stopwatch()
+    comm = ranks()
     task = import_module(f"{__package__}.{options.task}")
     try:
-        result: Result = task.learn(Options(**{name: getattr(options, name) for name in names}))
+        result: Result = task.learn(Options(**{name: getattr(options, name) for name in names}, comm=comm))
     except (ValueError, ImportError, OSError) as error:
         raise UsageError(str(error)) from error
+    if comm is not None and comm.Get_rank():
+        return 0
     seconds = watch.seconds()
     print("\n".join([*result.lines, ""] if result.lines else []), end="")
     print(f"{options.task}, {result.cell}, seed {options.seed}: {seconds:.1f} s")
@@ -63,6 +67,17 @@ def learn(options: argparse.Namespace) -> int:
         print(f"  {name:24} {value:.4g}")
     write(options, result, seconds)
     return 0
+
+
+def ranks() -> Any:
+    """The communicator of all that mpiexec has started; None for a program that runs alone."""
+    if not any(int(os.environ.get(name, "1")) > 1 for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")):
+        return None
+    if find_spec("mpi4py") is None:
+        raise UsageError("mpi4py not installed: pip install 'fastrnn[mpi]'")
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD
 
 
 def listing() -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..flow import GradientFlow, gradient_flow
 from ..train import Adam, Batch, Chain, CosineSchedule, LastStep, Linear, cross_entropy, evaluate, fit, mean_squared
+from ..train.data import cut
 from .options import Options, Result
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ class Adding:
         return [(first + k, batch_size) for k in range(self.batches)]
 
     def batch(self, key: tuple[int, int], part: int = 0, parts: int = 1) -> Batch | None:
-        (seed, B), rows = key, np.arange(key[1])
-        return self.draw(np.random.default_rng(seed), B, rows) if parts == 1 else None
+        (seed, B), rows = key, np.arange(key[1])[cut(key[1], part, parts)]
+        if not len(rows):
+            return None
+        x, targets, *_, per_step, _ = self.draw(np.random.default_rng(seed), B, np.arange(B))
+        here = np.s_[:, rows] if per_step else rows
+        return Batch(np.ascontiguousarray(x[:, rows]), np.ascontiguousarray(targets[here]), None, per_step, rows)
 
     def draw(self, rng: np.random.Generator, B: int, rows: np.ndarray) -> Batch:
         """One number of each half is marked."""

@@ -31,6 +31,7 @@ class Options:
     text      a text file (text)
     quick     a small model and little data: seconds
     progress  a bar on stderr, as `fit` takes it
+    comm      the ranks that train together, as `fit` takes it
     """
 
     cell: str | None = None
@@ -41,12 +42,13 @@ class Options:
     text: Path | None = None
     quick: bool = False
     progress: bool | None = None
+    comm: Any = None
 
     def limits(self, *, seconds: float | None = None, epochs: int | None = None) -> dict[str, Any]:
-        """The limits for `fit`: those asked for, else the task's."""
+        """The limits for `fit`: those asked for, else the task's; and the ranks that keep to them together."""
         if self.seconds is not None or self.epochs is not None:
             seconds, epochs = self.seconds, self.epochs
-        given = {"seconds": seconds, "epochs": epochs}
+        given = {"seconds": seconds, "epochs": epochs, "comm": self.comm}
         return {name: limit for name, limit in given.items() if limit is not None}
 
     def layer(self, cell: str, *sizes: int, **options: Any) -> Any:

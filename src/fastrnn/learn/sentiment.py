@@ -31,6 +31,7 @@ from ..train import (
     binary_cross_entropy,
     fit,
 )
+from ..train.data import cut
 from .options import Options, Result
 
 CLEAR = 0.5  # a rating beyond it, in either direction, has a sign that people agree about
@@ -115,7 +116,10 @@ class Documents:
 
     def batch(self, key: np.ndarray, part: int = 0, parts: int = 1) -> Batch | None:
         """The ratings of clear sentences; NaN for the others and for what a shorter document lacks."""
-        S, rows = max(len(self.words[row]) for row in key), np.asarray(key)
+        rows = np.asarray(key)[cut(len(key), part, parts)]
+        if not len(rows):
+            return None
+        S = max(len(self.words[row]) for row in rows)
         ratings = np.full((S, len(rows)), np.nan)
         for b, row in enumerate(rows):
             clear = np.abs(self.ratings[row]) > CLEAR

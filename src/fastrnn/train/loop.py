@@ -217,8 +217,9 @@ class Run:
         states = self.states if self.data.carries and self.position else [None] * len(self.shards.mine)
         loss, grads, after = self.shards.gradients(self.model, self.data, key, self.seeded(number), states)
         norm = self.checked_norm(number, loss, grads)
+        factor = 1.0 if self.schedule is None else self.shards.agree(self.schedule(number))
         with undivided():
-            rate = self.base_rate * (1.0 if self.schedule is None else self.schedule(number))
+            rate = self.base_rate * factor
             self.optimiser.lr = rate
             self.optimiser.step(grads)
             self.states = after
@@ -304,8 +305,8 @@ class Run:
         why = next((name for name, limit in self.limits.items() if reached[name] >= limit), "")
         if not why and self.patience is not None and self.waited >= self.patience:
             why = "patience"
-        if "seconds" in self.limits and self.shards.size > 1:
-            why = self.shards.comm.bcast(why)
+        if "seconds" in self.limits:
+            why = self.shards.agree(why)
         self.history.stopped = why
         return bool(why)
 

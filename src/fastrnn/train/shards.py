@@ -130,6 +130,10 @@ class Shards:
         found = {name: part.reshape(array.shape) for part, (name, array) in zip(whole[1:], grads.items())}
         return float(whole[0][0]), found
 
+    def agree(self, value: Any) -> Any:
+        """The first rank's value, where each rank may have come to another: by its clock."""
+        return value if self.size == 1 else self.comm.bcast(value)
+
     def gather(self, states: Sequence[Any]) -> list[Any]:
         """The carried states of all shards, for a checkpoint."""
         if self.size == 1:
