@@ -13,6 +13,7 @@ import fastrnn
 from fastrnn.benchmark import ceiling, charlm, measure, peers, runner, steps, text, workloads
 from fastrnn.benchmark.measure import CallFailed, LocalCall, Timing
 from fastrnn.benchmark.workloads import Size, Workload
+from fastrnn.train import Adam
 
 # --- ceilings
 
@@ -196,66 +197,14 @@ def test_a_long_budget_waits_for_longer_calls():
 # --- the character model
 
 
-RECIPE = charlm.Recipe(hidden_size=5, embedding_size=3, steps=4, streams=2, dtype=np.float64)
-
-
-@pytest.mark.parametrize("cell", workloads.CELLS)
-def test_gradients_of_the_character_model(cell):
-    """Against central differences, for every parameter; the loss takes in the state of a batch before."""
-    rng = np.random.default_rng(3)
-    with fastrnn.use_backend("numpy"):
-        model = charlm.CharModel(cell, 7, RECIPE)
-        inputs, targets = rng.integers(0, 7, (2, 4, 2))
-        _, _, state = model.loss_and_gradients(inputs[::-1], targets, None)
-        _, gradients, _ = model.loss_and_gradients(inputs, targets, state)
-        assert gradients.keys() == model.params.keys()
-        for name, parameter in model.params.items():
-            numeric = np.empty_like(parameter)
-            for index in np.ndindex(parameter.shape):
-                losses, here = [], parameter[index]
-                for step in (1e-5, -1e-5):
-                    parameter[index] = here + step
-                    losses.append(model.loss_and_gradients(inputs, targets, state)[0])
-                parameter[index] = here
-                numeric[index] = (losses[0] - losses[1]) / 2e-5
-            np.testing.assert_allclose(gradients[name], numeric, rtol=1e-6, atol=1e-9, err_msg=name)
-
-
-def test_cross_entropy_of_equal_and_of_extreme_logits():
-    loss, gradient = charlm.cross_entropy(np.zeros((2, 4)), np.array([1, 3]))
-    assert loss == pytest.approx(np.log(4))
-    np.testing.assert_allclose(gradient, [[0.125, -0.375, 0.125, 0.125], [0.125, 0.125, 0.125, -0.375]])
-    loss, gradient = charlm.cross_entropy(np.array([[1e4, 0.0]]), np.array([1]))
-    assert loss == 1e4
-    np.testing.assert_array_equal(gradient, [[1, -1]])
-
-
-def test_clip_scales_to_the_common_norm():
-    gradients = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
-    charlm.clip(gradients, 10.0)
-    assert gradients["a"][0] == 3
-    charlm.clip(gradients, 1.0)
-    np.testing.assert_allclose(gradients["a"], [0.6, 0])
-    np.testing.assert_allclose(gradients["b"], [[0.8]])
-
-
-def test_adam_against_its_closed_form_for_a_constant_gradient():
-    params = {"w": np.array([1.0, -1.0])}
-    optimiser = charlm.Adam(params, rate=0.1, eps=0.0)
-    for _ in range(3):
-        optimiser.step({"w": np.array([5.0, -0.01])})
-    np.testing.assert_allclose(params["w"], [0.7, -0.7])  # every step is the rate, whatever the gradient's size
-
-
 def test_the_model_learns_a_text_that_repeats():
     corpus = text.encode("repeats", "abcdefgh" * 2000)
     recipe = charlm.Recipe(hidden_size=16, embedding_size=8, steps=16, streams=4, learning_rate=1e-2)
-    model = charlm.CharModel("gru", len(corpus.characters), recipe)
+    model = charlm.make("gru", len(corpus.characters), recipe)
     before = charlm.bits_held_out(model, corpus, recipe)
-    optimiser, state = charlm.Adam(model.params, recipe.learning_rate), None
+    optimiser, state = Adam(model.params, recipe.learning_rate), None
     for _, batch in zip(range(80), charlm.forever(corpus.training, recipe)):
-        _, gradients, state = model.loss_and_gradients(batch.inputs, batch.targets, None if batch.starts else state)
-        charlm.clip(gradients, recipe.clip)
+        _, gradients, state = charlm.gradients_of(model, batch, None if batch.starts else state)
         optimiser.step(gradients)
     assert before > 2.5 and charlm.bits_held_out(model, corpus, recipe) < 0.5
 
