@@ -436,13 +436,17 @@ def rearranges(instruction):
     return REARRANGES.match(instruction.name) and len(set(sources)) > 1
 
 
+# What no product does, but an optimiser's update, whose running means are multiplied and added to.
+DIVIDES = re.compile(r"^(?:v?div|v?sqrt|fdiv|fsqrt)")
+
+
 def product_loops(text):
-    """Every product loop of a disassembly, a list of Loop; not the loops that transpose what they multiply."""
+    """Every product loop of a disassembly, a list of Loop; not those that transpose what they multiply, or divide."""
     found = []
     for function, body in innermost_loops(text):
         if not any(re.match(r"^(?:vfmadd|v?mulp|fmla)", i.name) for i in body):
             continue
-        if any(map(rearranges, body)):
+        if any(map(rearranges, body)) or any(DIVIDES.match(i.name) for i in body):
             continue
         follower = (X86 if any("%" in i.text for i in body) else Arm)(function)
         for instruction in body[:-1]:

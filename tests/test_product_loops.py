@@ -181,7 +181,12 @@ def test_other_loops_are_left_alone():
         vmovups %ymm1,(%rdx,%rax,4)
         add    $0x8,%rax"""
     peak = "vfmadd231ps %ymm14,%ymm15,%ymm0\nvfmadd231ps %ymm14,%ymm15,%ymm1\ndec    %rax"
-    for body in (polynomial, peak, "addps  (%rcx),%xmm0\nadd    $0x10,%rcx"):
+    update = """vmulps (%rcx,%rax,1),%ymm5,%ymm0
+        vaddps %ymm1,%ymm0,%ymm0
+        vmovups %ymm0,(%rcx,%rax,1)
+        vsqrtps %ymm0,%ymm0
+        add    $0x20,%rax"""
+    for body in (polynomial, peak, update, "addps  (%rcx),%xmm0\nadd    $0x10,%rcx"):
         assert product_loops(listing(body)) == []
 
 
