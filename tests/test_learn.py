@@ -61,4 +61,4 @@ def test_refused(capsys, arguments, message):
 def test_a_task_without_a_picture(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     assert cli.main(["learn", "hello", "--epochs", "1", "--plot", str(tmp_path / "x.png")]) == 2
-    assert "this task has no picture" in capsys.readouterr().err
+    assert "argument --plot: expected a task that has a picture, of sunspots" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     add("task", nargs="?", choices=TASKS, metavar="TASK", help=f"of {', '.join(TASKS)}")
     add("--cell", choices=CELLS, help="default: the task's own")
     add("--seed", type=natural_number, default=0, metavar="N", help="of all that is drawn (default: 0)")
-    add("--seconds", type=positive_number, metavar="S", help="train for at most so long")
+    add("--seconds", type=positive_number, metavar="S", help="train each model for at most so long")
     add("--epochs", type=natural_number, metavar="N", help="train for at most so many passes over the data")
     add("--data", type=readable, metavar="FILE", help="spelling, sentiment: data of your own")
     add("--text", type=readable, metavar="FILE", help="text: a text of your own")
@@ -46,6 +46,9 @@ def learn(options: argparse.Namespace) -> int:
     if options.task is None:
         print(listing())
         return 0
+    if options.plot is not None and not TASKS[options.task].picture:
+        drawn = [name for name, task in TASKS.items() if task.picture]
+        raise UsageError(f"argument --plot: expected a task that has a picture, of {', '.join(drawn)}")
     needed = ["matplotlib"] * (options.plot is not None) + ["safetensors"] * (options.save is not None)
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
@@ -106,8 +109,7 @@ def draw(path: Path, result: Result) -> None:
     """Draw the task's picture, if it has one."""
     from matplotlib.figure import Figure
 
-    if result.draw is None:
-        raise UsageError("argument --plot: this task has no picture")
+    assert result.draw is not None  # as TASKS says
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     result.draw(figure)
     figure.savefig(path, dpi=130)

@@ -63,11 +63,12 @@ def learn(options: Options) -> Result:
         members.append(model)
         forecasts.append(model(x[-HELD_OUT:].swapaxes(0, 1))[:, 0] * scale + mean)
     forecast = np.square(np.maximum(np.mean(forecasts, axis=0), 0))
-    truth, linear = numbers[-HELD_OUT:], autoregression(numbers)
+    truth, linear, of_roots = numbers[-HELD_OUT:], autoregression(numbers), np.square(autoregression(values))
     figures = {
         "rmse": rmse(forecast, truth),
         "persistence_rmse": rmse(numbers[-HELD_OUT - 1 : -1], truth),
         "autoregression_rmse": rmse(linear, truth),
+        "root_autoregression_rmse": rmse(of_roots, truth),  # that of the square roots, which the models read too
     }
     parts = {f"model{k}": model for k, model in enumerate(members)}
 
