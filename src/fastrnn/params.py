@@ -83,9 +83,10 @@ class Params(Mapping[str, Array]):
 
     __slots__ = ("_arrays", "_views")
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, arrays: Mapping[str, Array], views: Mapping[str, Array] | None = None) -> None:
+        """`views` are what callers get of the arrays, where others have them already."""
         self._arrays = arrays
-        self._views = {name: array.view() for name, array in arrays.items()}
+        self._views = {name: array.view() for name, array in arrays.items()} if views is None else dict(views)
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]
@@ -180,6 +181,12 @@ class Named:
             object.__setattr__(self, name, value)
         self._arrange(self._read(attributes["_params"]))
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse what is not there."""
+        found = hint("parameters" if name in vars(self).get("_params", ()) else name)
+        message = f"{type(self).__name__!r} object has no attribute {name!r}{found}"
+        raise AttributeError(message, name=name, obj=self)
+
     @property
     def params(self) -> Params:
         """Mapping of names to the parameters themselves, to be changed in place; its names are fixed.
@@ -237,11 +244,6 @@ class Parameters(Named):
         spec = self._spec
         sizes = shapes(spec, self._suffixes)
         return {name: checks.shaped(name, loaded[name].own(spec.dtype), size) for name, size in sizes.items()}
-
-    def __getattr__(self, name: str) -> NoReturn:
-        """Refuse what is not there."""
-        message = f"{type(self).__name__!r} object has no attribute {name!r}{hint(name)}"
-        raise AttributeError(message, name=name, obj=self)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, but for what in torch's modules would replace or tie a parameter."""

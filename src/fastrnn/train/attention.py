@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import checks
-from .part import Part, PartGrads, gradient
+from .part import Part, PartGrads, PartTape, check_tape, gradient, valid_steps
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -16,24 +17,20 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-def valid_steps(lengths: ArrayLike | None, T: int, B: int) -> Array | None:
-    """(T, B): whether each step is one of its row, None where all are; a row without a step is an error."""
-    steps = checks.lengths(lengths, T, B, batched=True)
-    if steps is None:
-        if not T:
-            raise ValueError("x: expected at least one step to attend to, got none")
-        return None
-    if B and not steps.min():
-        raise ValueError("lengths: expected at least one step in each row to attend to, got a row of none")
-    return np.arange(T)[:, None] < steps
+def only_valid(x: Array, valid: Array | None) -> Array:
+    """`x` (T, B, n), zero where not `valid` (T, B)."""
+    return x if valid is None else np.where(valid[..., None], x, x.dtype.type(0))
 
 
 def softmax(scores: Array, valid: Array | None, axis: int) -> Array:
     """exp(scores) / Σ exp(scores) along an axis, zero where not `valid`, without overflow."""
     if valid is not None:
-        scores = np.where(valid, scores, -np.inf)
-    e = np.exp(scores - scores.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
+        scores = np.where(valid, scores, scores.dtype.type(-np.inf))
+    e = np.exp(scores - scores.max(axis=axis, keepdims=True, initial=-np.inf))
+    if valid is None:
+        return e / e.sum(axis=axis, keepdims=True)
+    e = np.where(valid, e, e.dtype.type(0))  # of nothing valid it was NaN: nothing is attended to then
+    return e / np.where(valid.any(axis=axis, keepdims=True), e.sum(axis=axis, keepdims=True), e.dtype.type(1))
 
 
 def softmax_backward(weights: Array, dweights: Array, axis: int) -> Array:
@@ -41,11 +38,12 @@ def softmax_backward(weights: Array, dweights: Array, axis: int) -> Array:
     return weights * (dweights - (weights * dweights).sum(axis=axis, keepdims=True))
 
 
-class PoolingTape(NamedTuple):
-    x: Array
+@dataclass(eq=False, repr=False)
+class PoolingTape(PartTape):
+    x: Array  # zero past a row's length
+    valid: Array | None  # (T, B)
     u: Array  # (T, B, attention_size): tanh(W x + b)
     weights: Array  # (T, B): the share of each step in y, zero past a row's length
-    y: Array
 
 
 class AttentionPooling(Part):
@@ -55,8 +53,15 @@ class AttentionPooling(Part):
 
     (Yang et al., Hierarchical attention networks, 2016.) Parameters weight (A, I), bias (A,), query (A,), A being
     attention_size, by default input_size; all from U(-1/√I, 1/√I), the query from U(-1/√A, 1/√A).
-    `tape.weights` (T, B) shows what was attended to.
+    `tape.weights` (T, B) shows what was attended to. Of a row of length 0, y is zero.
+    Raises TypeError or ValueError that names the argument.
+
+        >>> part = AttentionPooling(input_size=32, rng=0)
+        >>> y, tape = part.forward(np.zeros((50, 2, 32)), lengths=[50, 20])  # y (2, 32), tape.weights (50, 2)
     """
+
+    takes_lengths = True
+    ends_time = True
 
     def __init__(
         self, input_size: int, attention_size: int | None = None, *, dtype: DTypeLike = np.float32, rng: Any = None
@@ -73,42 +78,42 @@ class AttentionPooling(Part):
         return {"input_size": self.input_size, "attention_size": self.attention_size, "dtype": self.dtype.name}
 
     def __call__(self, x: ArrayLike, lengths: ArrayLike | None = None) -> Array:
+        """Return y (B, I) of x (T, B, I), which is not read past a row's length."""
         return self.forward(x, lengths)[0]
 
     def forward(self, x: ArrayLike, lengths: ArrayLike | None = None) -> tuple[Array, PoolingTape]:
-        """Return (y, tape)."""
+        """Return (y, tape): as a call, and what `backward` needs."""
         given = checks.shaped("x", checks.real("x", x), ("T", "B", self.input_size))
         valid = valid_steps(lengths, *given.shape[:2])
-        given = checks.contiguous(given, self.dtype)
-        if valid is not None:
-            given = np.where(valid[..., None], given, self.dtype.type(0))
-        p = self._params
-        u = np.tanh(given @ p["weight"].T + p["bias"])
-        weights = softmax(u @ p["query"], valid, axis=0)
-        y = np.einsum("tb,tbi->bi", weights, given)
-        return y, PoolingTape(given, u, weights, y)
+        given, p = only_valid(checks.contiguous(given, self.dtype), valid), self._params
+        with np.errstate(all="ignore"):
+            u = np.tanh(given @ p["weight"].T + p["bias"])
+            weights = softmax(u @ p["query"], valid, axis=0)
+            return np.einsum("tb,tbi->bi", weights, given), PoolingTape(self, given, valid, u, weights)
 
     def backward(self, tape: PoolingTape, dy: ArrayLike) -> PartGrads:
         """Gradients by x, zero past a row's length, and by the parameters."""
-        d = gradient("dy", dy, tape.y)
-        x, u, weights, p = tape.x, tape.u, tape.weights, self._params
-        dscores = softmax_backward(weights, np.einsum("bi,tbi->tb", d, x), axis=0)
-        da = dscores[..., None] * p["query"] * (1 - u * u)
-        flat = da.reshape(-1, self.attention_size)
-        grads = {
-            "weight": flat.T @ x.reshape(-1, self.input_size),
-            "bias": flat.sum(axis=0),
-            "query": np.einsum("tb,tba->a", dscores, u),
-        }
-        return PartGrads(weights[..., None] * d + da @ p["weight"], grads)
+        x, u, weights, p = check_tape(tape, PoolingTape, self).x, tape.u, tape.weights, self._params
+        d = gradient("dy", dy, x.shape[1:], self.dtype)
+        with np.errstate(all="ignore"):
+            dscores = softmax_backward(weights, np.einsum("bi,tbi->tb", d, x), axis=0)
+            da = dscores[..., None] * p["query"] * (1 - u * u)
+            flat = da.reshape(-1, self.attention_size)
+            grads = {
+                "weight": flat.T @ x.reshape(-1, self.input_size),
+                "bias": flat.sum(axis=0),
+                "query": dscores.reshape(-1) @ u.reshape(-1, self.attention_size),
+            }
+            return PartGrads(only_valid(weights[..., None] * d + da @ p["weight"], tape.valid), grads)
 
 
-class DotTape(NamedTuple):
+@dataclass(eq=False, repr=False)
+class DotTape(PartTape):
     queries: Array
-    keys: Array
-    projected: Array  # (B, T, Q): the keys as the queries meet them
+    keys: Array  # zero past a row's length
+    valid: Array | None  # (T, B)
+    projected: Array  # (S, B, K): the queries as they meet the keys
     weights: Array  # (S, B, T): the share of each key in each context, zero past a row's length
-    y: Array
 
 
 class DotAttention(Part):
@@ -118,8 +123,15 @@ class DotAttention(Part):
 
     (Luong et al., Effective approaches to attention-based neural machine translation, 2015: "dot" and "general", which
     sizes that differ ask for.) Parameter, of general only: weight (Q, K), from U(-1/√K, 1/√K). `lengths` are the
-    keys'. `tape.weights` (S, B, T) shows what was attended to.
+    keys', which past them are not read; of a row without keys y is zero. `tape.weights` (S, B, T) shows what was
+    attended to. Raises TypeError or ValueError that names the argument.
+
+        >>> part = DotAttention(query_size=32, key_size=64, rng=0)
+        >>> context, tape = part.forward(np.zeros((9, 2, 32)), np.zeros((50, 2, 64)), lengths=[50, 20])  # (9, 2, 64)
+        >>> dqueries, dkeys = part.backward(tape, context).x
     """
+
+    takes_lengths = True
 
     def __init__(
         self,
@@ -146,35 +158,39 @@ class DotAttention(Part):
         return sizes | {"general": self.general, "dtype": self.dtype.name}
 
     def __call__(self, queries: ArrayLike, keys: ArrayLike, lengths: ArrayLike | None = None) -> Array:
+        """Return y (S, B, K) of queries (S, B, Q), which are read whole, and keys (T, B, K)."""
         return self.forward(queries, keys, lengths)[0]
 
     def forward(self, queries: ArrayLike, keys: ArrayLike, lengths: ArrayLike | None = None) -> tuple[Array, DotTape]:
-        """Return (y, tape)."""
+        """Return (y, tape): as a call, and what `backward` needs."""
         k = checks.shaped("keys", checks.real("keys", keys), ("T", "B", self.key_size))
         q = checks.shaped("queries", checks.real("queries", queries), ("S", k.shape[1], self.query_size))
         valid = valid_steps(lengths, *k.shape[:2])
-        q, k = (checks.contiguous(array, self.dtype) for array in (q, k))
-        if valid is not None:
-            k = np.where(valid[..., None], k, self.dtype.type(0))
-        projected = (k @ self._params["weight"].T if self.general else k).swapaxes(0, 1)
-        scores = (q.swapaxes(0, 1) @ projected.swapaxes(1, 2)).swapaxes(0, 1)
-        weights = softmax(scores, None if valid is None else valid.T[None], axis=2)
-        y = (weights.swapaxes(0, 1) @ k.swapaxes(0, 1)).swapaxes(0, 1)
-        return y, DotTape(q, k, projected, weights, y)
+        q, k = checks.contiguous(q, self.dtype), only_valid(checks.contiguous(k, self.dtype), valid)
+        with np.errstate(all="ignore"):
+            # The queries, not the keys, meet the weight: a decoder at its work has one of them for many keys.
+            projected = q @ self._params["weight"] if self.general else q
+            scores = projected.swapaxes(0, 1) @ k.transpose(1, 2, 0)  # (B, S, T)
+            weights = softmax(scores, None if valid is None else valid.T[:, None], axis=2)
+            y = by_time(weights @ k.swapaxes(0, 1))
+        return y, DotTape(self, q, k, valid, projected, weights.swapaxes(0, 1))
 
     def backward(self, tape: DotTape, dy: ArrayLike) -> PartGrads:
         """Gradients by (queries, keys), the keys' zero past a row's length, and by the weight."""
-        d = gradient("dy", dy, tape.y).swapaxes(0, 1)  # (B, S, K), as all here
-        q, k, weights = (array.swapaxes(0, 1) for array in (tape.queries, tape.keys, tape.weights))
-        dscores = softmax_backward(weights, d @ k.swapaxes(1, 2), axis=2)
-        dq = dscores @ tape.projected
-        dprojected = dscores.swapaxes(1, 2) @ q
-        dk = weights.swapaxes(1, 2) @ d
+        S, B, _ = check_tape(tape, DotTape, self).queries.shape
+        d = gradient("dy", dy, (S, B, self.key_size), self.dtype).swapaxes(0, 1)
+        k, weights = tape.keys.swapaxes(0, 1), tape.weights.swapaxes(0, 1)  # (B, ...), as all here
         grads = {}
-        if self.general:
-            flat = dprojected.reshape(-1, self.query_size)
-            grads["weight"] = flat.T @ k.reshape(-1, self.key_size)
-            dk = dk + dprojected @ self._params["weight"]
-        else:
-            dk = dk + dprojected
-        return PartGrads((dq.swapaxes(0, 1), dk.swapaxes(0, 1)), grads)
+        with np.errstate(all="ignore"):
+            dscores = softmax_backward(weights, d @ k.swapaxes(1, 2), axis=2)
+            dk = by_time(weights.swapaxes(1, 2) @ d + dscores.swapaxes(1, 2) @ tape.projected.swapaxes(0, 1))
+            dq = dprojected = by_time(dscores @ k)
+            if self.general:
+                grads["weight"] = tape.queries.reshape(-1, self.query_size).T @ dprojected.reshape(-1, self.key_size)
+                dq = dprojected @ self._params["weight"].T
+        return PartGrads((dq, only_valid(dk, tape.valid)), grads)
+
+
+def by_time(array: Array) -> Array:
+    """(B, T, n) as (T, B, n)."""
+    return np.ascontiguousarray(array.swapaxes(0, 1))
