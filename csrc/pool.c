@@ -26,8 +26,8 @@ enum { CALL_SPIN = 200000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 enum { KEEPS_CORE = 20000 };
 typedef enum { AT_STEP, BETWEEN_CALLS } occasion;
 
-/* How long the thread that made a call sleeps before it asks whether the call is to go on, in nanoseconds. */
-enum { ASKER_SLEEPS = 20000000 };
+/* How long a thread sleeps in a call before it looks again, in nanoseconds. */
+enum { LONGEST_SLEEP = 20000000 };
 
 /* For so many nanoseconds a neighbour is expected to stay that has been seen in two calls, the second of which began at
  * most so long after the first; one alone may be a chance. */
@@ -116,18 +116,15 @@ static int look_at_stop(const fr_barrier *barrier) {
     return barrier->stop && atomic_load_explicit(barrier->stop, memory_order_relaxed);
 }
 
-/* Sleeps, under the mutex, until woken; who has a watch also wakes now and then, to ask. */
+/* Sleeps, under the mutex, until woken, and wakes now and then all the same: who has a watch, to ask; all, because
+ * before glibc 2.41 a condition that several wait on can lose a wake-up (its bug 25847). */
 static void sleep_at(fr_barrier *barrier, fr_watch *watch) {
-    if (!watch || !watch->interrupted) {
-        pthread_cond_wait(&barrier->condition, &barrier->mutex);
-        return;
-    }
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until); /* the clock of conditions */
-    until.tv_nsec += ASKER_SLEEPS;
+    until.tv_nsec += LONGEST_SLEEP;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    if (pthread_cond_timedwait(&barrier->condition, &barrier->mutex, &until) == ETIMEDOUT) {
+    if (pthread_cond_timedwait(&barrier->condition, &barrier->mutex, &until) == ETIMEDOUT && watch) {
         pthread_mutex_unlock(&barrier->mutex);
         fr_watch_look(watch);
         pthread_mutex_lock(&barrier->mutex);

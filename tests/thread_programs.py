@@ -1,11 +1,14 @@
 """Programs of tests/test_threads.py that need an interpreter of their own: python thread_programs.py NAME."""
 
+import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 from cases import assert_same_bits, make_case, run
 
@@ -41,8 +44,14 @@ def in_child(function):
             assert os.waitstatus_to_exitcode(status) == 0, "the child failed"
             return
         time.sleep(0.01)
-    os.kill(child, 9)
-    raise AssertionError("the child hangs")
+    waits = [
+        " ".join((task / what).read_text().strip() for what in ("wchan", "syscall", "stat"))
+        for task in Path(f"/proc/{child}/task").glob("*")
+    ]
+    os.kill(child, signal.SIGABRT)  # on which faulthandler says where it is in Python
+    os.waitpid(child, 0)
+    os.write(2, "\n".join(["the child hangs:", *waits, ""]).encode())
+    os._exit(1)  # the users of the kernels never end
 
 
 def fork_before_use():
@@ -137,6 +146,7 @@ def workers(method):
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     fastrnn.set_num_threads(2)
     name, *arguments = sys.argv[1:]
     globals()[name](*arguments)
