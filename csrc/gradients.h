@@ -11,7 +11,7 @@
 #include "panels.h"
 #include "product.h"
 
-enum { BLOCK = 256, OUTER_PANELS = 4, FEW_TERMS = 8 };
+enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
 
 /* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
@@ -38,7 +38,7 @@ typedef struct {
     real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
     int unpacked[2];         /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
-    vec *block;              /* (OUTER_PANELS, BLOCK, COLUMNS): a block of x or h terms by panels; this share's own */
+    vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
 
 INLINE const real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
@@ -418,53 +418,65 @@ static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t term
     return 0;
 }
 
-/* Adds a block of terms to the parts of W's gradients that the share owns, panels of d times panels of x or h. So many of
- * the latter share what they read of d, which comes from beyond the second-level cache where H is large. Returns whether
- * the call ends. */
-static int add_outer_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+static ptrdiff_t block_terms(ptrdiff_t term, ptrdiff_t end) { return end - term < BLOCK ? end - term : BLOCK; }
+
+/* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
+ * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
+ * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
+static int add_outer_blocks(const backward_state *b, ptrdiff_t term, ptrdiff_t end_term) {
     const int index = b->share->index, size = b->share->size;
     const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
     const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
     const ptrdiff_t wide_end = (last + b->panels - 1) / b->panels;
-    const double item_flop = 2.0 * (double)terms * COLUMNS * LANES * COLUMNS * LANES;
+    const double item_flop = 2.0 * (double)(end_term - term) * COLUMNS * LANES * COLUMNS * LANES;
     for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
+        vec *block = b->block;
         for (ptrdiff_t wide = begin; wide < end; wide++) {
             const int from_x = wide < x_panels;
-            pack_block((from_x ? b->x : b->h) + term, terms, from_x ? b->I : b->H, from_x ? wide : wide - x_panels,
-                       b->block + (wide - begin) * BLOCK * COLUMNS);
+            for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
+                pack_block((from_x ? b->x : b->h) + k, block_terms(k, end_term), from_x ? b->I : b->H,
+                           from_x ? wide : wide - x_panels, block);
         }
-        for (ptrdiff_t p = 0; p < b->panels; p++)
+        for (ptrdiff_t p = 0; p < b->panels; p++) {
+            block = b->block;
             for (ptrdiff_t wide = begin; wide < end; wide++) {
                 const ptrdiff_t item = wide * b->panels + p;
-                const int from_x = wide < x_panels;
-                if (item < first || item >= last)
-                    continue;
-                if (fr_share_worked(b->share, item_flop))
+                const int from_x = wide < x_panels, mine = item >= first && item < last;
+                if (mine && fr_share_worked(b->share, item_flop))
                     return 1;
-                add_outer(b, from_x, term, terms, p, from_x ? wide : wide - x_panels,
-                          b->block + (wide - begin) * BLOCK * COLUMNS);
+                for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
+                    if (mine)
+                        add_outer(b, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
             }
+        }
     }
     return 0;
 }
 
-/* Adds one block of terms to the gradients that the share owns. */
-static void add_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+/* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. */
+static void add_terms(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
     const int index = b->share->index, size = b->share->size;
     const fr_gradients *gradients = &b->run->gradients;
-    if (b->few ? add_few_block(b, term, terms) : add_outer_block(b, term, terms))
-        return;
+    if (b->few) {
+        if (add_few_block(b, begin, end - begin))
+            return;
+    } else {
+        for (ptrdiff_t term = begin; term < end; term += OUTER_BLOCKS * BLOCK)
+            if (add_outer_blocks(b, term, end - term < OUTER_BLOCKS * BLOCK ? end : term + OUTER_BLOCKS * BLOCK))
+                return;
+    }
     if (!gradients->b_ih && !gradients->b_hh)
         return;
-    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
-        vec sum[COLUMNS] = {{0}};
-        const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
-        for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
-            sum[k % COLUMNS] += d[k];
-        add_bias(b, 1, sum, p, gradients->b_ih);
-        add_bias(b, 0, sum, p, gradients->b_hh);
-    }
+    for (; begin < end; begin += BLOCK)
+        for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
+            vec sum[COLUMNS] = {{0}};
+            const vec *d = b->d + (p * b->capacity + begin) * COLUMNS;
+            for (ptrdiff_t k = 0; k < block_terms(begin, end) * COLUMNS; k++)
+                sum[k % COLUMNS] += d[k];
+            add_bias(b, 1, sum, p, gradients->b_ih);
+            add_bias(b, 0, sum, p, gradients->b_hh);
+        }
 }
 
 #endif

@@ -116,19 +116,31 @@ static int look_at_stop(const fr_barrier *barrier) {
     return barrier->stop && atomic_load_explicit(barrier->stop, memory_order_relaxed);
 }
 
-/* Sleeps, under the mutex, until woken, and wakes now and then all the same: who has a watch, to ask; all, because
- * before glibc 2.41 a condition that several wait on can lose a wake-up (its bug 25847). */
-static void sleep_at(fr_barrier *barrier, fr_watch *watch) {
+static void wake(worker *w) {
+    pthread_mutex_lock(&w->mutex);
+    pthread_cond_signal(&w->condition);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+/* Sleeps, under the mutex, until woken, and looks again now and then all the same: who has a watch, to ask; all, because
+ * a wake-up can be lost, that of a condition with several waiters before glibc 2.41 (its bug 25847), and a call that
+ * waits for ever is worse than one that is late. */
+static void sleep_at(fr_barrier *barrier, fr_watch *watch, occasion where) {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until); /* the clock of conditions */
     until.tv_nsec += LONGEST_SLEEP;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    if (pthread_cond_timedwait(&barrier->condition, &barrier->mutex, &until) == ETIMEDOUT && watch) {
-        pthread_mutex_unlock(&barrier->mutex);
+    if (pthread_cond_timedwait(&barrier->condition, &barrier->mutex, &until) != ETIMEDOUT)
+        return;
+    pthread_mutex_unlock(&barrier->mutex);
+    const int holds_pool = where == AT_STEP || watch; /* a worker at the end of its job does not */
+    for (worker *w = holds_pool ? pool.workers : NULL; w; w = w->next)
+        if (atomic_load_explicit(&w->asleep, memory_order_relaxed))
+            wake(w);
+    if (watch)
         fr_watch_look(watch);
-        pthread_mutex_lock(&barrier->mutex);
-    }
+    pthread_mutex_lock(&barrier->mutex);
 }
 
 /* A sleeper counts itself and then looks at the phase; the last arrival moves the phase and then looks for sleepers:
@@ -156,7 +168,7 @@ static int wait_at(fr_barrier *barrier, fr_watch *watch, occasion where) {
         pthread_mutex_lock(&barrier->mutex);
         atomic_fetch_add(&barrier->sleepers, 1);
         while (atomic_load(&barrier->phase) == phase)
-            sleep_at(barrier, watch);
+            sleep_at(barrier, watch, where);
         atomic_fetch_sub(&barrier->sleepers, 1);
         pthread_mutex_unlock(&barrier->mutex);
         if (where == AT_STEP) {
@@ -251,11 +263,8 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context, f
         w->body = body;
         w->context = context;
         atomic_fetch_add(&w->ticket, 1);
-        if (atomic_load(&w->asleep)) {
-            pthread_mutex_lock(&w->mutex);
-            pthread_cond_signal(&w->condition);
-            pthread_mutex_unlock(&w->mutex);
-        }
+        if (atomic_load(&w->asleep))
+            wake(w);
     }
     body(context, 0);
     wait_at(&pool.done, watch, BETWEEN_CALLS);

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn.benchmark import machine, runner, steps, workloads
+from fastrnn import blas
+from fastrnn.benchmark import runner, steps, workloads
 from fastrnn.benchmark.measure import LocalCall, Timing
 from fastrnn.benchmark.steps import Step, StepResult, StepSettings
 
@@ -94,9 +95,9 @@ def settings(cells=("rnn", "gru"), shapes=((2, 4), (1, 3))):
 def test_run_steps_measures_every_way_on_one_thread(monkeypatch):
     seen, shown = set(), []
     monkeypatch.setattr(LocalCall, "elapsed", fixed_times(seen))
-    threads, blas_threads = fastrnn.get_num_threads(), machine.blas_threads()
+    threads, blas_threads = fastrnn.get_num_threads(), blas.threads()
     found = steps.run_steps(settings(), lambda *what: shown.append(what))
-    assert (fastrnn.get_num_threads(), machine.blas_threads()) == (threads, blas_threads)
+    assert (fastrnn.get_num_threads(), blas.threads()) == (threads, blas_threads)
     assert seen == {("numpy", 1, None if blas_threads is None else 1)}
     assert [(s.cell, s.B, s.H, s.contender, s.mode) for s in found] == [
         (cell, B, H, *way) for cell in ("rnn", "gru") for B, H in ((2, 4), (1, 3)) for way in WAYS
@@ -110,7 +111,7 @@ def fixed_times(seen):
     """In place of LocalCall.elapsed: the code by hand takes 10 ms, all else 20. It notes what is in force."""
 
     def elapsed(call, calls):
-        seen.add((fastrnn.get_backend(), fastrnn.get_num_threads(), machine.blas_threads()))
+        seen.add((fastrnn.get_backend(), fastrnn.get_num_threads(), blas.threads()))
         return 0.01 if "by_hand" in call.run.__code__.co_freevars else 0.02
 
     return elapsed

@@ -9,6 +9,7 @@ import fastrnn
 from fastrnn import cli
 from fastrnn.learn import TASKS, hello
 from fastrnn.learn.options import Options
+from fastrnn.train.loop import Run
 
 
 def test_alone_it_lists_the_tasks(capsys):
@@ -56,6 +57,31 @@ def test_refused(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         cli.main(["learn", *arguments])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_interrupted_it_goes_on_from_its_checkpoint(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("sklearn")
+    whole, left = tmp_path / "whole.json", tmp_path / "left.json"
+    command = ["learn", "digits", "--quick", "--epochs", "2", "--checkpoint"]
+    assert cli.main([*command, str(tmp_path / "whole"), "--json", str(whole)]) == 0
+    step, asked = Run.step, str(tmp_path / "deep" / "left")
+
+    def interrupted(run, key, last):
+        if run.history.steps == 20:
+            raise KeyboardInterrupt
+        step(run, key, last)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", interrupted)
+        assert cli.main([*command, asked, "--json", str(left)]) == 130
+    assert len(list((tmp_path / "deep" / "left").iterdir())) == 1
+    assert cli.main([*command, asked, "--json", str(left)]) == 0
+    assert json.loads(left.read_text())["figures"] == json.loads(whole.read_text())["figures"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        cli.main([*command, str(tmp_path / "file")])
+    assert "argument --checkpoint: expected a folder, got" in capsys.readouterr().err
 
 
 def test_a_task_without_a_picture(capsys, tmp_path):

@@ -22,6 +22,7 @@ from fastrnn.train import (
     Plateau,
     Sequences,
     Stream,
+    WarmUp,
     batches,
     cross_entropy,
     evaluate,
@@ -216,6 +217,23 @@ def test_schedule_and_clipping():
     moved = np.sqrt(sum(((after.params[n] - before.params[n]).astype(float) ** 2).sum() for n in before.params))
     assert history.norms[0] > 1e-2
     np.testing.assert_allclose(moved, 1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("limits", [{"steps": 6}, {"epochs": 3}, {"epochs": 2, "steps": 1000}])
+def test_a_schedule_falls_to_the_end_of_the_run(limits):
+    model, data = tagger(), tag_data(64)  # two batches an epoch
+    history = fit(model, data, cross_entropy, SGD(model.params, lr=0.5), schedule=CosineSchedule(), **limits)
+    steps = {1000: 4}.get(limits.get("steps", 6), 6)
+    np.testing.assert_allclose(history.rates, 0.25 * (1 + np.cos(np.pi * np.arange(steps) / steps)), rtol=1e-12)
+
+
+def test_a_schedule_falls_with_the_clock(monkeypatch):
+    model, clock = tagger(), iter(range(1000))
+    monkeypatch.setattr("fastrnn.train.loop.time.perf_counter", lambda: float(next(clock)))
+    schedule = WarmUp(1, then=CosineSchedule(least=0.1))
+    history = fit(model, tag_data(640), cross_entropy, SGD(model.params, lr=1.0), schedule=schedule, seconds=15)
+    assert history.rates[0] == 1 and history.rates == sorted(history.rates, reverse=True)
+    assert 0.1 < history.rates[-1] < 0.2 and history.stopped == "seconds"
 
 
 def test_plateau_learns_of_validations():

@@ -403,6 +403,10 @@ def test_schedules_are_torchs(schedule, make, steps):
 def test_schedules_at_their_ends():
     assert CosineSchedule(10)(0) == 1 and CosineSchedule(10)(10) == CosineSchedule(10)(1000) == 0
     assert CosineSchedule(10, least=0.1)(99) == pytest.approx(0.1)
+    falling = WarmUp(2, then=CosineSchedule(least=0.5))
+    assert falling(5) == 1
+    falling.reach(0.5)
+    assert falling(5) == pytest.approx(0.75)
     assert WarmUp(1)(0) == 1
     assert [WarmUp(2, then=lambda step: 0.5**step)(k) for k in range(5)] == [0.5, 1, 1, 0.5, 0.25]
 

@@ -69,6 +69,16 @@ def writable(text: str) -> Path:
     return path
 
 
+def folder(text: str) -> Path:
+    """A folder, made if it is not there."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"expected a folder, got {text!r}: {error.strerror}") from None
+    return path
+
+
 def picture(text: str) -> Path:
     path = writable(text)
     if path.suffix.lower() not in PICTURES:

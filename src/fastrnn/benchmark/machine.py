@@ -1,6 +1,5 @@
 """The machine a benchmark runs on: its name, its peaks, and the threads of NumPy's BLAS."""
 
-import ctypes
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import numpy as np
 
 import fastrnn
 
-from .. import backends
+from .. import backends, blas
 
 
 def describe() -> dict[str, str | int | None]:
@@ -23,7 +22,7 @@ def describe() -> dict[str, str | int | None]:
         "instruction_set": instruction_set(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "blas_threads": blas_threads(),
+        "blas_threads": blas.threads(),
         "fastrnn": fastrnn.__version__,
     }
 
@@ -68,39 +67,13 @@ def read_bandwidth(size: int, threads: int, seconds: float = 0.05) -> float | No
     return None if module is None else module.read_bandwidth(size, threads, seconds)
 
 
-def blas_threads() -> int | None:
-    """The threads of NumPy's matrix products where its BLAS is OpenBLAS; None where it cannot be asked."""
-    get, _ = openblas()
-    return None if get is None else get()
-
-
 @contextmanager
 def threads_everywhere(threads: int) -> Iterator[None]:
     """So many threads for fastrnn and, where it can be told, for NumPy's BLAS; as before afterwards."""
-    before, blas_before = fastrnn.get_num_threads(), blas_threads()
+    before = fastrnn.get_num_threads()
     try:
         fastrnn.set_num_threads(threads)
-        set_blas_threads(threads)
-        yield
+        with blas.limited_to(threads):
+            yield
     finally:
         fastrnn.set_num_threads(before)
-        set_blas_threads(blas_before)
-
-
-def set_blas_threads(threads: int | None) -> None:
-    _, assign = openblas()
-    if assign is not None and threads is not None:
-        assign(ctypes.c_int(threads))
-
-
-def openblas() -> tuple[Any, Any]:
-    """The functions that get and set the threads of NumPy's OpenBLAS; None for each if NumPy has another BLAS."""
-    try:
-        core = np._core if hasattr(np, "_core") else np.core  # as NumPy 2 and 1 call it
-        library = ctypes.CDLL(core._multiarray_umath.__file__)  # linked with the BLAS: finds its symbols too
-    except (AttributeError, OSError):
-        return None, None
-    for name in ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads", "openblas_{}_num_threads"):
-        if hasattr(library, name.format("get")):
-            return getattr(library, name.format("get")), getattr(library, name.format("set"))
-    return None, None

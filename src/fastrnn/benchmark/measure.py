@@ -11,7 +11,7 @@ import numpy as np
 
 SHORTEST = 1e-3  # seconds of a sample: far above the clock's resolution and the loop's own cost
 FEWEST, MOST = 3, 25  # samples
-PAUSE, LONGEST_PAUSE = 1e-3, 0.1  # seconds of a look at idle threads, and how long they may take to become idle
+PAUSE, LONGEST_PAUSE = 1e-3, 0.2  # seconds of a look at idle threads, and how long they may take to become idle
 
 
 class Call(Protocol):
@@ -77,7 +77,7 @@ class Timing(NamedTuple):
 
 
 def settle() -> None:
-    """Wait until no thread of this process works: pools spin on after their last task, OpenBLAS's for 25 ms."""
+    """Wait until no thread of this process works: pools spin on after their last task, OpenBLAS's for 25 to 105 ms."""
     deadline = perf_counter() + LONGEST_PAUSE
     while perf_counter() < deadline:
         worked = process_time()

@@ -127,11 +127,10 @@ def learn(options: Options) -> Result:
         out=Linear(size, len(WORDS), rng=seed),
     )
     epochs = options.epochs or (30 if options.quick else 20)
-    steps = epochs * -(-n // 64)
     fit(
         model, Sequences(vectors[:n, None], answers[:n]), None, Adam(model.params, lr=rate), objective=objective,
-        rng=seed, batch_size=64, clip=1.0, schedule=CosineSchedule(steps), progress=options.progress,
-        **options.limits(epochs=epochs),
+        rng=seed, batch_size=64, clip=1.0, schedule=CosineSchedule(),
+        **options.for_fit(cell, epochs=epochs),
     )  # fmt: skip
     said = say(model, vectors[n:], longest)
     right = [a == b for a, b in zip(said, sentences[n:])]

@@ -69,11 +69,10 @@ def learn(options: Options) -> Result:
     y = np.stack([indices(answer + "\1", ANSWER) for answer in answers])
     model = translator.make(options, cell, len(SOURCE), len(ANSWER), size)
     epochs = options.epochs or (6 if options.quick else 12)
-    steps = epochs * -(-len(kept) // 64)
     fit(
         model, Sequences([x[k] for k in kept], y[kept]), None, Adam(model.params, lr=0.005),
-        objective=translator.objective, rng=options.seed, batch_size=64, clip=1.0, schedule=CosineSchedule(steps),
-        progress=options.progress, **options.limits(epochs=epochs),
+        objective=translator.objective, rng=options.seed, batch_size=64, clip=1.0, schedule=CosineSchedule(),
+        **options.for_fit(cell, epochs=epochs),
     )  # fmt: skip
     test = Sequences(x[n:], np.arange(1000))
     batch = test.batch(np.arange(1000))

@@ -35,11 +35,9 @@ def learn(options: Options) -> Result:
     def train(rows: np.ndarray, size: int, rate: float) -> Chain:
         rnn = options.layer(cell, 8, size, bidirectional=True)
         model = Chain(rnn=rnn, last=LastStep(bidirectional=True), out=Linear(2 * size, 10, rng=options.seed))
-        steps = epochs * -(-len(rows) // 32)
         fit(
             model, Sequences(x[rows], digits[rows]), cross_entropy, Adam(model.params, lr=rate), rng=options.seed,
-            schedule=CosineSchedule(steps), clip=1.0, progress=options.progress,
-            **options.limits(epochs=epochs),
+            schedule=CosineSchedule(), clip=1.0, **options.for_fit(f"{cell}-{size}-{len(rows)}", epochs=epochs),
         )  # fmt: skip
         return model
 

@@ -19,8 +19,8 @@ def learn(options: Options) -> Result:
     data = Sequences([one_hot], [indices[1:]], per_step=True)
     model = Chain(rnn=options.layer(cell, len(letters), 8), out=Linear(8, len(letters), rng=options.seed))
     fit(
-        model, data, cross_entropy, Adam(model.params, lr=0.05), rng=options.seed, progress=options.progress,
-        **options.limits(epochs=200),
+        model, data, cross_entropy, Adam(model.params, lr=0.05), rng=options.seed,
+        **options.for_fit(cell, epochs=200),
     )  # fmt: skip
     said = model(one_hot[:, None])[:, 0].argmax(-1)
     answer = "".join(letters[k] for k in said)

@@ -90,8 +90,7 @@ def adding(options: Options, cell: str, T: int, steps: int, size: int) -> tuple[
     before = gradient_flow(rnn, test.draw(np.random.default_rng(key[0]), 1, np.arange(1)).x)
     fit(
         model, Adding(T, 100, options.seed), mean_squared, Adam(model.params, lr=0.01), steps=steps, batch_size=50,
-        rng=options.seed, clip=1.0, schedule=CosineSchedule(steps), progress=options.progress,
-        **options.limits(),
+        rng=options.seed, clip=1.0, schedule=CosineSchedule(), **options.for_fit(f"adding-{T}-{cell}"),
     )  # fmt: skip
     return model, evaluate(model, test, mean_squared), before
 
@@ -101,8 +100,7 @@ def copying(options: Options, cell: str, T: int, steps: int, size: int) -> tuple
     model = Chain(rnn=keeping(options, cell, SYMBOLS + 2, size, T), out=Linear(size, SYMBOLS + 2, rng=options.seed))
     fit(
         model, Copying(T, 100, options.seed), cross_entropy, Adam(model.params, lr=0.01), steps=steps, batch_size=50,
-        rng=options.seed, clip=1.0, schedule=CosineSchedule(steps), progress=options.progress,
-        **options.limits(),
+        rng=options.seed, clip=1.0, schedule=CosineSchedule(), **options.for_fit(f"copying-{T}-{cell}"),
     )  # fmt: skip
     batch = Copying(T, 1, 0).draw(np.random.default_rng(1 << 50), 200, np.arange(200))
     answers = model(batch.x)[-COPIED:].argmax(axis=2)

@@ -32,6 +32,7 @@ class Options:
     quick     a small model and little data: seconds
     progress  a bar on stderr, as `fit` takes it
     comm      the ranks that train together, as `fit` takes it
+    checkpoints  a folder for the checkpoints of the task's runs, from which they go on
     """
 
     cell: str | None = None
@@ -43,13 +44,15 @@ class Options:
     quick: bool = False
     progress: bool | None = None
     comm: Any = None
+    checkpoints: Path | None = None
 
-    def limits(self, *, seconds: float | None = None, epochs: int | None = None) -> dict[str, Any]:
-        """The limits for `fit`: those asked for, else the task's; and the ranks that keep to them together."""
+    def for_fit(self, name: str, *, seconds: float | None = None, epochs: int | None = None) -> dict[str, Any]:
+        """Arguments of `fit` for the run of this name: limits, asked for or the task's; ranks, checkpoint, bar."""
         if self.seconds is not None or self.epochs is not None:
             seconds, epochs = self.seconds, self.epochs
-        given = {"seconds": seconds, "epochs": epochs, "comm": self.comm}
-        return {name: limit for name, limit in given.items() if limit is not None}
+        file = None if self.checkpoints is None else self.checkpoints / f"{name}.safetensors"
+        given = {"seconds": seconds, "epochs": epochs, "comm": self.comm, "checkpoint": file, "progress": self.progress}
+        return {name: value for name, value in given.items() if value is not None}
 
     def layer(self, cell: str, *sizes: int, **options: Any) -> Any:
         """A recurrent layer of this kind, drawn from the seed."""

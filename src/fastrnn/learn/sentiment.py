@@ -224,7 +224,7 @@ def train(options: Options, cell: str, splits: list[list[Document]], alone: bool
     fit(
         model, training, None, Adam(model.params, lr=0.003), objective=objective_of(training), rng=options.seed,
         batch_size=32 if alone else 16, clip=1.0, validation=lambda model: 1 - accuracy(model, validation), patience=4,
-        progress=options.progress, **options.limits(epochs=6 if options.quick else 20),
+        **options.for_fit(f"{cell}-{'alone' if alone else 'context'}", epochs=6 if options.quick else 20),
     )  # fmt: skip
     return model, test, accuracy(model, test)
 

@@ -99,15 +99,13 @@ def learn(options: Options) -> Result:
     answers = np.full((len(pairs), longest), PAD)
     for row, (_, answer) in zip(answers, pairs):
         row[: len(answer) + 1] = [*answer, END]
-    size, epochs = (64, options.epochs or 6) if options.quick else (256, options.epochs or 12)
+    size, epochs = (64, options.epochs or 6) if options.quick else (256, options.epochs or 7)
     model = translator.make(options, cell, len(LETTERS), len(names) + 2, size, width=64)
     data = Sequences([indices(word) for word, _ in pairs], answers)
-    steps = epochs * -(-len(pairs) // 128)
     fit(
         model, data, None, Adam(model.params, lr=0.01 if options.quick else 0.003), objective=translator.objective,
         rng=options.seed, batch_size=64 if options.quick else 128, clip=1.0,
-        schedule=CosineSchedule(steps * (2 if options.quick else 1)), progress=options.progress,
-        **options.limits(epochs=epochs),
+        schedule=CosineSchedule(), **options.for_fit(cell, epochs=epochs),
     )  # fmt: skip
     right = [[[symbols[phoneme] for phoneme in way] for way in entries[word]] for word in test]
     phoneme_error, word_error = errors(model, test, right, BEAM)

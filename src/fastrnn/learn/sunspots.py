@@ -57,8 +57,8 @@ def learn(options: Options) -> Result:
         epochs = options.epochs or (20 if options.quick else 60)
         fit(
             model, Sequences(x[training], y[training]), mean_squared, Adam(model.params, lr=0.005), rng=seed, clip=1.0,
-            schedule=CosineSchedule(epochs * 5), validation=Sequences(x[validation], y[validation]), patience=epochs,
-            progress=options.progress, **options.limits(epochs=epochs),
+            schedule=CosineSchedule(), validation=Sequences(x[validation], y[validation]), patience=epochs,
+            **options.for_fit(f"{cell}-{k}", epochs=epochs),
         )  # fmt: skip
         members.append(model)
         forecasts.append(model(x[-HELD_OUT:].swapaxes(0, 1))[:, 0] * scale + mean)

@@ -88,10 +88,9 @@ def train(options: Options, cell: str, data: Sequences, symbols: int, direction:
         out=Linear(rnn.output_size, len(CLASSES), rng=options.seed),
     )  # fmt: skip
     epochs = options.epochs or (4 if options.quick else 3)
-    steps = epochs * -(-len(data) // 32)
     fit(
         model, data, cross_entropy, Adam(model.params, lr=0.01 if options.quick else 0.004), rng=options.seed, clip=1.0,
-        schedule=CosineSchedule(steps), progress=options.progress, **options.limits(epochs=epochs),
+        schedule=CosineSchedule(), **options.for_fit(f"{cell}-{direction}", epochs=epochs),
     )  # fmt: skip
     return model
 

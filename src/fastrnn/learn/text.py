@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..train import Adam, Chain, Embedding, History, Linear, Stream, cross_entropy, evaluate, fit
+from ..train import Adam, Chain, CosineSchedule, Embedding, History, Linear, Stream, cross_entropy, evaluate, fit
 from .options import Options, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SIZES = {"rnn": 448, "lstm": 352, "gru": 384}
+RATES = {"rnn": 0.001, "lstm": 0.004, "gru": 0.004}
 COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
 LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
 UNKNOWN = "\ufffd"  # what stands for the characters that training has not seen
@@ -74,31 +75,16 @@ def write(model: Chain, alphabet: str, begin: str, length: int, temperature: flo
     return begin + "".join(alphabet[k] for k in said)
 
 
-class Falling:
-    """A rate that falls along half a cosine while the seconds go by, or the steps: whichever is limited."""
-
-    def __init__(self, seconds: float | None, steps: int | None) -> None:
-        self.seconds, self.steps, self.start = seconds, steps, perf_counter()
-
-    def __call__(self, step: int) -> float:
-        done = step / self.steps if self.steps else 0.0
-        if self.seconds:
-            done = max(done, (perf_counter() - self.start) / self.seconds)
-        return 0.02 + 0.98 * (1 + np.cos(np.pi * min(done, 1.0))) / 2
-
-
 def train(options: Options, cell: str, training: np.ndarray, symbols: int) -> tuple[Chain, History]:
     """A model of one cell, trained for ten minutes, or as long as the options say."""
-    size, rows = (96, 32) if options.quick else (448 if cell == "rnn" else 384, ROWS)
+    size, rows = (96, 32) if options.quick else (SIZES[cell], ROWS)
     rnn = options.layer(cell, 64, size)
     model = Chain(emb=Embedding(symbols, 64, rng=options.seed), rnn=rnn, out=Linear(size, symbols, rng=options.seed))
-    limits = options.limits(seconds=None if options.quick else 570, epochs=1 if options.quick else None)
-    data = Stream.next_items(training, rows, STEPS)
-    schedule = Falling(limits.get("seconds"), limits["epochs"] * len(data) if "epochs" in limits else None)
-    optimiser = Adam(model.params, lr=0.01 if options.quick else 0.001 if cell == "rnn" else 0.004)
     history = fit(
-        model, data, cross_entropy, optimiser, rng=options.seed, clip=1.0, schedule=schedule,
-        progress=options.progress, **limits,
+        model, Stream.next_items(training, rows, STEPS), cross_entropy,
+        Adam(model.params, lr=0.01 if options.quick else RATES[cell]), rng=options.seed, clip=1.0,
+        schedule=CosineSchedule(least=0.02),
+        **options.for_fit(cell, seconds=None if options.quick else 570, epochs=1 if options.quick else None),
     )  # fmt: skip
     return model, history
 

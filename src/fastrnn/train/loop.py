@@ -66,7 +66,8 @@ def fit(
     objective   instead of `loss`: a function of (model, batch, state) that returns an Outcome
     batch_size  rows of a batch; of a Stream they are its own
     rng         a seed or Generator: the order of batches, and the masks that dropout draws in the run
-    schedule    a function of the step, from 0 on, to a factor of the learning rate; Plateau learns of validations
+    schedule    a function of the step, from 0 on, to a factor of the learning rate; Plateau learns of validations,
+                CosineSchedule() of the end of the run
     clip        the largest norm that a step's gradient may have, beyond which it is scaled
     validation  data on which the loss is measured, or a function of the model to a number, the smaller the better
     validate_every  steps between validations; default: at the end of each epoch
@@ -174,6 +175,7 @@ class Run:
         self.base_rate = optimiser.lr
         self.history = History()
         self.epoch = self.position = 0  # of the next batch
+        self.batches = 1  # of an epoch
         self.states: list[Any] = []  # carried, one for each of this rank's shards
         self.waited = 0  # validations since the best
         self.best: dict[str, Array] | None = None
@@ -201,11 +203,12 @@ class Run:
 
     def run_epoch(self, keys: Any, show: Callable[[str, float, float], None]) -> None:
         """The batches of an epoch from the place on where the run is."""
+        self.batches = len(keys)
         for position in range(self.position, len(keys)):
             if self.finished():
                 return
             self.step(keys[position], position == len(keys) - 1)
-            show(self.label(), *self.done(len(keys)))
+            show(self.label(), self.done(), 1.0)
             if time.perf_counter() - self.saved_at > CHECKPOINT_SECONDS:
                 self.save()
 
@@ -217,7 +220,7 @@ class Run:
         states = self.states if self.data.carries and self.position else [None] * len(self.shards.mine)
         loss, grads, after = self.shards.gradients(self.model, self.data, key, self.seeded(number), states)
         norm = self.checked_norm(number, loss, grads)
-        factor = 1.0 if self.schedule is None else self.shards.agree(self.schedule(number))
+        factor = self.factor(number)
         with undivided():
             rate = self.base_rate * factor
             self.optimiser.lr = rate
@@ -240,6 +243,14 @@ class Run:
                 self.history.flow.append((number + 1, flows(self.model, batch)))
             self.validate()
             self.save()
+
+    def factor(self, number: int) -> float:
+        """What the learning rate is multiplied by at this step: on all ranks the same, though their clocks differ."""
+        if self.schedule is None:
+            return 1.0
+        if hasattr(self.schedule, "reach"):
+            self.schedule.reach(self.done())
+        return self.shards.agree(self.schedule(number))
 
     def seeded(self, number: int) -> Objective:
         """The objective, with the masks of dropout drawn for this step and shard, whoever computes it."""
@@ -310,15 +321,15 @@ class Run:
         self.history.stopped = why
         return bool(why)
 
-    def done(self, batches: int) -> tuple[float, float]:
-        """How far the run is, and its end, in the unit of the limit that is nearest."""
+    def done(self) -> float:
+        """How much of the run is over, from 0 to 1, by the limit that is nearest."""
         history, limits = self.history, self.limits
         reached = {
-            "epochs": (self.epoch + self.position / batches) / limits.get("epochs", math.inf),
+            "epochs": (self.epoch + self.position / self.batches) / limits.get("epochs", math.inf),
             "steps": history.steps / limits.get("steps", math.inf),
             "seconds": history.seconds / limits.get("seconds", math.inf),
         }
-        return max(reached.values()), 1.0
+        return min(max(reached.values()), 1.0)
 
     def label(self) -> str:
         """A line for the progress bar."""

@@ -26,6 +26,9 @@ class Schedule:
     def observe(self, metric: float) -> None:
         """Learn of a validation: its loss, or what else is the better the smaller; most schedules do not heed it."""
 
+    def reach(self, share: float) -> None:
+        """Learn, before a step, how much of the run is over, from 0 to 1; schedules of so many steps do not heed it."""
+
     def state_dict(self) -> dict[str, Any]:
         """What the factors depend on, beside the step and the constructor's arguments."""
         return {}
@@ -52,16 +55,21 @@ class StepSchedule(Schedule):
 class CosineSchedule(Schedule):
     """From 1 at step 0 along half a cosine to `least` at step `steps`, where it stays (Loshchilov & Hutter 2017).
 
-    As torch.optim.lr_scheduler.CosineAnnealingLR, which rises again after `steps`.
+    As torch.optim.lr_scheduler.CosineAnnealingLR, which rises again after `steps`. Without `steps` it falls to the end
+    of the run: of whichever limit of `fit` comes first, its seconds too.
     """
 
-    def __init__(self, steps: int, least: float = 0.0) -> None:
-        self.steps = checks.integer("steps", steps)
+    def __init__(self, steps: int | None = None, least: float = 0.0) -> None:
+        self.steps = None if steps is None else checks.integer("steps", steps)
         self.least = checks.probability("least", least)
+        self.share = 0.0
 
     def __call__(self, step: int) -> float:
-        done = min(read_step(step) / self.steps, 1.0)
+        done = min(read_step(step) / self.steps if self.steps else self.share, 1.0)
         return self.least + (1 - self.least) * (1 + math.cos(math.pi * done)) / 2
+
+    def reach(self, share: float) -> None:
+        self.share = checks.probability("share", share)
 
 
 class WarmUp(Schedule):
@@ -86,6 +94,10 @@ class WarmUp(Schedule):
     def observe(self, metric: float) -> None:
         if isinstance(self.then, Schedule):
             self.then.observe(metric)
+
+    def reach(self, share: float) -> None:
+        if isinstance(self.then, Schedule):
+            self.then.reach(share)
 
     def state_dict(self) -> dict[str, Any]:
         return self.then.state_dict() if isinstance(self.then, Schedule) else {}
