@@ -458,6 +458,8 @@ static int add_outer_blocks(const backward_state *b, ptrdiff_t term, ptrdiff_t e
 static void add_terms(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
     const int index = b->share->index, size = b->share->size;
     const fr_gradients *gradients = &b->run->gradients;
+    if (begin == end)
+        return;
     if (b->few) {
         if (add_few_block(b, begin, end - begin))
             return;
