@@ -213,18 +213,18 @@ static size_t lay_out(backward_state *b, char *scratch) {
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
     const size_t w = (size_t)weight_rows(b) * COLUMNS * VEC_BYTES;
-    const size_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS * VEC_BYTES;
+    const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
                             b->unpacked[0] ? 0 : w * (size_t)wide_panels(b->H),
                             b->unpacked[1] ? 0 : w * (size_t)wide_panels(b->I),
-                            b->few ? 0 : (size_t)b->share->size * block,
+                            b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES,
                             (size_t)b->capacity * sizeof(real *)};
     if (scratch) {
         char *next = scratch;
         b->d = (vec *)next;
         b->w_hh = (real *)(next += sizes[0]);
         b->w_ih = (real *)(next += sizes[1]);
-        b->block = (vec *)(next += sizes[2]) + b->share->index * OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS;
+        b->block = (vec *)(next += sizes[2]) + b->share->index * block;
         b->x = (const real **)(next += sizes[3]);
         b->h = (const real **)(next += sizes[4]);
         b->dx = (real **)(next += sizes[4]);

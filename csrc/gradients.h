@@ -420,6 +420,9 @@ static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t term
 
 static ptrdiff_t block_terms(ptrdiff_t term, ptrdiff_t end) { return end - term < BLOCK ? end - term : BLOCK; }
 
+/* Where the blocks lie of the wide-th panel of x or h that is packed at a time. */
+static vec *blocks_of(const backward_state *b, ptrdiff_t wide) { return b->block + wide * OUTER_BLOCKS * BLOCK * COLUMNS; }
+
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
  * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
  * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
@@ -431,54 +434,54 @@ static int add_outer_blocks(const backward_state *b, ptrdiff_t term, ptrdiff_t e
     const double item_flop = 2.0 * (double)(end_term - term) * COLUMNS * LANES * COLUMNS * LANES;
     for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
-        vec *block = b->block;
         for (ptrdiff_t wide = begin; wide < end; wide++) {
             const int from_x = wide < x_panels;
+            vec *block = blocks_of(b, wide - begin);
             for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
                 pack_block((from_x ? b->x : b->h) + k, block_terms(k, end_term), from_x ? b->I : b->H,
                            from_x ? wide : wide - x_panels, block);
         }
-        for (ptrdiff_t p = 0; p < b->panels; p++) {
-            block = b->block;
+        for (ptrdiff_t p = 0; p < b->panels; p++)
             for (ptrdiff_t wide = begin; wide < end; wide++) {
                 const ptrdiff_t item = wide * b->panels + p;
-                const int from_x = wide < x_panels, mine = item >= first && item < last;
-                if (mine && fr_share_worked(b->share, item_flop))
+                const int from_x = wide < x_panels;
+                if (item < first || item >= last)
+                    continue;
+                if (fr_share_worked(b->share, item_flop))
                     return 1;
+                const vec *block = blocks_of(b, wide - begin);
                 for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                    if (mine)
-                        add_outer(b, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
+                    add_outer(b, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
             }
-        }
     }
     return 0;
 }
 
-/* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. */
-static void add_terms(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
+/* Adds a block of terms to the biases' gradients that the share owns. */
+static void add_biases(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
     const fr_gradients *gradients = &b->run->gradients;
-    if (begin == end)
-        return;
-    if (b->few) {
-        if (add_few_block(b, begin, end - begin))
-            return;
-    } else {
-        for (ptrdiff_t term = begin; term < end; term += OUTER_BLOCKS * BLOCK)
-            if (add_outer_blocks(b, term, end - term < OUTER_BLOCKS * BLOCK ? end : term + OUTER_BLOCKS * BLOCK))
-                return;
-    }
     if (!gradients->b_ih && !gradients->b_hh)
         return;
-    for (; begin < end; begin += BLOCK)
-        for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
-            vec sum[COLUMNS] = {{0}};
-            const vec *d = b->d + (p * b->capacity + begin) * COLUMNS;
-            for (ptrdiff_t k = 0; k < block_terms(begin, end) * COLUMNS; k++)
-                sum[k % COLUMNS] += d[k];
-            add_bias(b, 1, sum, p, gradients->b_ih);
-            add_bias(b, 0, sum, p, gradients->b_hh);
-        }
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
+        vec sum[COLUMNS] = {{0}};
+        const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
+        for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
+            sum[k % COLUMNS] += d[k];
+        add_bias(b, 1, sum, p, gradients->b_ih);
+        add_bias(b, 0, sum, p, gradients->b_hh);
+    }
+}
+
+/* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. */
+static void add_terms(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
+    for (ptrdiff_t next; begin < end; begin = next) {
+        next = end - begin < OUTER_BLOCKS * BLOCK ? end : begin + OUTER_BLOCKS * BLOCK;
+        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, begin, next))
+            return;
+        for (ptrdiff_t term = begin; term < next; term += BLOCK)
+            add_biases(b, term, block_terms(term, next));
+    }
 }
 
 #endif
