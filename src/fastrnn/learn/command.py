@@ -60,11 +60,10 @@ def learn(options: argparse.Namespace) -> int:
     watch = Stopwatch()
     comm = ranks()
     task = import_module(f"{__package__}.{options.task}")
+    asked = {name: getattr(options, name) for name in names}
     try:
-        with blas.limited_to(
-            1
-        ):  # beside two threads of fastrnn, backward of `text` took 121 ms with two of them, not 69
-            asked = {name: getattr(options, name) for name in names}
+        # More threads of the BLAS would spin on fastrnn's cores: a backward of `text` took 121 ms instead of 69.
+        with blas.limited_to(1):
             result: Result = task.learn(Options(**asked, comm=comm, checkpoints=options.checkpoint))
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         raise UsageError(str(error)) from error
