@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import checks
-from .part import Part, PartGrads, PartTape, check_tape, gradient, valid_steps
+from .counting import valid_steps
+from .part import Part, PartGrads, PartTape, check_tape, gradient
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike

@@ -69,8 +69,13 @@ def read_lengths(shape: tuple[int, ...], lengths: ArrayLike | None) -> Array | N
         raise ValueError(
             f"lengths: expected None for losses of shape {checks.show(shape)}, not (T, B, ...), got lengths"
         )
-    ends = None if lengths is None else checks.lengths(lengths, shape[0], shape[1], batched=True)
-    return None if ends is None else np.arange(shape[0])[:, None] < ends
+    return None if lengths is None else valid_steps(lengths, shape[0], shape[1])
+
+
+def valid_steps(lengths: ArrayLike | None, T: int, B: int) -> Array | None:
+    """(T, B): whether each step is one of its row, None where all are."""
+    steps = checks.lengths(lengths, T, B, batched=True)
+    return None if steps is None else np.arange(T)[:, None] < steps
 
 
 def spread(values: Array, valid: Array | None, shape: tuple[int, ...]) -> Array:

@@ -11,7 +11,8 @@ import numpy as np
 from .. import checks
 from ..portable import portable
 from ..stack import drop
-from .part import Part, PartGrads, PartTape, check_tape, floating, gradient, valid_steps
+from .counting import valid_steps
+from .part import Part, PartGrads, PartTape, check_tape, floating, gradient
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike

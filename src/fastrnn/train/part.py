@@ -111,9 +111,3 @@ def floating(name: str, value: ArrayLike) -> Array:
     if array.dtype in (np.float32, np.float64):
         return checks.plain(array, np.dtype(array.dtype.type))
     return checks.contiguous(array, np.dtype(np.float32))
-
-
-def valid_steps(lengths: ArrayLike | None, T: int, B: int) -> Array | None:
-    """(T, B): whether each step is one of its row, None where all are."""
-    steps = checks.lengths(lengths, T, B, batched=True)
-    return None if steps is None else np.arange(T)[:, None] < steps
