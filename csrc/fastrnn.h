@@ -1,7 +1,7 @@
 /* fastrnn: the contract of the kernels.
  *
- *   T  time steps        I  input_size       G  gates of the cell (RNN 1, LSTM 4, GRU 3), rows of a weight per unit
- *   B  rows              H  hidden_size      S  values saved per unit, row and step (RNN 0, LSTM 5, GRU 4)
+ *   T  time steps        I  input_size       G  gates of the cell, rows of a weight per unit
+ *   B  rows              H  hidden_size      S  values saved per unit, row and step (cells/facts.h)
  *
  * `void *` stands for float or double, as the dtype says. Strides count elements and may be zero or negative; the
  * features of a row are contiguous. All sizes are at least 1. Nothing an argument calls const is written, and nothing
@@ -16,12 +16,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum { FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU } fr_cell;
+/* The cells, FR_LSTM and so on, in the order of spec.CELLS. */
+typedef enum {
+#define CELL(NAME, ...) FR_##NAME,
+#include "cells.def"
+    FR_CELLS
+} fr_cell;
 typedef enum { FR_F32, FR_F64 } fr_dtype;
 typedef enum { FR_EXP, FR_SIGMOID, FR_TANH } fr_activation;
 typedef enum { FR_OK = 0, FR_NO_MEMORY = -1, FR_INTERRUPTED = -2 } fr_status;
 
-/* The parameters of one direction, row-major. Gate order: LSTM i f g o, GRU r z n. */
+/* The parameters of one direction, row-major, the gates in the order of the table in spec.py. */
 typedef struct {
     const void *w_ih; /* (G*H, I) */
     const void *w_hh; /* (G*H, H) */
@@ -63,9 +68,9 @@ typedef struct {
     fr_sequence x;    /* (T, B, I); read only, and only at valid steps */
     fr_sequence y;    /* (T, B, H): h of each step, zero past a row's end; must not overlap x */
     const void *h0;   /* (B, H) */
-    const void *c0;   /* (B, H); LSTM only */
+    const void *c0;   /* (B, H); two states only */
     void *h;          /* (B, H): final state; may be h0 itself, or, where T is 1 and `lengths` NULL, y */
-    void *c;          /* (B, H); LSTM only; may be c0 itself */
+    void *c;          /* (B, H); two states only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
 } fr_forward_run;
 
@@ -86,9 +91,9 @@ typedef struct {
     const void *h0, *c0;   /* as in the forward call */
     const void *saved;     /* as the forward call left it; NULL where S is 0 */
     fr_sequence dy;        /* (T, B, H), or data NULL for zero; read only at valid steps */
-    const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc LSTM only */
+    const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc two states only */
     fr_sequence dx;        /* (T, B, I): written; zero past a row's end; the directions of a layer share it: their sum */
-    void *dh0, *dc0;       /* (B, H): written; dc0 LSTM only; distinct from dh, dc, h0, c0 */
+    void *dh0, *dc0;       /* (B, H): written; dc0 two states only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
     void *dh_steps, *dc_steps; /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step;
                                   left unwritten past a row's end */

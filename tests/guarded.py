@@ -69,12 +69,12 @@ class Job:
 
     def __init__(self, cell, dtype, T, B, I, H, D, with_lengths):
         rng = np.random.default_rng(0)
-        G, C = cell.gates * H, cell.states
+        G, C = len(cell.gates) * H, len(cell.states)
 
         def draw(*shape):
             return rng.uniform(-1, 1, shape).astype(dtype)
 
-        self.cell, self.saved = cell, np.zeros((D, T, B, cell.saved, H), dtype)
+        self.cell, self.saved = cell, np.zeros((D, T, B, len(cell.saved), H), dtype)
         self.weights = [[draw(G, I), draw(G, H), draw(G), draw(G)] for _ in range(D)]
         self.x, self.dy = draw(T, B, I), draw(T, B, D * H)
         self.state, self.dstate = [draw(D, B, H) for _ in range(C)], [draw(D, B, H) for _ in range(C)]

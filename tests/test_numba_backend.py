@@ -116,7 +116,7 @@ class Case:
 
     def __init__(self, cell, T, B, I, H, D=2, dtype=np.float64, lengths=False, view=np.ascontiguousarray, seed=0):
         rng = np.random.default_rng(seed)
-        G = cell.gates * H
+        G = len(cell.gates) * H
 
         def uniform(*shape):
             return rng.uniform(-1, 1, shape).astype(dtype)
@@ -125,7 +125,7 @@ class Case:
         shapes = (G, I), (G, H), (G,), (G,)
         self.weights = [Weights(*[uniform(*shape) / dtype(H) ** 0.5 for shape in shapes]) for _ in range(D)]
         self.x, self.dy = view(uniform(T, B, I)), view(uniform(T, B, D * H))
-        self.state, self.dstate = ([uniform(D, B, H) for _ in range(cell.states)] for _ in range(2))
+        self.state, self.dstate = ([uniform(D, B, H) for _ in cell.states] for _ in range(2))
         self.lengths = rng.integers(0, T + 1, B) if lengths else None
 
     def run(self, backend, train=True):
@@ -133,7 +133,7 @@ class Case:
         cell, (T, B, _), dtype = self.cell, self.x.shape, self.x.dtype
         y, dx = (self.view(np.empty(v.shape, dtype)) for v in (self.dy, self.x))
         out, dstate0 = ([np.empty_like(s) for s in self.state] for _ in range(2))
-        saved = np.empty((len(self.weights), T, B, cell.saved, self.state[0].shape[-1]), dtype) if train else None
+        saved = np.empty((len(self.weights), T, B, len(cell.saved), self.state[0].shape[-1]), dtype) if train else None
         backend.forward(backend.pack(cell, self.weights, 1), self.x, self.state, self.lengths, y, out, saved, 1)
         if not train:
             return [y, *out]
@@ -149,7 +149,7 @@ def assert_close(case):
     (T, _, I), H = case.x.shape, case.state[0].shape[-1]
     tolerance = 4 * np.ceil(np.log2((I + H) * T)) * np.finfo(case.x.dtype).eps
     for k, (actual, expected) in enumerate(zip(case.run(numba_loops), case.run(reference), strict=True)):
-        factor = 1 if k <= case.cell.states else 2
+        factor = 1 if k <= len(case.cell.states) else 2
         assert np.abs(actual - expected).max() <= factor * tolerance * np.abs(expected).max()
 
 
@@ -208,7 +208,7 @@ def test_repeated_and_read_only_input():
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_training_and_inference_agree(cell, dtype):
     case = Case(cell, 20, 6, 5, 33, dtype=dtype, lengths=True)
-    assert_all_same_bits(case.run(numba_loops, train=False), case.run(numba_loops)[: 1 + cell.states])
+    assert_all_same_bits(case.run(numba_loops, train=False), case.run(numba_loops)[: 1 + len(cell.states)])
 
 
 @pytest.mark.parametrize("cell", [RNN_TANH, RNN_RELU, GRU], ids=lambda cell: cell.name)

@@ -120,7 +120,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
         Prefix, dtype, options and errors are as in a layer's `from_state_dict`.
         """
         arrays = read_arrays(under(prefix, mapping), prefix)
-        cell = cls(**read_sizes(arrays, cls._cell.gates, prefix, layers=False) | options)
+        cell = cls(**read_sizes(arrays, len(cls._cell.gates), prefix, layers=False) | options)
         cell.load_state_dict(arrays)
         return cell
 

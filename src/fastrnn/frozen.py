@@ -182,7 +182,7 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
 
     def _read_out(self, out: Any, y_shape: Shape, shape: Shape) -> tuple[Array, tuple[Array, ...]]:
         """The arrays to write into."""
-        dtype, states = self._spec.dtype, self._spec.cell.states
+        dtype, states = self._spec.dtype, len(self._spec.cell.states)
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError(f"out: expected a pair (y, state), got {checks.kind(out)}")
         y = checks.output("out[0]", out[0], y_shape, dtype, contiguous=True)

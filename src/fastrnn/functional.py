@@ -46,7 +46,7 @@ def read_weights(cell: Cell, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: Bias, b_hh:
     inputs, hidden = (checks.columns(name, checks.real(name, w)) for name, w in (("w_ih", w_ih), ("w_hh", w_hh)))
     dtype = checks.float_dtype(inputs.dtype.newbyteorder("="), "w_ih")
     H = hidden.shape[-1]
-    rows = cell.gates * H
+    rows = len(cell.gates) * H
     checks.shaped("w_hh", hidden, (rows, H))
     checks.shaped("w_ih", inputs, (rows, "I"))
     biases = [

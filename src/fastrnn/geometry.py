@@ -78,7 +78,7 @@ class DescribedCell:
         """
         spec = self._spec
         found: dict[str, Any] = {"input_size": spec.input_size, "hidden_size": spec.hidden_size}
-        if spec.cell.gates == 1:
+        if len(spec.cell.gates) == 1:
             found["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
         return found | {"bias": spec.bias, "dtype": spec.dtype.name}
 
@@ -88,7 +88,7 @@ class DescribedCell:
         return as_state(self._zeros(*rows, self._spec.hidden_size), (*rows, self._spec.hidden_size))
 
     def _zeros(self, *shape: int) -> tuple[Array, ...]:
-        return tuple([zeros(shape, self._spec.dtype) for _ in range(self._spec.cell.states)])
+        return tuple([zeros(shape, self._spec.dtype) for _ in self._spec.cell.states])
 
 
 class DescribedLayer(DescribedCell):
@@ -145,7 +145,7 @@ def describe(name: str, spec: LayerSpec) -> str:
     """The call that makes a layer or cell of this spec, without the defaults."""
     options = {
         "num_layers": (spec.num_layers, 1),
-        "nonlinearity": (spec.cell.name.removeprefix("rnn_"), "tanh" if spec.cell.gates == 1 else spec.cell.name),
+        "nonlinearity": (spec.cell.name.removeprefix("rnn_"), "tanh" if len(spec.cell.gates) == 1 else spec.cell.name),
         "bias": (spec.bias, True),
         "batch_first": (spec.batch_first, False),
         "dropout": (spec.dropout, 0.0),
@@ -189,8 +189,8 @@ def read_state(
 ) -> tuple[Array, ...]:
     """The parts of an initial state, each of `shape`, as C-contiguous arrays of the shape `inner`; zeros for None."""
     if state is None:
-        return tuple([zeros(inner, spec.dtype) for _ in range(spec.cell.states)])
-    return checks.state(state, spec.cell.states, shape, inner, spec.dtype, copy)
+        return tuple([zeros(inner, spec.dtype) for _ in spec.cell.states])
+    return checks.state(state, len(spec.cell.states), shape, inner, spec.dtype, copy)
 
 
 def as_state(parts: tuple[Array, ...], shape: tuple[int, ...]) -> Any:

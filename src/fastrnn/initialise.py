@@ -45,7 +45,7 @@ def draw(
 ) -> dict[str, Array]:
     """Parameters of these shapes, in order; both biases of a forget gate together are `forget`."""
     arrays = draw_keras(shapes, spec, rng) if init == "keras" else draw_torch(shapes, spec, rng)
-    if "f" in spec.cell.keeps:
+    if "f" in spec.cell.gates:
         if forget is None and init == "keras":
             forget = 1.0  # Jozefowicz et al., An empirical exploration of recurrent network architectures (2015)
         if forget is not None:
@@ -80,7 +80,7 @@ def draw_keras(shapes: Shapes, spec: LayerSpec, rng: np.random.Generator) -> dic
 
 def set_forget_bias(arrays: dict[str, Array], spec: LayerSpec, value: float) -> None:
     """Make the biases of every forget gate sum to `value`."""
-    f = spec.cell.keeps.index("f")
+    f = spec.cell.gates.index("f")
     rows = slice(f * spec.hidden_size, (f + 1) * spec.hidden_size)
     for name, array in arrays.items():
         if name.startswith("bias"):

@@ -110,7 +110,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         Raises TypeError or ValueError for names that no such layer has, and as `load_state_dict` does.
         """
         arrays = read_arrays(under(prefix, mapping), prefix)
-        layer = cls(**read_sizes(arrays, cls._cell.gates, prefix, layers=True) | options)
+        layer = cls(**read_sizes(arrays, len(cls._cell.gates), prefix, layers=True) | options)
         layer.load_state_dict(arrays)
         return layer
 
@@ -185,8 +185,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         spec, call = self._spec, tape.call
         T, B = call.x.shape[:2]
         shape = state_shape(spec, B, call.batched)
-        nothing = None if spec.cell.states == 1 else (None, None)
-        named = checks.parts("dstate", nothing if dstate is None else dstate, spec.cell.states)
+        nothing = None if len(spec.cell.states) == 1 else (None, None)
+        named = checks.parts("dstate", nothing if dstate is None else dstate, len(spec.cell.states))
         dafter = checks.gradients(named, shape, spec.inner_state(B), spec.dtype)
         if dy is not None:
             dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))

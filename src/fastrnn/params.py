@@ -36,7 +36,7 @@ def layer_suffixes(spec: LayerSpec) -> list[list[str]]:
 
 def shapes(spec: LayerSpec, suffixes: list[list[str]]) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter, in torch's order."""
-    rows, H = spec.cell.gates * spec.hidden_size, spec.hidden_size
+    rows, H = len(spec.cell.gates) * spec.hidden_size, spec.hidden_size
     found: dict[str, tuple[int, ...]] = {}
     for k, layer in enumerate(suffixes):
         inputs = spec.output_size if k else spec.input_size
@@ -64,7 +64,7 @@ ARRAY_BYTES = 256  # that an array and its name take, at the least, beside its e
 
 def check_memory(spec: LayerSpec) -> None:
     """A MemoryError, before any of the parameters is named or drawn, where they could not all be allocated."""
-    rows, biases = spec.directions * spec.cell.gates * spec.hidden_size, 2 if spec.bias else 0
+    rows, biases = spec.directions * len(spec.cell.gates) * spec.hidden_size, 2 if spec.bias else 0
     columns = spec.input_size + (spec.num_layers - 1) * spec.output_size + spec.num_layers * (spec.hidden_size + biases)
     arrays = spec.num_layers * spec.directions * (2 + biases)
     try:

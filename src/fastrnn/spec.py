@@ -1,35 +1,57 @@
-"""What tells the recurrent cells apart, for the code that treats them alike."""
+"""The table of the recurrent cells: the facts about each that the code around the equations reads.
+
+A cell's equations stand in each backend; everything else about it is here. `csrc/cells.def` is written from this table.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
+NONE = "-"  # a column that x, or h, does not feed
+
+
+class Phase(NamedTuple):
+    """The products of a step by the columns of a tile of pre-activations.
+
+    A column is fed by x through the rows of W_ih of a gate, by h through those of W_hh. The columns that x feeds are
+    neighbours, the first ones; so are those that h feeds, up to the last.
+    """
+
+    x: str  # the gate of each column, NONE where x does not feed it
+    h: str
+
 
 class Cell(NamedTuple):
-    """The shape of a cell's arithmetic; its equations live in each backend."""
+    """The shape of a cell's arithmetic.
+
+    gates    rows of weight_ih and weight_hh: hidden_size of each gate, in this order
+    states   the parts of the state: h, or h and c
+    saved    the values of each hidden unit, row and step that a tape has beside x and y
+    phases   the products of a step, one after the other
+    carries  whether the previous h enters the step beside the recurrent product too
+    """
 
     name: str
-    gates: int  # rows of weight_ih and weight_hh per hidden unit
-    states: int  # 1: the state is h; 2: it is (h, c)
-    keeps: tuple[str, ...] = ()  # what a tape has of each hidden unit, row and step, beside x and y
-
-    @property
-    def saved(self) -> int:
-        return len(self.keeps)
+    gates: str
+    states: str
+    saved: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    carries: bool = False
 
 
-RNN_TANH = Cell("rnn_tanh", gates=1, states=1)
-RNN_RELU = Cell("rnn_relu", gates=1, states=1)
-LSTM = Cell("lstm", gates=4, states=2, keeps=("i", "f", "g", "o", "c"))  # its gates are the first four
-GRU = Cell("gru", gates=3, states=1, keeps=("r", "z", "n", "hn"))  # its gates, and W_hn h + b_hn
+RNN_TANH = Cell("rnn_tanh", gates="a", states="h", saved=(), phases=(Phase(x="a", h="a"),))
+RNN_RELU = RNN_TANH._replace(name="rnn_relu")
+LSTM = Cell("lstm", gates="ifgo", states="hc", saved=("i", "f", "g", "o", "c"), phases=(Phase(x="ifgo", h="ifgo"),))
+# hn: W_hn h + b_hn, which r multiplies
+GRU = Cell("gru", "rzn", states="h", saved=("r", "z", "n", "hn"), phases=(Phase(x="nrz-", h="-rzn"),), carries=True)
 
 CELLS = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU)}
 
 
 class Weights(NamedTuple):
-    """The parameters of one direction of one layer, or their gradients."""
+    """The parameters of one direction of one layer, or their gradients; G gates, H hidden units, I inputs."""
 
-    w_ih: np.ndarray  # (gates·H, I)
-    w_hh: np.ndarray  # (gates·H, H)
-    b_ih: np.ndarray | None = None  # (gates·H,)
-    b_hh: np.ndarray | None = None  # (gates·H,)
+    w_ih: np.ndarray  # (G·H, I)
+    w_hh: np.ndarray  # (G·H, H)
+    b_ih: np.ndarray | None = None  # (G·H,)
+    b_hh: np.ndarray | None = None  # (G·H,)

@@ -66,7 +66,7 @@ def record(
     if x.size == 0:
         return tuple(part.copy() for part in state), []
     after = tuple(empty(part.shape, spec.dtype) for part in state)
-    (T, B, _), D, S, threads = x.shape, spec.directions, spec.cell.saved, config.get_num_threads()
+    (T, B, _), D, S, threads = x.shape, spec.directions, len(spec.cell.saved), config.get_num_threads()
     runs: list[Run] = []
     for k, layer in enumerate(weights):
         kept = None

@@ -54,7 +54,7 @@ class Tape:
         W_hn h + b_hn; RNN has none. Each is (T, B, H), with batch_first (B, T, H), unbatched (T, H), of a cell (B, H)
         or (H,), and read-only. Past a row's length the values mean nothing.
         """
-        names = self.spec.cell.keeps
+        names = self.spec.cell.saved
         return tuple(
             {} if run.saved is None else {name: self._given(run.saved[d, :, :, s]) for s, name in enumerate(names)}
             for run in self.runs

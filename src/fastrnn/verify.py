@@ -107,12 +107,12 @@ def inputs(case: Case, dtype: str) -> Inputs:
     def weight(*shape: int) -> np.ndarray:
         return rng.uniform(-(H**-0.5), H**-0.5, shape).astype(dtype)
 
-    rows = spec.gates * H
+    rows = len(spec.gates) * H
     weights = tuple(
         Weights(weight(rows, I), weight(rows, H), *((weight(rows), weight(rows)) if bias else ())) for _ in range(D)
     )
     x, dy = normal(T, B, I), positive(T, B, D * H)
-    state, dstate = (tuple(draw(D, B, H) for _ in range(spec.states)) for draw in (normal, positive))
+    state, dstate = (tuple(draw(D, B, H) for _ in spec.states) for draw in (normal, positive))
     lengths = None
     if ragged:
         lengths = rng.integers(0, T + 1, B)
@@ -135,7 +135,7 @@ def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[
     spec, dtype = CELLS[case.cell], given.x.dtype
     (T, B, _), (D, _, H) = given.x.shape, given.state[0].shape
     y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
-    saved = unset((D, T, B, spec.saved, H), dtype) if spec.saved else None
+    saved = unset((D, T, B, len(spec.saved), H), dtype) if spec.saved else None
     packed = backend.pack(spec, given.weights, 1)
     backend.forward(packed, given.x, given.state, given.lengths, y, out, saved, threads)
 

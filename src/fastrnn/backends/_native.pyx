@@ -19,10 +19,11 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
+from ..spec import CELLS as TABLE
+
 
 cdef extern from "fastrnn.h" nogil:
-    ctypedef enum fr_cell:
-        FR_RNN_TANH, FR_RNN_RELU, FR_LSTM, FR_GRU
+    ctypedef int fr_cell  # an enumeration
     ctypedef enum fr_dtype:
         FR_F32, FR_F64
     ctypedef enum fr_activation:
@@ -117,7 +118,14 @@ cdef extern from "fastrnn.h" nogil:
     fr_status fr_read_bandwidth(size_t, int, double, double *)
 
 
-cdef extern from "schedule.h" nogil:
+cdef extern from "cells/facts.h" nogil:
+    ctypedef struct fr_cell_facts:
+        int gates
+        int states
+        int saved
+    const fr_cell_facts *fr_cells
+
+cdef extern from "run/schedule.h" nogil:
     ctypedef struct fr_schedule:
         int threads
         int by_units
@@ -134,7 +142,7 @@ cdef extern from "schedule.h" nogil:
     fr_part fr_deal(int, int, int, ptrdiff_t, ptrdiff_t)
 
 
-cdef dict CELLS = {"rnn_tanh": FR_RNN_TANH, "rnn_relu": FR_RNN_RELU, "lstm": FR_LSTM, "gru": FR_GRU}
+cdef dict CELLS = {name: code for code, name in enumerate(TABLE)}  # fr_cell has their order
 cdef dict RULES = {"sgd": FR_SGD, "rmsprop": FR_RMSPROP, "adam": FR_ADAM}
 cdef dict ACTIVATIONS = {"exp": FR_EXP, "sigmoid": FR_SIGMOID, "tanh": FR_TANH}
 cdef dict DTYPES = {"f": FR_F32, "d": FR_F64}
@@ -296,8 +304,7 @@ cdef Shape shape_of(object x, object h) except *:
 
 
 cdef double flop(fr_cell cell, Shape *s, ptrdiff_t directions):
-    cdef double gates = 4 if cell == FR_LSTM else 3 if cell == FR_GRU else 1
-    return 2 * gates * directions * s.T * s.B * s.H * (s.I + s.H)
+    return 2.0 * fr_cells[cell].gates * directions * s.T * s.B * s.H * (s.I + s.H)
 
 
 cdef fr_weights weights_of(object w) except *:
@@ -358,8 +365,8 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
     cdef fr_forward_run runs[2]
     cdef fr_forward_run *run
     cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
-    cdef bint lstm = packed.cell == FR_LSTM
-    cdef ptrdiff_t saved_size = s.T * s.B * s.H * (5 if lstm else 4 if packed.cell == FR_GRU else 0) * s.item
+    cdef bint has_c = fr_cells[packed.cell].states == 2
+    cdef ptrdiff_t saved_size = s.T * s.B * s.H * fr_cells[packed.cell].saved * s.item
     cdef char *saved_data = <char *>pointer(saved if saved_size else None, PyBUF_WRITABLE)
     cdef fr_status status
     cdef fr_interrupted *ask
@@ -372,8 +379,8 @@ def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int 
         run.y = sequence(y, d * s.H, s.item, PyBUF_WRITABLE)
         run.h0 = part(state[0], d, &s)
         run.h = part(out_state[0], d, &s, PyBUF_WRITABLE)
-        run.c0 = part(state[1], d, &s) if lstm else NULL
-        run.c = part(out_state[1], d, &s, PyBUF_WRITABLE) if lstm else NULL
+        run.c0 = part(state[1], d, &s) if has_c else NULL
+        run.c = part(out_state[1], d, &s, PyBUF_WRITABLE) if has_c else NULL
         run.saved = NULL if saved_data == NULL else saved_data + d * saved_size
     if flop(packed.cell, &s, packed.count) < LEAST_FLOP_WITHOUT_GIL:
         status = fr_forward(runs, packed.count, s.T, s.B, row_lengths, threads, NULL)
@@ -389,8 +396,9 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
     cdef fr_backward_run runs[2]
     cdef fr_backward_run *run
     cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
-    cdef bint lstm = cell.states == 2
-    cdef ptrdiff_t saved_size = s.T * s.B * s.H * <ptrdiff_t>cell.saved * s.item
+    cdef fr_cell code = CELLS[cell.name]
+    cdef bint has_c = fr_cells[code].states == 2
+    cdef ptrdiff_t saved_size = s.T * s.B * s.H * fr_cells[code].saved * s.item
     cdef char *saved_data = <char *>pointer(saved if saved_size else None)
     cdef fr_status status
     cdef fr_interrupted *ask
@@ -398,7 +406,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
     memset(runs, 0, sizeof(runs))
     for d in range(len(weights)):
         run = &runs[d]
-        run.cell, run.dtype, run.input_size, run.hidden_size = CELLS[cell.name], s.dtype, s.I, s.H
+        run.cell, run.dtype, run.input_size, run.hidden_size = code, s.dtype, s.I, s.H
         run.weights = weights_of(weights[d])
         run.reverse = d
         run.x = sequence(x, 0, s.item)
@@ -408,7 +416,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         run.h0 = part(state[0], d, &s)
         run.dh = part(dstate[0], d, &s)
         run.dh0 = part(dstate0[0], d, &s, PyBUF_WRITABLE)
-        if lstm:
+        if has_c:
             run.c0 = part(state[1], d, &s)
             run.dc = part(dstate[1], d, &s)
             run.dc0 = part(dstate0[1], d, &s, PyBUF_WRITABLE)
@@ -419,7 +427,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         run.gradients.b_hh = pointer(dweights[d].b_hh, PyBUF_WRITABLE)
         if dsteps is not None:
             run.dh_steps = pointer(dsteps[0][d], PyBUF_WRITABLE)
-            run.dc_steps = pointer(dsteps[1][d], PyBUF_WRITABLE) if lstm else NULL
+            run.dc_steps = pointer(dsteps[1][d], PyBUF_WRITABLE) if has_c else NULL
     d = len(weights)
     ask = asker()
     with nogil:
@@ -504,8 +512,8 @@ cdef class CellStep:
     cdef bint read(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, StepCall *s) except -1:
         """Whether all arguments are plain and fit together; else the caller checks and converts."""
         s.code = CELLS[cell.name]
-        s.parts = 2 if s.code == FR_LSTM else 1
-        cdef ptrdiff_t gates = 4 if s.code == FR_LSTM else 3 if s.code == FR_GRU else 1
+        s.parts = fr_cells[s.code].states
+        cdef ptrdiff_t gates = fr_cells[s.code].gates
         s.kind = c"f"
         if not self.matrix(s.kind, w_hh, &s.hh, -1):
             s.kind = c"d"
@@ -607,8 +615,8 @@ cdef class CellStep:
         output = self.array(&s, inner, &y)
         saved.data = NULL
         if cell.saved:
-            kept = self.array(&s, (s.B * <ptrdiff_t>cell.saved, s.H), &saved)
-            kept = kept.reshape((1, 1, s.B, cell.saved, s.H))
+            kept = self.array(&s, (s.B * fr_cells[s.code].saved, s.H), &saved)
+            kept = kept.reshape((1, 1, s.B, len(cell.saved), s.H))
         self.step(&s, y.data, saved.data, threads)
         return after[0] if s.parts == 1 else tuple(after), output, tuple(before), kept
 
@@ -657,17 +665,17 @@ cdef class Shortcut:
     cdef ptrdiff_t input_size, hidden_size, num_layers, directions, runs
     cdef Py_ssize_t item
     cdef char kind
-    cdef bint lstm, cell, batch_first
+    cdef bint has_c, cell, batch_first
     cdef double row_flop
 
     def __cinit__(self, layers, spec, ndarray, empty, cell):
-        cdef double gates = spec.cell.gates
+        cdef double gates = len(spec.cell.gates)
         self.layers, self.ndarray, self.empty, self.dtype = layers, ndarray, empty, spec.dtype
         self.input_size, self.hidden_size, self.item = spec.input_size, spec.hidden_size, spec.dtype.itemsize
         self.num_layers, self.directions = spec.num_layers, spec.directions
         self.runs = self.num_layers * self.directions
         self.kind = ord(spec.dtype.char)
-        self.lstm, self.cell, self.batch_first = spec.cell.states == 2, cell, spec.batch_first
+        self.has_c, self.cell, self.batch_first = len(spec.cell.states) == 2, cell, spec.batch_first
         self.row_flop = 2 * gates * self.hidden_size * (self.input_size + self.hidden_size) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags, char other=0) except -1:
@@ -683,7 +691,7 @@ cdef class Shortcut:
         return result.shape[result.ndim - 1] == self.hidden_size and (rows < 0 or result.shape[i] == rows)
 
     cdef bint plain_states(self, object state, ptrdiff_t rows, Plain *parts, int flags) except -1:
-        if not self.lstm:
+        if not self.has_c:
             return self.plain_state(state, rows, &parts[0], flags)
         if type(state) is not tuple or len(<tuple>state) != 2:
             return False
@@ -707,7 +715,7 @@ cdef class Shortcut:
 
     cdef object empty_state(self, object shape):
         cdef object h = self.empty(shape, self.dtype)
-        return (h, self.empty(shape, self.dtype)) if self.lstm else h
+        return (h, self.empty(shape, self.dtype)) if self.has_c else h
 
     def step(self, x_t, state, out, int threads):
         """(y, state), or for a cell the state; None if an argument is not plain: the caller checks and converts then.
@@ -718,14 +726,14 @@ cdef class Shortcut:
         cdef Plain y
         cdef Plain now[2]
         cdef Plain after[2]
-        cdef int parts = 2 if self.lstm else 1, i, k
+        cdef int parts = 2 if self.has_c else 1, i, k
         if not self.plain(x_t, &x, 0) or x.ndim > 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
             return None
         cdef ptrdiff_t rows = x.shape[0] if x.ndim == 2 else -1
         if not self.plain_states(state, rows, now, 0):
             return None
         if out is None:
-            shape = (state[0] if self.lstm else state).shape
+            shape = (state[0] if self.has_c else state).shape
             out_state = self.empty_state(shape)
             if self.cell:
                 out = out_state
@@ -768,7 +776,7 @@ cdef class Shortcut:
 
     cdef void set_state(self, fr_forward_run *run, Plain *now, Plain *after, ptrdiff_t offset) noexcept:
         run.h0, run.h = now[0].data + offset, after[0].data + offset
-        if self.lstm:
+        if self.has_c:
             run.c0, run.c = now[1].data + offset, after[1].data + offset
 
     cdef int run(
@@ -797,7 +805,7 @@ cdef class Shortcut:
         cdef fr_forward_run runs[2]
         cdef ptrdiff_t T, B = 1, rows = -1, size, width = self.directions * self.hidden_size
         cdef const int64_t *row_lengths
-        cdef int parts = 2 if self.lstm else 1, batch = 0 if self.batch_first else 1, i, k, d
+        cdef int parts = 2 if self.has_c else 1, batch = 0 if self.batch_first else 1, i, k, d
         cdef tuple state_shape, shape
         if not self.plain(sequence, &x, 0) or x.ndim < 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
             return None

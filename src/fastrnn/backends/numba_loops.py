@@ -31,7 +31,7 @@ def packing(dtype):
 @cache
 def forward_loop(cell_name, dtype):
     cell, f = CELLS[cell_name], kernels.LAYOUTS[cell_name]
-    loop = kernels.build_forward(cell.gates, cell.states, cell.saved, f.forward, f.units, f.first, f.count, f.hidden)
+    loop = kernels.build_forward(len(cell.gates), len(cell.states), len(cell.saved), f.forward, f.units, f.first, f.count, f.hidden)
     real = from_dtype(dtype)
     x, y = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, end = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
@@ -43,7 +43,7 @@ def forward_loop(cell_name, dtype):
 @cache
 def backward_loop(cell_name, dtype):
     cell = CELLS[cell_name]
-    loop = kernels.build_backward(cell.gates, cell.states, cell.saved, kernels.LAYOUTS[cell_name].backward)
+    loop = kernels.build_backward(len(cell.gates), len(cell.states), len(cell.saved), kernels.LAYOUTS[cell_name].backward)
     real = from_dtype(dtype)
     x, dx = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, dstart = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
@@ -103,10 +103,10 @@ def pack(cell, weights, threads, steps=None):
         (_, I), H = w.w_ih.shape, w.w_hh.shape[1]
         padded = -(-H // f.units) * f.units
         # Not made and returned by the compiled code: Numba cannot hand an array out while a signal's handler raises.
-        arrays = [np.zeros(rows * padded, dtype) for rows in (I * cell.gates, H * cell.gates, f.count)]
+        arrays = [np.zeros(rows * padded, dtype) for rows in (I * len(cell.gates), H * len(cell.gates), f.count)]
         given = w.w_ih, w.w_hh, flat(w.b_ih, dtype), flat(w.b_hh, dtype)
-        sizes = cell.gates, f.units, f.count, f.hidden - f.first
-        for first, last in parts(padded // f.units, PACK_FLOP * cell.gates * f.units * (I + H)):
+        sizes = len(cell.gates), f.units, f.count, f.hidden - f.first
+        for first, last in parts(padded // f.units, PACK_FLOP * len(cell.gates) * f.units * (I + H)):
             packing(dtype)(*arrays, *given, *sizes, first, last)
         packed.directions.append(arrays)
     return packed
@@ -124,7 +124,7 @@ def forward(packed, x, state, lengths, y, out_state, saved, threads):
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(lengths, T, B)
     loop = forward_loop(packed.cell.name, x.dtype)
-    row_flop = 2 * packed.cell.gates * H * (I + H)
+    row_flop = 2 * len(packed.cell.gates) * H * (I + H)
     for d, direction in enumerate(packed.directions):
         after = out_state[0][d], out_state[-1][d]
         for top, end in parts(B, row_flop):
@@ -142,7 +142,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(lengths, T, B)
     loop = backward_loop(cell.name, x.dtype)
-    row_flop = 4 * cell.gates * H * (I + H)
+    row_flop = 4 * len(cell.gates) * H * (I + H)
     bounds = parts(T, B * row_flop)
     rows = parts(B, row_flop) if len(bounds) == T else [(0, B)]  # in parts of several steps, terms would change places
     dx[...] = 0
@@ -164,6 +164,6 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
 
 def room_for_terms(cell, size, I, H, dtype):
     """For the x, h, da, du, and the (step, row) of the terms whose sum joins the gradients at once."""
-    G = cell.gates * H
+    G = len(cell.gates) * H
     x, h, da = np.empty(size * I, dtype), np.empty(size * H, dtype), np.empty(size * G, dtype)
-    return x, h, da, np.empty(size * G, dtype) if cell.gates == 3 else da, np.empty((size, 2), np.intp)
+    return x, h, da, np.empty(size * G, dtype) if cell.phases[0].x != cell.phases[0].h else da, np.empty((size, 2), np.intp)

@@ -124,7 +124,7 @@ def forward(packed, x, state, lengths, y, out_state, saved, threads):
     T, H = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
         h = state[0][d].copy()
-        c = state[1][d].copy() if cell.states == 2 else None
+        c = state[1][d].copy() if len(cell.states) == 2 else None
         y_d = y[:, :, d * H : (d + 1) * H]
         y_d[...] = 0
         for t in steps(T, reverse=d == 1):
@@ -155,7 +155,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
             t = order[k]
             rows = live_rows(lengths, t)
             h_prev, c_prev = previous_state(cell, order, k, d, rows, y_d, state, lengths, saved)
-            keep = () if saved is None else [saved[d, t, rows, s] for s in range(cell.saved)]
+            keep = () if saved is None else [saved[d, t, rows, s] for s in range(len(cell.saved))]
             dh_t = dh[rows] if dy is None else dh[rows] + dy[t, rows, d * H : (d + 1) * H]
             if dsteps is not None:
                 for part, now in zip(dsteps, (dh_t, dc[rows])):
@@ -163,7 +163,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
             da, du, dh_prev, dc_prev = step(dh_t, dc[rows], y_d[t, rows], h_prev, c_prev, keep)
 
             dh[rows] = du @ w.w_hh + dh_prev
-            if cell.states == 2:
+            if len(cell.states) == 2:
                 dc[rows] = dc_prev
             dx[t, rows] += da @ w.w_ih
             dw.w_ih[...] += da.T @ x[t, rows]
@@ -173,18 +173,18 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
             if dw.b_hh is not None:
                 dw.b_hh[...] += du.sum(axis=0)
         dstate0[0][d] = dh
-        if cell.states == 2:
+        if len(cell.states) == 2:
             dstate0[1][d] = dc
 
 
 def previous_state(cell, order, k, d, rows, y_d, state, lengths, saved):
     """h and c before the k-th visited step: the initial state where a row's sequence starts there."""
-    h, c = state[0][d][rows], state[1][d][rows] if cell.states == 2 else None
+    h, c = state[0][d][rows], state[1][d][rows] if len(cell.states) == 2 else None
     if k == 0:
         return h, c
     t_prev = order[k - 1]
     h_prev = y_d[t_prev, rows]
-    c_prev = saved[d, t_prev, rows, 4] if cell.states == 2 else None
+    c_prev = saved[d, t_prev, rows, cell.saved.index("c")] if len(cell.states) == 2 else None
     if lengths is None:
         return h_prev, c_prev
     started = (lengths[rows] > t_prev)[:, None]

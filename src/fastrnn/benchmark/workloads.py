@@ -16,7 +16,7 @@ from ..spec import CELLS as SPECS
 CELLS = ("rnn", "lstm", "gru")
 MODES = ("forward", "training")
 MOST_ELEMENTS = 1 << 40  # of an array: terabytes
-GATES = {"rnn": SPECS["rnn_tanh"].gates, "lstm": SPECS["lstm"].gates, "gru": SPECS["gru"].gates}
+GATES = {"rnn": len(SPECS["rnn_tanh"].gates), "lstm": len(SPECS["lstm"].gates), "gru": len(SPECS["gru"].gates)}
 
 
 class Size(NamedTuple):

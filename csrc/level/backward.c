@@ -1,8 +1,9 @@
 /* The backward pass. Only dh is sequential: a tile of it is dy + du W_hh of the step after, then the cell's derivative,
  * which leaves the columns' gradients in `d`. The rest are large products over the terms, (step, row) pairs, of a chunk
- * of time: dx = da W_ih, dW_ih = da' x, dW_hh = du' h_prev, taken while d is in cache (gradients.h).
+ * of time: dx = da W_ih, dW_ih = da' x, dW_hh = du' h_prev, taken while d is in cache (d_times_w.c, gradients.c).
  */
-#include "gradients.h"
+#include "backward.h"
+#include "cell.h"
 
 enum { CHUNK_BYTES = 1 << 19 }; /* of d that stay in cache until the products are taken */
 
@@ -28,57 +29,56 @@ static const real *h_before(const backward_state *b, ptrdiff_t t, ptrdiff_t row)
 }
 
 static const real *saved_at(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
-    return (const real *)b->run->saved + (t * b->batch->B + row) * cell_saved(b->cell) * b->H;
+    return (const real *)b->run->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
 }
 
-/* From dh of `row` at units j .. j+n-1 to the gradients of its columns. */
+/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. What the cell's derivative does not read is not
+ * loaded. */
 INLINE void finish_block(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
-    const ptrdiff_t H = b->H, row = fr_row(b->batch, rank);
-    const int n = min_lanes(H - j), width = cell_columns(cell), kept = cell_saved(cell);
-    const real *before = h_before(b, s->t, row);
-    vec keep[5], h = {0}, h_prev = {0}, c_prev = {0}, dc = {0}, carry = {0}, d[COLUMNS];
+    const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
+    const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
+    const int has_c = fr_cells[cell].states == 2;
+    backward_units u = {.dh = dh, .h = vload_n(at(&run->y, s->t, row) + j, n)};
+    u.h_prev = vload_n(h_before(b, s->t, row) + j, n);
     if (kept) {
         const real *saved = saved_at(b, s->t, row) + j;
         UNROLL(8)
         for (int k = 0; k < kept; k++)
-            keep[k] = vload_n(saved + k * H, n);
+            u.saved[k] = vload_n(saved + k * H, n);
     }
-    if (cell == FR_LSTM) {
+    if (has_c) {
         const real *c = is_first(b, s->t, row) ? (const real *)run->c0 + row * H
-                                               : saved_at(b, run->reverse ? s->t + 1 : s->t - 1, row) + 4 * H;
-        c_prev = vload_n(c + j, n);
-        dc = vload_n((real *)run->dc0 + row * H + j, n);
-    } else if (cell == FR_GRU) {
-        h_prev = vload_n(before + j, n);
-    } else {
-        h = vload_n(at(&run->y, s->t, row) + j, n);
+                                               : saved_at(b, run->reverse ? s->t + 1 : s->t - 1, row)
+                                                     + fr_cells[cell].saved_c * H;
+        u.c_prev = vload_n(c + j, n);
+        u.dc = vload_n((real *)run->dc0 + row * H + j, n);
+        if (run->dc_steps)
+            vstore_n((real *)run->dc_steps + at_step, u.dc, n);
     }
     if (run->dh_steps)
-        vstore_n((real *)run->dh_steps + (s->t * b->batch->B + row) * H + j, dh, n);
-    if (cell == FR_LSTM && run->dc_steps)
-        vstore_n((real *)run->dc_steps + (s->t * b->batch->B + row) * H + j, dc, n);
-    cell_backward(cell, run->cell == FR_RNN_RELU, dh, h, h_prev, c_prev, keep, &dc, d, &carry);
-    ptrdiff_t p = j / panel_units(cell), column = width == 1 ? j / LANES % COLUMNS : 0;
-    vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + column;
+        vstore_n((real *)run->dh_steps + at_step, dh, n);
+    cell_backward(cell, &u);
+    const ptrdiff_t p = j / panel_units(cell), block = j % panel_units(cell) / LANES;
+    vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + block * width;
     UNROLL(8)
     for (int c = 0; c < width; c++)
-        out[c] = d[c];
-    if (cell == FR_LSTM)
-        vstore_n((real *)run->dc0 + row * H + j, dc, n);
-    if (cell_carries(cell))
-        vstore_n((real *)run->dh0 + row * H + j, carry, n);
+        out[c] = u.d[c];
+    if (has_c)
+        vstore_n((real *)run->dc0 + row * H + j, u.dc, n);
+    if (fr_cells[cell].carries)
+        vstore_n((real *)run->dh0 + row * H + j, u.carry, n);
 }
 
 static void finish_blocks(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) {
-    for (int c = 0; c < C; c++, j += LANES) {
-        if (b->cell == FR_LSTM)
-            finish_block(FR_LSTM, b, s, rank, j, dh[c]);
-        else if (b->cell == FR_GRU)
-            finish_block(FR_GRU, b, s, rank, j, dh[c]);
-        else
-            finish_block(FR_RNN_TANH, b, s, rank, j, dh[c]);
-    }
+    for (int c = 0; c < C; c++, j += LANES)
+        switch (b->cell) {
+#define CELL(NAME, ...) \
+        case FR_##NAME: \
+            finish_block(FR_##NAME, b, s, rank, j, dh[c]); \
+            break;
+#include "cells.def"
+        }
 }
 
 /* What the next step will read of a row's units j .. j+n-1. A row that does not have that step costs nothing but the
@@ -86,7 +86,7 @@ static void finish_blocks(const backward_state *b, const step *s, ptrdiff_t rank
 static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
     if (s->t_next < 0)
         return;
-    for (int k = 0; k < cell_saved(b->cell); k++)
+    for (int k = 0; k < fr_cells[b->cell].saved; k++)
         prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
     if (b->run->dy.data)
         prefetch(at(&b->run->dy, s->t_next, row) + j, n);
@@ -105,7 +105,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
         const int C = wide_columns(b->H, panel + k % panels);
         const real *dy = b->run->dy.data ? at(&b->run->dy, s->t, row) + j : NULL;
-        const real *dh0 = continues && !cell_carries(b->cell) ? NULL : (const real *)b->run->dh0 + row * b->H + j;
+        const real *dh0 = continues && !fr_cells[b->cell].carries ? NULL : (const real *)b->run->dh0 + row * b->H + j;
         terms[k / panels] = s->term_after + rank;
         prefetch_next(b, s, row, j, C * LANES);
         for (int c = 0; c < C; c++) {
@@ -115,9 +115,9 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         }
     }
     if (continues && panels == 1)
-        d_times_weights(b, 0, terms, rows, panel, dh);
+        LEVEL(fr_d_times_w)(b, 0, terms, rows, panel, dh);
     else if (continues)
-        d_times_weights_pair[rows - 1](b, 0, terms, weights_at(b, 0, panel), 0, b->panels, dh);
+        LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
     for (int k = 0; k < rows * panels; k++)
         finish_blocks(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
                       wide_columns(b->H, panel + k % panels));
@@ -141,11 +141,11 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
                     if (pass)
                         vstore_n(dh0 + c * LANES, dh[r * COLUMNS + c], n);
                     else
-                        dh[r * COLUMNS + c] = cell_carries(b->cell) ? vload_n(dh0 + c * LANES, n) : (vec){0};
+                        dh[r * COLUMNS + c] = fr_cells[b->cell].carries ? vload_n(dh0 + c * LANES, n) : (vec){0};
                 }
             }
             if (!pass)
-                d_times_weights(b, 0, terms, rows, panel, dh);
+                LEVEL(fr_d_times_w)(b, 0, terms, rows, panel, dh);
         }
     }
 }
@@ -212,11 +212,11 @@ static size_t lay_out(backward_state *b, char *scratch) {
     ptrdiff_t all = b->batch->T * b->batch->B;
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
-    const size_t w = (size_t)weight_rows(b) * COLUMNS * VEC_BYTES;
+    const size_t w_hh = (size_t)weight_rows(b, 0) * COLUMNS * VEC_BYTES, w_ih = (size_t)weight_rows(b, 1) * COLUMNS * VEC_BYTES;
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
-                            b->unpacked[0] ? 0 : w * (size_t)wide_panels(b->H),
-                            b->unpacked[1] ? 0 : w * (size_t)wide_panels(b->I),
+                            b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->H),
+                            b->unpacked[1] ? 0 : w_ih * (size_t)wide_panels(b->I),
                             b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES,
                             (size_t)b->capacity * sizeof(real *)};
     if (scratch) {
@@ -234,7 +234,7 @@ static size_t lay_out(backward_state *b, char *scratch) {
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
-    b.cell = run->cell == FR_RNN_RELU ? FR_RNN_TANH : run->cell;
+    b.cell = run->cell;
     b.panels = count_panels(b.cell, b.H);
     b.few = batch->T * batch->B <= FEW_TERMS;
     b.unpacked[0] = b.few && b.H >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
@@ -244,7 +244,7 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     for (int from_x = 0; from_x < 2; from_x++) {
         b.last_runs[from_x] = runs_of(&b, b.panels - 1, from_x);
         b.full_runs[from_x] = b.last_runs[from_x];
-        b.full_runs[from_x].length = cell_columns(b.cell) == 1 ? COLUMNS * LANES : LANES;
+        b.full_runs[from_x].length = fr_cells[b.cell].columns == 1 ? COLUMNS * LANES : LANES;
     }
     return b;
 }
@@ -267,13 +267,13 @@ static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
     for (int from_x = 0; from_x < 2; from_x++) {
         const ptrdiff_t panels = b->unpacked[from_x] ? 0 : wide_panels(from_x ? b->I : b->H);
-        if (pack_rows(b, from_x, fr_cut(panels, b->share->index, b->share->size),
+        if (LEVEL(fr_pack_w)(b, from_x, fr_cut(panels, b->share->index, b->share->size),
                       fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
     for (ptrdiff_t row = b->share->index; row < b->batch->B; row += b->share->size) {
         init_row(run->dh0, run->dh, row, b->H);
-        if (b->cell == FR_LSTM)
+        if (fr_cells[b->cell].states == 2)
             init_row(run->dc0, run->dc, row, b->H);
         for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
             memset((real *)at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
@@ -307,7 +307,7 @@ static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, 
             fr_share_cross(share);
             *met = 1;
         }
-        dx_rows(b, first + fr_cut(terms, share->index, share->size), first + fr_cut(terms, share->index + 1, share->size),
+        LEVEL(fr_dx_rows)(b, first + fr_cut(terms, share->index, share->size), first + fr_cut(terms, share->index + 1, share->size),
                 adds);
     }
 }
@@ -341,7 +341,7 @@ static void run_steps(const backward_state *b, int *met) {
             return;
         dx_part(b, fresh, stored, end, met);
         const ptrdiff_t whole = left == 1 ? end : summed + (end - summed) / BLOCK * BLOCK;
-        add_terms(b, summed, whole);
+        LEVEL(fr_add_terms)(b, summed, whole);
         if (left == 1)
             return;
         summed = whole;

@@ -1,7 +1,8 @@
 /* How units and gates lie in panels.
  *
- * A panel is a run of hidden units whose pre-activations fill the COLUMNS vectors of a tile: LANES units x 4 gates, or,
- * in an RNN, 4 blocks of LANES units. Packed for the forward pass, panel p holds, one after the other,
+ * A panel is a run of hidden units whose pre-activations fill the COLUMNS vectors of a tile: a block of LANES
+ * units with the cell's columns, or COLUMNS blocks of a cell of one column (an LSTM's 1 x 4, an RNN's 4 x 1). Packed for the forward pass, panel p holds,
+ * one after the other,
  *
  *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
  *     x part   (I, x columns)        W_ih transposed
@@ -12,39 +13,42 @@
 #ifndef FR_PANELS_H
 #define FR_PANELS_H
 
-#include "cells.h"
-#include "kernels.h"
+#include "cells/facts.h"
+#include "product.h"
+#include "run/kernels.h"
 
 /* FR_LEVEL and FR_TYPE come from the build: the names of one compilation of the level's sources. */
 #define FR_JOIN_(name, level, type) name##_##level##_##type
 #define FR_JOIN(name, level, type) FR_JOIN_(name, level, type)
 #define LEVEL(name) FR_JOIN(name, FR_LEVEL, FR_TYPE)
 
-INLINE int panel_blocks(int cell) { return COLUMNS / cell_columns(cell); }
+/* A cell of one column per unit fills a panel by COLUMNS blocks of units, one of more by a single block. */
+INLINE int panel_blocks(int cell) { return fr_cells[cell].columns == 1 ? COLUMNS : 1; }
 INLINE ptrdiff_t panel_units(int cell) { return (ptrdiff_t)panel_blocks(cell) * LANES; }
 INLINE ptrdiff_t count_panels(int cell, ptrdiff_t H) { return (H + panel_units(cell) - 1) / panel_units(cell); }
-/* Columns of panel p, and those that x, or h, feeds. Only an RNN's last panel may have fewer than COLUMNS. */
+/* Columns of panel p. Only the last panel may have fewer blocks than others. */
 INLINE int panel_columns(int cell, ptrdiff_t H, ptrdiff_t p) {
-    if (cell_columns(cell) > 1)
-        return COLUMNS;
     ptrdiff_t blocks = (H - p * panel_units(cell) + LANES - 1) / LANES;
-    return blocks < COLUMNS ? (int)blocks : COLUMNS;
+    return fr_cells[cell].columns * (blocks < panel_blocks(cell) ? (int)blocks : panel_blocks(cell));
 }
-INLINE int fed_columns(int cell, int columns) { return cell == FR_GRU ? 3 : columns; }
+INLINE const fr_fed *fed_part(int cell, int from_x) { return from_x ? &fr_cells[cell].x : &fr_cells[cell].h; }
+/* How many of a panel's columns x (from_x) or h feeds. */
+INLINE int fed_columns(int cell, int columns, int from_x) {
+    return fr_cells[cell].columns == 1 ? columns : fed_part(cell, from_x)->count;
+}
 
 INLINE int min_lanes(ptrdiff_t n) { return n < LANES ? (int)n : LANES; }
 
-/* The unit and the gate of a fed column: an RNN's columns are blocks of units, other cells' are gates. */
-INLINE ptrdiff_t column_row(const fr_packed *packed, ptrdiff_t p, int column, int from_x) {
-    if (cell_columns(packed->cell) == 1)
-        return p * panel_units(packed->cell) + column * LANES;
-    int gate = from_x ? cell_gate_x(packed->cell, column) : column;
-    return gate * packed->H + p * LANES;
+/* The first hidden unit of a fed column, the row of W that feeds it, and how many units it has. */
+INLINE ptrdiff_t column_unit(const fr_packed *packed, ptrdiff_t p, int column) {
+    return p * panel_units(packed->cell) + (panel_blocks(packed->cell) == 1 ? 0 : column * LANES);
 }
-
+INLINE ptrdiff_t column_row(const fr_packed *packed, ptrdiff_t p, int column, int from_x) {
+    const int gate = fed_part(packed->cell, from_x)->gate[panel_blocks(packed->cell) == 1 ? column : 0];
+    return gate * packed->H + column_unit(packed, p, column);
+}
 INLINE int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
-    ptrdiff_t unit = p * panel_units(packed->cell) + (cell_columns(packed->cell) == 1 ? column * LANES : 0);
-    return min_lanes(packed->H - unit);
+    return min_lanes(packed->H - column_unit(packed, p, column));
 }
 
 /* The rows of W behind a column: each lane's, and again the first one's where there is none. Returns how many there are. */
@@ -74,9 +78,9 @@ INLINE void transpose(real *out, ptrdiff_t step, const real *const *rows, ptrdif
 }
 
 /* Adds b's rows for the columns that x, or h, feeds into the panel's bias. */
-INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int fed, real *bias, const real *b, int from_x) {
-    int first = from_x ? 0 : cell_first_h(packed->cell);
-    for (int column = 0; b && column < fed; column++) {
+INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int columns, real *bias, const real *b, int from_x) {
+    const int first = fed_part(packed->cell, from_x)->first;
+    for (int column = 0; b && column < fed_columns(packed->cell, columns, from_x); column++) {
         const real *rows = b + column_row(packed, p, column, from_x);
         for (int lane = 0; lane < column_lanes(packed, p, column); lane++)
             bias[(first + column) * LANES + lane] += rows[lane];
@@ -85,10 +89,9 @@ INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int fed, real *b
 
 /* What the chains of panel p start from, in its `columns` vectors. */
 INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, int columns, real *bias) {
-    const int fed = fed_columns(packed->cell, columns);
     memset(bias, 0, (size_t)columns * VEC_BYTES);
-    add_bias_rows(packed, p, fed, bias, weights->b_ih, 1);
-    add_bias_rows(packed, p, fed, bias, weights->b_hh, 0);
+    add_bias_rows(packed, p, columns, bias, weights->b_ih, 1);
+    add_bias_rows(packed, p, columns, bias, weights->b_hh, 0);
 }
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed);

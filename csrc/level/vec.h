@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "fpmode.h"
+#include "run/fpmode.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

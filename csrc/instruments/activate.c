@@ -1,5 +1,6 @@
 /* The activations over an array, the very functions that the kernels inline: what a sweep of their errors measures. */
-#include "panels.h"
+#include "level/activations.h"
+#include "level/panels.h"
 
 /* e^v for v in EXP_MIN..EXP_MAX, at whose ends it stays. */
 static vec exp_of(vec v) {

@@ -1,8 +1,8 @@
 /* The yardsticks: what the cores' arithmetic and the caches reach on this machine, for the benchmark's ceilings. */
 #include <string.h>
 
-#include "clock.h"
-#include "kernels.h"
+#include "run/clock.h"
+#include "run/kernels.h"
 
 enum { MAX_YARDSTICK_THREADS = 64, LEAST_READ = 4 << 20 };
 

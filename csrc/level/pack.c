@@ -2,13 +2,15 @@
 #include "panels.h"
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed) {
+    const ptrdiff_t x_columns = fed_columns(packed->cell, COLUMNS, 1), h_columns = fed_columns(packed->cell, COLUMNS, 0);
     packed->panels = count_panels(packed->cell, packed->H);
-    packed->panel_size = (COLUMNS + (packed->I + packed->H) * fed_columns(packed->cell, COLUMNS)) * LANES;
+    packed->panel_size = (COLUMNS + packed->I * x_columns + packed->H * h_columns) * LANES;
     return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);
 }
 
-static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out, const real *w, ptrdiff_t K,
+static real *pack_part(const fr_packed *packed, ptrdiff_t p, int columns, real *out, const real *w, ptrdiff_t K,
                        int from_x) {
+    const int fed = fed_columns(packed->cell, columns, from_x);
     for (int column = 0; column < fed; column++) {
         const real *rows[LANES];
         const int lanes = find_rows(packed, p, column, from_x, w, K, rows);
@@ -18,10 +20,10 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int fed, real *out,
 }
 
 static void pack_panel(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel) {
-    const int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
+    const int columns = panel_columns(packed->cell, packed->H, p);
     set_bias(packed, weights, p, columns, panel);
-    real *h_part = pack_part(packed, p, fed, panel + columns * LANES, weights->w_ih, packed->I, 1);
-    pack_part(packed, p, fed, h_part, weights->w_hh, packed->H, 0);
+    real *h_part = pack_part(packed, p, columns, panel + columns * LANES, weights->w_ih, packed->I, 1);
+    pack_part(packed, p, columns, h_part, weights->w_hh, packed->H, 0);
 }
 
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch) {

@@ -1,5 +1,5 @@
 /* The yardsticks: fused multiply-adds that depend on nothing but registers, and loads that nothing waits for. */
-#include "panels.h"
+#include "level/panels.h"
 
 double LEVEL(fr_fma_block)(int64_t iterations) {
     enum { CHAINS = 12 };

@@ -104,11 +104,11 @@ static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int from_x, 
 
 void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *x, const real *const *h,
                              vec *sums) {
-    const int columns = panel_columns(packed->cell, packed->H, p), fed = fed_columns(packed->cell, columns);
+    const int columns = panel_columns(packed->cell, packed->H, p);
     vec bias[COLUMNS] = {{0}};
     set_bias(packed, packed->weights, p, columns, (real *)bias);
     for (int r = 0; r < rows; r++)
         memcpy(sums + r * COLUMNS, bias, sizeof bias);
-    multiply(packed, p, fed, 1, rows, x, sums);
-    multiply(packed, p, fed, 0, rows, h, sums + cell_first_h(packed->cell));
+    multiply(packed, p, fed_columns(packed->cell, columns, 1), 1, rows, x, sums);
+    multiply(packed, p, fed_columns(packed->cell, columns, 0), 0, rows, h, sums + fed_part(packed->cell, 0)->first);
 }

@@ -1,0 +1,27 @@
+/* The table of the cells as the kernels know it, at every level: cells.def as constants. */
+#ifndef FR_CELL_FACTS_H
+#define FR_CELL_FACTS_H
+
+#include "fastrnn.h"
+
+/* The columns of a tile that x, or h, feeds: `count` neighbours from `first` on, each with its gate's place in W. */
+typedef struct {
+    int first, count, gate[4];
+} fr_fed;
+
+typedef struct {
+    int gates;    /* rows of a weight per hidden unit */
+    int states;   /* 1: h; 2: h and c */
+    int saved;    /* values per unit, row and step that the backward pass reads */
+    int saved_c;  /* the place of c among them, -1 for none */
+    int carries;  /* whether dh reaches the previous h beside the recurrent product */
+    int columns;  /* of a tile, per block of hidden units */
+    fr_fed x, h;
+} fr_cell_facts;
+
+static const fr_cell_facts fr_cells[FR_CELLS] = {
+#define CELL(NAME, name, ...) {__VA_ARGS__},
+#include "cells.def"
+};
+
+#endif

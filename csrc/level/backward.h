@@ -1,0 +1,91 @@
+/* The state of a backward pass in one thread, and what its parts are to each other: the sequence of dh (backward.c),
+ * products of d and W (d_times_w.c), the parameters' gradients (gradients.c).
+ *
+ * Terms are counted in the order of the pass, from the last visited step back, within a step by rank; the weights'
+ * gradients add them up in blocks of BLOCK, whatever the chunks are, and the blocks in order: a single float32 chain
+ * would lose a thousand eps over a long sequence.
+ */
+#ifndef FR_BACKWARD_H
+#define FR_BACKWARD_H
+
+#include "panels.h"
+
+enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
+
+/* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
+ * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
+ * on of W. */
+typedef struct {
+    int count, length, start;
+    ptrdiff_t row[COLUMNS];
+} panel_runs;
+
+typedef struct {
+    const fr_backward_run *run;
+    const fr_batch *batch;
+    const fr_share *share;
+    int cell;
+    ptrdiff_t I, H;
+    fr_hand hand;            /* the ranks this share owns in the sequential part */
+    ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
+    ptrdiff_t panels;        /* of d, as in the forward pass */
+    panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */
+    ptrdiff_t capacity;      /* terms */
+    const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
+    real **dx;               /* (capacity) */
+    vec *d;                  /* (panels, capacity, COLUMNS) */
+    real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
+    int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
+    int unpacked[2];         /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
+    vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
+} backward_state;
+
+INLINE const real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
+    return (const real *)s->data + t * s->time + row * s->row;
+}
+INLINE ptrdiff_t wide_panels(ptrdiff_t n) { return (n + COLUMNS * LANES - 1) / (COLUMNS * LANES); }
+INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
+    ptrdiff_t columns = (n - panel * COLUMNS * LANES + LANES - 1) / LANES;
+    return columns < COLUMNS ? (int)columns : COLUMNS;
+}
+
+/* --- The order in which a panel of d is read as a row of numbers. */
+
+INLINE panel_runs runs_of(const backward_state *b, ptrdiff_t p, int from_x) {
+    const fr_fed *fed = fed_part(b->cell, from_x);
+    panel_runs runs = {.start = fed->first * LANES};
+    ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
+    if (fr_cells[b->cell].columns == 1) { /* an RNN's columns are one run of units */
+        runs.count = 1;
+        runs.length = (int)(left < panel_units(b->cell) ? left : panel_units(b->cell));
+        runs.row[0] = unit;
+        return runs;
+    }
+    runs.count = fed->count;
+    runs.length = min_lanes(left);
+    for (int g = 0; g < runs.count; g++)
+        runs.row[g] = fed->gate[g] * b->H + unit;
+    return runs;
+}
+
+/* How many of W_ih's (from_x) or W_hh's rows d has elements for. */
+INLINE ptrdiff_t weight_rows(const backward_state *b, int from_x) {
+    return b->H * fed_part(b->cell, from_x)->count;
+}
+
+/* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
+enum { GROUP_ROWS = 16 * TILE_ROWS };
+
+/* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a narrow
+ * last panel is packed tightly. Returns whether the call ends. */
+int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end);
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of W_ih (from_x; I columns) or W_hh (H). */
+void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
+/* The same of at most PAIR_ROWS terms and W_hh's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR, COLUMNS). */
+void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
+/* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
+void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);
+/* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. */
+void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end);
+
+#endif

@@ -1,0 +1,204 @@
+/* Products of d, the gradients of the pre-activations, and W: what dh and dx are sums of. */
+#include "backward.h"
+
+/* Row by row, since those of one panel are far apart, each on a page of its own. */
+int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end) {
+    const real *w = from_x ? b->run->weights.w_ih : b->run->weights.w_hh;
+    const ptrdiff_t n = from_x ? b->I : b->H, panel_size = weight_rows(b, from_x) * COLUMNS * LANES;
+    real *packed = from_x ? b->w_ih : b->w_hh;
+    for (ptrdiff_t p = 0, row = 0; p < b->panels && begin < end; p++) {
+        panel_runs runs = runs_of(b, p, from_x);
+        for (int g = 0; g < runs.count; g++)
+            for (int k = 0; k < runs.length; k++, row++)
+                for (ptrdiff_t panel = begin; panel < end; panel++) {
+                    const ptrdiff_t column = panel * COLUMNS * LANES;
+                    const int columns = wide_columns(n, panel);
+                    const real *from = w + (runs.row[g] + k) * n + column;
+                    real *to = packed + panel * panel_size + row * columns * LANES;
+                    for (int c = 0; c < columns; c++)
+                        vstore(to + c * LANES, vload_n(from + c * LANES, min_lanes(n - column - c * LANES)));
+                }
+        const double copied = (double)(runs.count * runs.length) * (double)((end - begin) * COLUMNS * LANES);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * copied))
+            return 1;
+    }
+    return 0;
+}
+
+/* --- Products of rows of d with a packed panel of W. */
+
+/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of P panels, the first at w, of W_ih
+ * (from_x) or W_hh. */
+INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int from_x,
+                                 const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
+    vec sum[TILE_ROWS * PAIR * COLUMNS];
+    const real *a[TILE_ROWS];
+    const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
+    if (R > (P == 1 ? tile_limit(C) : PAIR_ROWS))
+        return;
+    UNROLL(8)
+    for (int i = 0; i < R * P; i++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum[i * COLUMNS + c] = sum_out[i * COLUMNS + c];
+    /* The runs of a full panel lie side by side: one long run. */
+    const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
+    const ptrdiff_t K = (ptrdiff_t)full->count * full->length, d_step = b->capacity * COLUMNS * LANES;
+    const ptrdiff_t w_step = weight_rows(b, from_x) * COLUMNS * LANES;
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        a[r] = (const real *)b->d + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
+    if (begin < whole)
+        product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step);
+    if (whole < end) {
+        w += (whole - begin) * K * C * LANES;
+        UNROLL(8)
+        for (int r = 0; r < R; r++)
+            a[r] += (whole - begin) * d_step;
+        product_of_runs(sum, R, P, C, 0, a, 1, last->length, last->count, LANES, w, w_step);
+    }
+    UNROLL(8)
+    for (int i = 0; i < R * P; i++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum_out[i * COLUMNS + c] = sum[i * COLUMNS + c];
+}
+
+typedef void product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
+                              ptrdiff_t begin, ptrdiff_t end, vec *sum);
+
+#define D_TIMES_WEIGHTS(name, R, P, C) \
+    static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
+                                               const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
+        d_times_weights_rows(R, P, C, b, from_x, terms, w, begin, end, sum); \
+    }
+DEFINE_TILES(product_function, d_times_weights_1, D_TIMES_WEIGHTS, 1, 1)
+DEFINE_TILES(product_function, d_times_weights_2, D_TIMES_WEIGHTS, 1, 2)
+DEFINE_TILES(product_function, d_times_weights_3, D_TIMES_WEIGHTS, 1, 3)
+DEFINE_TILES(product_function, d_times_weights_4, D_TIMES_WEIGHTS, 1, 4)
+DEFINE_TILES(product_function, d_times_weights_pair, D_TIMES_WEIGHTS, PAIR, COLUMNS)
+
+/* The same for one panel and all of d, with W's rows as they are, `n` elements apart from w on; `last_row` stands for the
+ * last one, past whose end a vector would read. Past that of another a vector reads the next row, n being LANES at least. */
+INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
+                              const real *w, ptrdiff_t n, const real *last_row, vec *sum) {
+    const ptrdiff_t rows = weight_rows(b, from_x);
+    vec total[TILE_SUMS];
+    if (R > tile_limit(C))
+        return;
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            total[r * C + c] = sum[r * COLUMNS + c];
+    for (ptrdiff_t p = 0; p < b->panels; p++) {
+        const panel_runs runs = runs_of(b, p, from_x);
+        const vec *d = b->d + p * b->capacity * COLUMNS;
+        for (int g = 0; g < runs.count; g++) {
+            const real *a[TILE_ROWS], *row = w + runs.row[g] * n;
+            const ptrdiff_t whole = runs.row[g] + runs.length == rows ? runs.length - 1 : runs.length;
+            UNROLL(8)
+            for (int r = 0; r < R; r++)
+                a[r] = (const real *)(d + terms[r] * COLUMNS) + runs.start + g * LANES;
+            for (ptrdiff_t k = 0; k < whole; k++)
+                multiply_terms(total, R, C, a, k, &row, k * n, C);
+            if (whole < runs.length)
+                multiply_terms(total, R, C, a, whole, &last_row, 0, C);
+        }
+    }
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = total[r * C + c];
+}
+
+typedef void row_product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
+                                  ptrdiff_t n, const real *last_row, vec *sum);
+
+#define D_TIMES_ROWS(name, R, C) \
+    static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
+                                               const real *w, ptrdiff_t n, const real *last_row, vec *sum) { \
+        d_times_rows_of_w(R, C, b, from_x, terms, w, n, last_row, sum); \
+    }
+DEFINE_TILES(row_product_function, d_times_rows_1, D_TIMES_ROWS, 1)
+DEFINE_TILES(row_product_function, d_times_rows_2, D_TIMES_ROWS, 2)
+DEFINE_TILES(row_product_function, d_times_rows_3, D_TIMES_ROWS, 3)
+DEFINE_TILES(row_product_function, d_times_rows_4, D_TIMES_ROWS, 4)
+
+static void d_times_unpacked(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                             vec *sum) {
+    static row_product_function *const *const by_columns[] = {d_times_rows_1, d_times_rows_2, d_times_rows_3,
+                                                              d_times_rows_4};
+    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
+    const real *w = (const real *)(from_x ? b->run->weights.w_ih : b->run->weights.w_hh) + j;
+    const int C = wide_columns(n, panel);
+    real last_row[COLUMNS * LANES] = {0};
+    int tile;
+    memcpy(last_row, w + (weight_rows(b, from_x) - 1) * n, (size_t)(n - j < C * LANES ? n - j : C * LANES) * sizeof(real));
+    for (int i = 0; i < rows; i += tile) {
+        tile = tile_rows(rows - i, tile_limit(C));
+        by_columns[C - 1][tile - 1](b, from_x, terms + i, w, n, last_row, sum + i * COLUMNS);
+    }
+}
+
+/* The part of a panel of W that a group of rows reads in turns: small enough to stay in the second-level cache. */
+enum { PART_BYTES = 3 << 17 };
+
+static const real *weights_at(const backward_state *b, int from_x, ptrdiff_t panel) {
+    return (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b, from_x) * COLUMNS * LANES;
+}
+
+void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum) {
+    static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
+                                                          d_times_weights_4};
+    const int C = wide_columns(from_x ? b->I : b->H, panel);
+    const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
+    const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
+    const real *w = weights_at(b, from_x, panel);
+    if (b->unpacked[from_x]) {
+        d_times_unpacked(b, from_x, terms, rows, panel, sum);
+        return;
+    }
+    for (ptrdiff_t p = 0; p < b->panels; p += part) {
+        const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
+        int tile;
+        for (int i = 0; i < rows; i += tile) {
+            tile = tile_rows(rows - i, tile_limit(C));
+            by_columns[C - 1][tile - 1](b, from_x, terms + i, w + p * full, p, end, sum + i * COLUMNS);
+        }
+    }
+}
+
+void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum) {
+    d_times_weights_pair[rows - 1](b, 0, terms, weights_at(b, 0, panel), 0, b->panels, sum);
+}
+
+/* --- dx. */
+
+void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds) {
+    const double panel_flop = 2.0 * (double)(end - begin) * (double)weight_rows(b, 1) * COLUMNS * LANES;
+    for (ptrdiff_t panel = 0; panel < wide_panels(b->I) && !fr_share_worked(b->share, panel_flop); panel++) {
+        const ptrdiff_t j = panel * COLUMNS * LANES;
+        const int C = wide_columns(b->I, panel);
+        int rows;
+        for (ptrdiff_t term = begin; term < end; term += rows) {
+            vec dx[GROUP_ROWS * COLUMNS];
+            ptrdiff_t terms[GROUP_ROWS];
+            rows = tile_rows(end - term, GROUP_ROWS);
+            for (int r = 0; r < rows; r++) {
+                terms[r] = term + r;
+                for (int c = 0; c < C; c++)
+                    dx[r * COLUMNS + c] = (vec){0};
+            }
+            LEVEL(fr_d_times_w)(b, 1, terms, rows, panel, dx);
+            for (int r = 0; r < rows; r++)
+                for (int c = 0; c < C; c++) {
+                    const int n = min_lanes(b->I - j - c * LANES);
+                    real *out = b->dx[term + r] + j + c * LANES;
+                    vec sum = dx[r * COLUMNS + c];
+                    vstore_n(out, adds ? vload_n(out, n) + sum : sum, n);
+                }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+/* From the pre-activations of a panel to h, c and what is saved: the cell's equation, and the loads and stores around it. */
+#ifndef FR_FINISH_H
+#define FR_FINISH_H
+
+#include "cell.h"
+#include "forward.h"
+
+/* What becomes of the pre-activations of n rows, at most SIDE_BY_SIDE, at the units of panel p in step t. */
+typedef struct {
+    const vec *a[SIDE_BY_SIDE]; /* (COLUMNS) each */
+    ptrdiff_t p, t, row[SIDE_BY_SIDE];
+    const real *h_prev[SIDE_BY_SIDE];
+    forward_units units; /* of the block under way */
+} finish_state;
+
+/* Takes one stage of the block-th block of units. */
+INLINE void finish_stage(const int cell, const int block, const int stage, const int n, const forward_state *f,
+                         finish_state *s) {
+    const fr_forward_run *run = f->run;
+    const ptrdiff_t H = f->weights->H, j = s->p * panel_units(cell) + block * LANES;
+    const int last = cell_stages(cell) - 1, kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
+    const int lanes = min_lanes(H - j);
+    forward_units *u = &s->units;
+    if (stage == 0) {
+        EACH(r, n) u->a[r] = s->a[r] + block * fr_cells[cell].columns;
+        if (has_c)
+            EACH(r, n) u->c[r] = vload_n((real *)run->c + s->row[r] * H + j, lanes);
+    }
+    if (fr_cells[cell].carries && stage == last)
+        EACH(r, n) u->h[r] = vload_n(s->h_prev[r] + j, lanes);
+    cell_forward(cell, stage, n, u);
+    if (stage != last)
+        return;
+    EACH(r, n) vstore_n(at(&run->y, s->t, s->row[r]) + j, u->h[r], lanes);
+    if (has_c)
+        EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);
+    if (kept && run->saved)
+        EACH(r, n) {
+            real *saved = (real *)run->saved + (s->t * f->batch->B + s->row[r]) * kept * H + j;
+            UNROLL(8)
+            for (int k = 0; k < kept; k++)
+                vstore_n(saved + k * H, u->saved[k][r], lanes);
+        }
+}
+
+#endif

@@ -1,0 +1,240 @@
+/* The forward pass: the order of steps, panels and rows. */
+#include "forward.h"
+
+/* The functions of panel p. */
+static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
+    return p == f->weights->panels - 1 ? &f->last : &f->full;
+}
+
+/* Rows whose sums wait to be finished together. */
+enum { FINISH_ROWS = 12 };
+
+/* Step t of the owned rows i .. end-1 through panel p. */
+static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
+    const panel_functions *functions = functions_of(f, p);
+    vec sums[FINISH_ROWS * COLUMNS];
+    for (int rows, done; i < end; i += done) {
+        const int most = end - i < FINISH_ROWS ? (int)(end - i) : FINISH_ROWS;
+        for (done = 0; done < most; done += rows) {
+            rows = tile_rows(most - done, functions->limit);
+            functions->tiles->step[rows - 1](f, p, t, i + done, sums + done * COLUMNS);
+        }
+        functions->finish(f, sums, COLUMNS, done, p, t, i);
+    }
+}
+
+/* Step t of the first `live` owned rows, at most PAIR_ROWS, through the panels p and p + 1. */
+static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) {
+    const panel_functions *functions = functions_of(f, p);
+    vec sums[TILE_ROWS * COLUMNS];
+    functions->tiles->pair[live - 1](f, p, t, 0, sums);
+    for (int q = 0; q < PAIR; q++)
+        functions->finish(f, sums + q * COLUMNS, PAIR * COLUMNS, (int)live, p + q, t, 0);
+}
+
+/* Step t of the first `live` owned rows through one panel, some rows after others. Returns whether the call is to end. */
+static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) {
+    const double row_flop = share->row_flop / (double)(f->panel_end - f->panel);
+    for (ptrdiff_t i = 0; i < live; i += FR_ASK_ROWS) {
+        const ptrdiff_t rows = live - i < FR_ASK_ROWS ? live - i : FR_ASK_ROWS;
+        step_rows(f, p, t, i, i + rows);
+        if (fr_share_worked(share, (double)rows * row_flop))
+            return 1;
+    }
+    return 0;
+}
+
+/* Step t of the first `live` owned rows with weights that are read as they are. Returns whether the call is to end. */
+static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    const double panel_flop = FR_PACK_FLOP * (double)f->weights->panel_size;
+    const real *x[UNPACKED_ROWS];
+    vec sums[UNPACKED_ROWS * COLUMNS];
+    for (ptrdiff_t i = 0, rows; i < live; i += rows) {
+        rows = live - i < UNPACKED_ROWS ? live - i : UNPACKED_ROWS;
+        for (ptrdiff_t r = 0; r < rows; r++)
+            x[r] = at(&f->run->x, t, owned_row(f, i + r));
+        for (ptrdiff_t p = f->panel; p < f->panel_end; p++) {
+            LEVEL(fr_unpacked_sums)(f->weights, p, (int)rows, x, f->h_prev + i, sums);
+            functions_of(f, p)->finish(f, sums, COLUMNS, (int)rows, p, t, i);
+            if (fr_share_worked(share, panel_flop + (double)rows * share->row_flop / (double)(f->panel_end - f->panel)))
+                return 1;
+        }
+    }
+    return fr_watch_stopped(share->watch);
+}
+
+/* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. */
+static int forward_step(forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    if (!f->weights->data)
+        return unpacked_step(f, share, t, live);
+    const int width = live <= PAIR_ROWS ? PAIR : 1;
+    const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
+    for (ptrdiff_t k = 0; k < groups && live; k++) {
+        ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
+        if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->tiles->pair) {
+            step_pair(f, p, t, live);
+            if (fr_share_worked(share, (double)live * share->row_flop / (double)groups))
+                return 1;
+        } else {
+            for (; p < end && p < f->panel_end; p++)
+                if (panel_step(f, share, p, t, live))
+                    return 1;
+        }
+    }
+    return fr_watch_stopped(share->watch);
+}
+
+/* The steps in the order of the visit. */
+static ptrdiff_t visit(const forward_state *f, ptrdiff_t s) { return f->run->reverse ? f->batch->T - 1 - s : s; }
+
+/* Hoists the input product of `terms` terms, or leaves it unfinished where the call is to end. */
+static void hoist(forward_state *f, const fr_share *share, ptrdiff_t terms) {
+    const double panel_flop = 2.0 * (double)terms * (double)f->weights->I * COLUMNS * LANES;
+    for (ptrdiff_t p = f->panel; p < f->panel_end && !fr_share_worked(share, panel_flop); p++) {
+        const panel_functions *functions = functions_of(f, p);
+        const int limit = tile_limit(functions->tiles->x);
+        int rows;
+        for (ptrdiff_t term = 0; term < terms; term += rows) {
+            rows = tile_rows(terms - term, limit);
+            functions->hoist[rows - 1](f, p, functions->tiles->columns, term);
+        }
+    }
+    f->step_term = 0;
+}
+
+/* Hoists the input product of as many steps from the s-th visited on as the chunk holds; returns how many. */
+static ptrdiff_t hoist_chunk(forward_state *f, const fr_share *share, ptrdiff_t s, ptrdiff_t live) {
+    ptrdiff_t steps = 0, terms = 0;
+    for (; s + steps < f->batch->T; steps++) {
+        ptrdiff_t t = visit(f, s + steps);
+        live = fr_live(f->batch, t, live);
+        ptrdiff_t rows = fr_owned(live, f->hand);
+        if (terms + rows > f->terms)
+            break;
+        for (ptrdiff_t i = 0; i < rows; i++)
+            f->x_terms[terms++] = at(&f->run->x, t, owned_row(f, i));
+    }
+    hoist(f, share, terms);
+    return steps;
+}
+
+/* How a share of one row takes its panels: all alike. NULL: as several rows do, also where the last panel is narrower than
+ * others. */
+static row_function *row_function_of(const forward_state *f) {
+    const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
+    if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)
+        return NULL;
+    return LEVEL(fr_row_function)(f->weights->cell, f->last.tiles->columns, pair);
+}
+
+/* Large weights may come from memory at every step, at a tenth of a core's peak. */
+static const double UNASKED_FLOP = 1e8;
+
+static void run_row(forward_state *f, const fr_share *share, row_function *run_steps) {
+    fr_barrier *barrier = share->by_units ? share->barrier : NULL;
+    const ptrdiff_t row = owned_row(f, 0), length = fr_length(f->batch, row), direction = f->run->reverse ? -1 : 1;
+    const ptrdiff_t unasked = 1 + (ptrdiff_t)(UNASKED_FLOP / share->row_flop);
+    ptrdiff_t t = f->run->reverse ? length - 1 : 0;
+    for (ptrdiff_t left = length, steps; left > 0; left -= steps) {
+        steps = left < f->terms ? left : f->terms;
+        for (ptrdiff_t s = 0; s < steps; s++)
+            f->x_terms[s] = at(&f->run->x, t + s * direction, row);
+        hoist(f, share, steps);
+        for (ptrdiff_t until = 0; until < steps;) {
+            const ptrdiff_t more = steps - until < unasked ? steps - until : unasked;
+            const int stopped = fr_share_stopped(share, more); /* a team that meets decides there */
+            until += more;
+            if (run_steps(f, t, until, barrier) || (stopped && !barrier))
+                return;
+            t += more * direction;
+        }
+    }
+}
+
+static void run_rows(forward_state *f, const fr_share *share) {
+    ptrdiff_t live = 0, hoisted_until = 0;
+    for (ptrdiff_t s = 0; s < f->batch->T; s++) {
+        ptrdiff_t t = visit(f, s);
+        if (f->hoisted && s == hoisted_until)
+            hoisted_until += hoist_chunk(f, share, s, live);
+        live = fr_live(f->batch, t, live);
+        ptrdiff_t rows = fr_owned(live, f->hand);
+        const int stopped = forward_step(f, share, t, rows);
+        for (ptrdiff_t i = 0; i < rows; i++)
+            f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
+        f->step_term += rows;
+        if (share->by_units ? fr_barrier_wait(share->barrier) : stopped)
+            return;
+    }
+}
+
+/* What the share owns, and its scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
+static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
+    const fr_packed *weights = f->weights;
+    fr_part part = fr_deal(share->index, share->size, share->by_units, f->batch->B, weights->panels);
+    f->hand = part.hand, f->rows = part.rows;
+    f->panel = part.begin, f->panel_end = part.end;
+
+    ptrdiff_t panels = f->panel_end - f->panel;
+    f->x_columns = fed_columns(weights->cell, COLUMNS, 1);
+    const size_t term = (size_t)(panels * f->x_columns) * VEC_BYTES;
+    const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
+    /* Weights that are packed as they are used are read once in any case. */
+    f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
+    const size_t hoisted = (size_t)f->terms * term;
+    if (scratch) {
+        f->hoisted = f->terms ? (vec *)scratch : NULL;
+        f->h_prev = (const real **)(scratch + hoisted);
+        f->x_terms = f->h_prev + f->rows;
+    }
+    return hoisted + (size_t)(f->rows + f->terms) * sizeof(real *);
+}
+
+size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share) {
+    forward_state f = {.weights = packed, .batch = batch};
+    return lay_out(&f, share, NULL);
+}
+
+/* Sets the owned slice up: c in place, y zero past a row's end. */
+static void begin_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
+    const fr_forward_run *run = f->run;
+    const ptrdiff_t H = f->weights->H;
+    for (ptrdiff_t i = 0; i < f->rows; i++) {
+        ptrdiff_t row = owned_row(f, i), start = row * H + j;
+        f->h_prev[i] = (const real *)run->h0 + row * H;
+        if (run->c && run->c != run->c0)
+            memcpy((real *)run->c + start, (const real *)run->c0 + start, (size_t)units * sizeof(real));
+        for (ptrdiff_t t = fr_length(f->batch, row); t < f->batch->T; t++)
+            memset(at(&run->y, t, row) + j, 0, (size_t)units * sizeof(real));
+    }
+}
+
+/* Hands out the final h of the owned slice. */
+static void end_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
+    for (ptrdiff_t i = 0; i < f->rows; i++) {
+        real *h = (real *)f->run->h + owned_row(f, i) * f->weights->H;
+        if (h != f->h_prev[i]) /* of a single step, y may be the final state itself */
+            memcpy(h + j, f->h_prev[i] + j, (size_t)units * sizeof(real));
+    }
+}
+
+void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch) {
+    const fr_packed *weights = run->packed;
+    const ptrdiff_t H = weights->H;
+    forward_state f = {.run = run, .weights = weights, .batch = batch};
+    lay_out(&f, share, scratch);
+    f.full = LEVEL(fr_panel_functions)(weights->cell, panel_columns(weights->cell, H, 0));
+    f.last = LEVEL(fr_panel_functions)(weights->cell, panel_columns(weights->cell, H, weights->panels - 1));
+
+    ptrdiff_t j = f.panel * panel_units(weights->cell), end = f.panel_end * panel_units(weights->cell);
+    ptrdiff_t units = (end < H ? end : H) - j;
+    fr_fp_mode mode = fr_fp_mode_enter();
+    begin_rows(&f, j, units);
+    row_function *row = row_function_of(&f);
+    if (row)
+        run_row(&f, share, row);
+    else
+        run_rows(&f, share);
+    end_rows(&f, j, units);
+    fr_fp_mode_set(mode);
+}

@@ -1,0 +1,80 @@
+/* The state of a forward pass in one thread, and what its parts are to each other: tiles of products (tiles.c), what
+ * becomes of their sums (finish.c), both interleaved for a single row (row.c), and the order of it all (forward.c). */
+#ifndef FR_FORWARD_H
+#define FR_FORWARD_H
+
+#include "panels.h"
+
+typedef struct forward_state forward_state;
+
+/* Leaves x W_ih and the bias of some terms from `term` on at the fed ones of panel p's columns, half-way along their chains. */
+typedef void hoist_function(const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term);
+/* sums = the pre-activations of step t of some owned rows from the i-th on through panel p, or p and p + 1. */
+typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums);
+/* Takes the owned rows i .. i+rows-1 of step t from pre-activations at panel p, `sum_step` vectors apart, to h, c and what
+ * is saved. */
+typedef void finish_function(const forward_state *f, const vec *sums, int sum_step, int rows, ptrdiff_t p, ptrdiff_t t,
+                             ptrdiff_t i);
+/* Takes the only owned row through the steps of a hoisted chunk up to `steps`, its next one being t. Returns whether the
+ * call ends. */
+typedef int row_function(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier);
+
+/* The tiles of one shape, each by the number of its rows - 1. */
+typedef struct {
+    int columns, x, first_h, h; /* as cells.def has them */
+    tile_function *const *step, *const *pair; /* pair: NULL where a panel may be narrower than COLUMNS */
+} shape_tiles;
+
+/* How a panel is computed. */
+typedef struct {
+    const shape_tiles *tiles;
+    hoist_function *const *hoist;
+    finish_function *finish;
+    int limit; /* rows of a tile */
+} panel_functions;
+
+struct forward_state {
+    const fr_forward_run *run;
+    const fr_packed *weights;
+    const fr_batch *batch;
+    panel_functions full, last;     /* of all panels but the last, and of the last */
+    fr_hand hand;                   /* the ranks this share owns */
+    ptrdiff_t rows;                 /* how many */
+    ptrdiff_t panel, panel_end;     /* the panels it owns */
+    const real **h_prev;            /* (rows): h before the current step */
+    const real **x_terms;           /* (terms): the x rows of a hoisted chunk */
+    vec *hoisted;                   /* (panels owned, terms, fed columns): their pre-activations; NULL: not hoisted */
+    int x_columns;                  /* fed columns of a whole panel */
+    ptrdiff_t terms;                /* capacity of the two */
+    ptrdiff_t step_term;            /* where the current step's terms begin */
+};
+
+INLINE ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, fr_rank(f->hand, i)); }
+
+INLINE real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) { return (real *)s->data + t * s->time + row * s->row; }
+
+INLINE const real *panel_at(const forward_state *f, ptrdiff_t p) {
+    return (const real *)f->weights->data + p * f->weights->panel_size;
+}
+
+INLINE vec *hoisted_at(const forward_state *f, ptrdiff_t p, ptrdiff_t term, int fed) {
+    return f->hoisted + ((p - f->panel) * f->terms * f->x_columns + term * fed);
+}
+
+INLINE void move_sums(vec *to, const vec *from, const int n) {
+    UNROLL(24)
+    for (int i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
+/* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those
+ * whose weights the step before has left in the cache. */
+INLINE ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n - 1 - k : k; }
+
+/* The tiles, the finish and the rest for panels of so many columns. */
+panel_functions LEVEL(fr_panel_functions)(int cell, int columns);
+finish_function *LEVEL(fr_finish)(int cell);
+/* NULL: the cell has none for panels of so many columns, one or two (`pair`) at a time. */
+row_function *LEVEL(fr_row_function)(int cell, int columns, int pair);
+
+#endif

@@ -1,0 +1,211 @@
+/* The parameters' gradients: dW_ih = da' x, dW_hh = du' h_prev, and the biases', over the terms of a chunk. The threads
+ * divide the outputs. */
+#include "backward.h"
+
+/* Copies one panel of columns of the terms' x or h rows side by side, zero past the n columns there are. */
+static void pack_block(const real *const *rows, ptrdiff_t terms, ptrdiff_t n, ptrdiff_t panel, vec *block) {
+    const ptrdiff_t j = panel * COLUMNS * LANES;
+    const int C = wide_columns(n, panel);
+    for (ptrdiff_t k = 0; k < terms; k++)
+        for (int c = 0; c < C; c++)
+            *block++ = vload_n(rows[k] + j + c * LANES, min_lanes(n - j - c * LANES));
+}
+
+/* sum (R, COLUMNS) += R rows of W's gradient, C vectors wide, over some terms. */
+INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block, vec *sum_out) {
+    vec sum[TILE_ROWS * COLUMNS];
+    if (R > tile_limit(C))
+        return;
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
+    product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0);
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int c = 0; c < C; c++)
+            sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
+}
+
+typedef void outer_function(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum);
+
+#define OUTER(name, R, C) \
+    static __attribute__((noinline)) void name(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum) { \
+        outer_rows(R, C, d, terms, block, sum); \
+    }
+DEFINE_TILES(outer_function, outer_1, OUTER, 1)
+DEFINE_TILES(outer_function, outer_2, OUTER, 2)
+DEFINE_TILES(outer_function, outer_3, OUTER, 3)
+DEFINE_TILES(outer_function, outer_4, OUTER, 4)
+
+/* Terms that a panel of d's rows takes at once: so few that they and the block's stay in the first-level cache from tile
+ * to tile. The sums wait in memory meanwhile. */
+enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
+
+/* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
+static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p,
+                      ptrdiff_t panel, const vec *block) {
+    static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
+    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
+    real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
+    const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
+    vec sum[COLUMNS * LANES * COLUMNS];
+    const panel_runs runs = runs_of(b, p, from_x);
+    const int C = wide_columns(n, panel);
+    int count = 0, tile;
+    for (int g = 0; g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++, count++)
+            d[count] = term_d + runs.start + g * LANES + k;
+    memset(sum, 0, (size_t)count * COLUMNS * sizeof *sum);
+    for (ptrdiff_t done = 0, now; done < terms; done += now) {
+        now = terms - done < OUTER_TERMS ? terms - done : OUTER_TERMS;
+        for (int i = 0; i < count; i += tile) {
+            tile = tile_rows(count - i, tile_limit(C));
+            by_columns[C - 1][tile - 1](d + i, now, block + done * C, sum + i * COLUMNS);
+        }
+        for (int i = 0; i < count; i++)
+            d[i] += now * COLUMNS * LANES;
+    }
+    count = 0;
+    for (int g = 0; g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++, count++)
+            for (int c = 0; c < C; c++) {
+                const int lanes = min_lanes(n - j - c * LANES);
+                real *out = gradient + (runs.row[g] + k) * n + c * LANES;
+                vstore_n(out, vload_n(out, lanes) + sum[count * COLUMNS + c], lanes);
+            }
+}
+
+/* Adds R terms' part of a row of W's gradient: n elements. */
+INLINE void add_row_terms(const int R, const real *const *x, const real *const *d, ptrdiff_t n, real *out) {
+    spread value[FEW_TERMS];
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        value[r] = vspread(*d[r]);
+    for (ptrdiff_t j = 0; j < n; j += LANES) {
+        const int lanes = min_lanes(n - j);
+        vec sum = {0};
+        UNROLL(8)
+        for (int r = 0; r < R; r++)
+            sum = vfma_spread(value[r], vload_n(x[r] + j, lanes), sum);
+        vstore_n(out + j, vload_n(out + j, lanes) + sum, lanes);
+    }
+}
+
+typedef void row_terms_function(const real *const *x, const real *const *d, ptrdiff_t n, real *out);
+
+#define DEFINE_ROW_TERMS(R) \
+    static __attribute__((noinline)) void row_terms_##R(const real *const *x, const real *const *d, ptrdiff_t n, \
+                                                        real *out) { \
+        add_row_terms(R, x, d, n, out); \
+    }
+DEFINE_ROW_TERMS(1)
+DEFINE_ROW_TERMS(2)
+DEFINE_ROW_TERMS(3)
+DEFINE_ROW_TERMS(4)
+DEFINE_ROW_TERMS(5)
+DEFINE_ROW_TERMS(6)
+DEFINE_ROW_TERMS(7)
+DEFINE_ROW_TERMS(8)
+
+/* Adds at most FEW_TERMS terms' part of the rows of W_ih's (from_x) or W_hh's gradient that panel p of d stands for. */
+static void add_few(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
+    static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
+                                                            row_terms_5, row_terms_6, row_terms_7, row_terms_8};
+    const ptrdiff_t n = from_x ? b->I : b->H;
+    real *gradient = from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh;
+    const panel_runs runs = runs_of(b, p, from_x);
+    const real *d[FEW_TERMS];
+    for (int g = 0; g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++) {
+            for (ptrdiff_t r = 0; r < terms; r++)
+                d[r] = (const real *)(b->d + (p * b->capacity + term + r) * COLUMNS) + runs.start + g * LANES + k;
+            by_terms[terms - 1]((from_x ? b->x : b->h) + term, d, n, gradient + (runs.row[g] + k) * n);
+        }
+}
+
+static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdiff_t p, real *gradient) {
+    panel_runs runs = runs_of(b, p, from_x);
+    for (int g = 0; gradient && g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++)
+            gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
+}
+
+/* Adds few terms to the rows of W's gradients that the share owns. Returns whether the call ends. */
+static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size;
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
+        for (int from_x = 0; from_x < 2; from_x++)
+            add_few(b, from_x, term, terms, p);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->H) * COLUMNS * LANES)))
+            return 1;
+    }
+    return 0;
+}
+
+static ptrdiff_t block_terms(ptrdiff_t term, ptrdiff_t end) { return end - term < BLOCK ? end - term : BLOCK; }
+
+/* Where the blocks lie of the wide-th panel of x or h that is packed at a time. */
+static vec *blocks_of(const backward_state *b, ptrdiff_t wide) { return b->block + wide * OUTER_BLOCKS * BLOCK * COLUMNS; }
+
+/* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
+ * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
+ * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
+static int add_outer_blocks(const backward_state *b, ptrdiff_t term, ptrdiff_t end_term) {
+    const int index = b->share->index, size = b->share->size;
+    const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+    const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
+    const ptrdiff_t wide_end = (last + b->panels - 1) / b->panels;
+    const double item_flop = 2.0 * (double)(end_term - term) * COLUMNS * LANES * COLUMNS * LANES;
+    for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
+        end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
+        for (ptrdiff_t wide = begin; wide < end; wide++) {
+            const int from_x = wide < x_panels;
+            vec *block = blocks_of(b, wide - begin);
+            for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
+                pack_block((from_x ? b->x : b->h) + k, block_terms(k, end_term), from_x ? b->I : b->H,
+                           from_x ? wide : wide - x_panels, block);
+        }
+        for (ptrdiff_t p = 0; p < b->panels; p++)
+            for (ptrdiff_t wide = begin; wide < end; wide++) {
+                const ptrdiff_t item = wide * b->panels + p;
+                const int from_x = wide < x_panels;
+                if (item < first || item >= last)
+                    continue;
+                if (fr_share_worked(b->share, item_flop))
+                    return 1;
+                const vec *block = blocks_of(b, wide - begin);
+                for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
+                    add_outer(b, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
+            }
+    }
+    return 0;
+}
+
+/* Adds a block of terms to the biases' gradients that the share owns. */
+static void add_biases(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size;
+    const fr_gradients *gradients = &b->run->gradients;
+    if (!gradients->b_ih && !gradients->b_hh)
+        return;
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
+        vec sum[COLUMNS] = {{0}};
+        const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
+        for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
+            sum[k % COLUMNS] += d[k];
+        add_bias(b, 1, sum, p, gradients->b_ih);
+        add_bias(b, 0, sum, p, gradients->b_hh);
+    }
+}
+
+void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
+    for (ptrdiff_t next; begin < end; begin = next) {
+        next = end - begin < OUTER_BLOCKS * BLOCK ? end : begin + OUTER_BLOCKS * BLOCK;
+        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, begin, next))
+            return;
+        for (ptrdiff_t term = begin; term < next; term += BLOCK)
+            add_biases(b, term, block_terms(term, next));
+    }
+}

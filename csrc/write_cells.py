@@ -1,0 +1,84 @@
+"""Writes csrc/cells.def, what the kernels know of each cell, from the table in src/fastrnn/spec.py.
+
+    python csrc/write_cells.py
+
+The file is committed, since the kernels are built without Python where they are tested alone; a test fails when it is
+stale.
+"""
+
+import runpy
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COLUMNS = 4  # of a tile
+
+HEAD = """\
+/* Written by write_cells.py from src/fastrnn/spec.py: the cells, and the shapes of their tiles.
+ *
+ *   CELL(NAME, name, facts)             the facts initialise an fr_cell_facts (cells/facts.h)
+ *   SAVED(values)                       the places of a cell's saved values, as enumerators
+ *   SHAPE(name, columns, x, first_h, h) x feeds the first `x` columns of a tile, h feeds `h` of them from first_h on
+ *   CELL_EQUATIONS                      defined: the headers of the equations are included instead
+ */
+"""
+LISTS = ("CELL", "SAVED", "SHAPE")
+
+
+def fed(columns, gates, none):
+    """The columns that have a gate: the first one, how many, and the gates' places in the weights."""
+    places = [k for k, gate in enumerate(columns) if gate != none]
+    if places != list(range(places[0], places[0] + len(places))):
+        raise ValueError(f"{columns!r}: expected the fed columns to be neighbours")
+    return places[0], len(places), [gates.index(columns[k]) for k in places]
+
+
+def cell_line(cell, none):
+    """CELL(…) of a cell, and SAVED(…) if it saves anything."""
+    (phase,) = cell.phases
+    parts = []
+    for name in ("x", "h"):
+        first, count, places = fed(getattr(phase, name), cell.gates, none)
+        parts.append(f".{name} = {{{first}, {count}, {{{', '.join(map(str, places))}}}}}")
+    numbers = {
+        "gates": len(cell.gates),
+        "states": len(cell.states),
+        "saved": len(cell.saved),
+        "saved_c": cell.saved.index("c") if "c" in cell.saved else -1,
+        "carries": int(cell.carries),
+        "columns": len(phase.x),
+    }
+    facts = ", ".join(f".{name} = {value}" for name, value in numbers.items())
+    upper = cell.name.upper()
+    lines = [f"CELL({upper}, {cell.name}, {facts},\n     {', '.join(parts)})"]
+    if cell.saved:
+        lines.append(f"SAVED({', '.join(f'{upper}_{name.upper()}' for name in cell.saved)})")
+    return "\n".join(lines)
+
+
+def shapes_of(phase, none):
+    """The shapes of a phase's tiles: of cells of one column per unit, of as many blocks of units as a panel may have."""
+    x, h = ([k for k, gate in enumerate(columns) if gate != none] for columns in (phase.x, phase.h))
+    if len(phase.x) > 1:
+        return [(len(phase.x), x, h)]
+    return [(blocks, list(range(blocks)), list(range(blocks))) for blocks in range(1, COLUMNS + 1)]
+
+
+def shape_line(columns, x, h):
+    """SHAPE(…), whose name counts the fed columns from 1."""
+    name = "_".join(letter + "".join(str(k + 1) for k in fed) for letter, fed in (("x", x), ("h", h)))
+    return f"SHAPE({name}, {columns}, {len(x)}, {h[0]}, {len(h)})"
+
+
+def text(spec):
+    """The file's text."""
+    cells, none = spec["CELLS"].values(), spec["NONE"]
+    shapes = {shape_line(*shape): None for cell in cells for phase in cell.phases for shape in shapes_of(phase, none)}
+    includes = "\n".join(f'#include "cells/{cell.name}.h"' for cell in cells)
+    defaults = "\n".join(f"#ifndef {name}\n#define {name}(...)\n#endif" for name in LISTS)
+    entries = "\n".join([*(cell_line(cell, none) for cell in cells), *shapes])
+    undefined = "\n".join(f"#undef {name}" for name in LISTS)
+    return f"{HEAD}#ifdef CELL_EQUATIONS\n{includes}\n#else\n{defaults}\n\n{entries}\n\n{undefined}\n#endif\n"
+
+
+if __name__ == "__main__":
+    (HERE / "cells.def").write_text(text(runpy.run_path(str(HERE.parent / "src" / "fastrnn" / "spec.py"))))
