@@ -1,4 +1,4 @@
-/* Runs csrc/pool.c where threads dawdle, and exits with 0 if nothing hangs; with FORKS_UNSEEN, where no handler of forks
+/* Runs csrc/run/pool.c where threads dawdle, and exits with 0 if nothing hangs; with FORKS_UNSEEN, where no handler of forks
  * can be registered. */
 #define _GNU_SOURCE /* for cores.c */
 #include <errno.h>
@@ -20,10 +20,10 @@ static int dawdle(int before) {
 /* The second to arrive at a meeting stands still before it learns whether it is the last. */
 #undef atomic_fetch_add
 #define atomic_fetch_add(word, n) dawdle((int)atomic_fetch_add_explicit(word, n, memory_order_seq_cst))
-#include "pool.c"
-#include "cores.c"
-#include "thread.c"
-#include "watch.c"
+#include "run/pool.c"
+#include "run/cores.c"
+#include "run/thread.c"
+#include "run/watch.c"
 
 static void nothing(void *context, int index) { (void)context, (void)index; }
 

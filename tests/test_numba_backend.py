@@ -14,7 +14,8 @@ numba = pytest.importorskip("numba")
 from cases import KINDS, assert_same_bits, make_case, run  # noqa: E402
 
 import fastrnn  # noqa: E402
-from fastrnn.backends import numba_kernels, numba_loops, reference  # noqa: E402
+from fastrnn.backends import reference  # noqa: E402
+from fastrnn.backends.numba import activations, calls, compiling, loops  # noqa: E402
 from fastrnn.spec import CELLS, GRU, LSTM, RNN_RELU, RNN_TANH, Weights  # noqa: E402
 
 DTYPES = [np.float32, np.float64]
@@ -34,7 +35,7 @@ def vectorised(scalar):
     return apply
 
 
-ACTIVATIONS = {name: vectorised(getattr(numba_kernels, name)) for name in ("sigmoid", "tanh")}
+ACTIVATIONS = {name: vectorised(getattr(activations, name)) for name in ("sigmoid", "tanh")}
 
 
 def exact(name, v):
@@ -148,7 +149,7 @@ class Case:
 def assert_close(case):
     (T, _, I), H = case.x.shape, case.state[0].shape[-1]
     tolerance = 4 * np.ceil(np.log2((I + H) * T)) * np.finfo(case.x.dtype).eps
-    for k, (actual, expected) in enumerate(zip(case.run(numba_loops), case.run(reference), strict=True)):
+    for k, (actual, expected) in enumerate(zip(case.run(calls), case.run(reference), strict=True)):
         factor = 1 if k <= len(case.cell.states) else 2
         assert np.abs(actual - expected).max() <= factor * tolerance * np.abs(expected).max()
 
@@ -190,8 +191,8 @@ def apart(array):
 @pytest.mark.parametrize("view", [reversed_time, apart])
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_strides_change_no_bit(cell, view):
-    expected = Case(cell, 9, 5, 6, 20, lengths=True).run(numba_loops)
-    assert_all_same_bits(Case(cell, 9, 5, 6, 20, lengths=True, view=view).run(numba_loops), expected)
+    expected = Case(cell, 9, 5, 6, 20, lengths=True).run(calls)
+    assert_all_same_bits(Case(cell, 9, 5, 6, 20, lengths=True, view=view).run(calls), expected)
 
 
 def test_repeated_and_read_only_input():
@@ -199,33 +200,33 @@ def test_repeated_and_read_only_input():
     case.x = np.broadcast_to(case.x[:1, :1], case.x.shape)
     for array in [*case.state, case.dy, *(array for w in case.weights for array in w)]:
         array.flags.writeable = False
-    actual = case.run(numba_loops)
+    actual = case.run(calls)
     case.x = case.x.copy()
-    assert_all_same_bits(actual, case.run(numba_loops))
+    assert_all_same_bits(actual, case.run(calls))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_training_and_inference_agree(cell, dtype):
     case = Case(cell, 20, 6, 5, 33, dtype=dtype, lengths=True)
-    assert_all_same_bits(case.run(numba_loops, train=False), case.run(numba_loops)[: 1 + len(cell.states)])
+    assert_all_same_bits(case.run(calls, train=False), case.run(calls)[: 1 + len(cell.states)])
 
 
 @pytest.mark.parametrize("cell", [RNN_TANH, RNN_RELU, GRU], ids=lambda cell: cell.name)
 def test_nan_stays_in_its_row(cell):
     case = Case(cell, 5, 6, 4, 10)
     case.x[2, 3, 1] = np.nan
-    y = case.run(numba_loops)[0]
+    y = case.run(calls)[0]
     assert np.isnan(y[2:, 3, :10]).all() and np.isnan(y[:3, 3, 10:]).all()
     assert np.isfinite(np.delete(y, 3, axis=1)).all()
 
 
 def test_many_python_threads_at_once():
     case = Case(LSTM, 40, 20, 30, 40)
-    expected, results = case.run(numba_loops), [None] * 4
+    expected, results = case.run(calls), [None] * 4
 
     def work(k):
-        results[k] = case.run(numba_loops)
+        results[k] = case.run(calls)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(len(results))]
     for thread in threads:
@@ -240,8 +241,8 @@ def test_many_python_threads_at_once():
 
 COMPILE = """
 import numpy as np
-from fastrnn.backends import numba_loops
-loop = numba_loops.forward_loop("rnn_relu", np.dtype(np.float32))
+from fastrnn.backends.numba import calls
+loop = calls.forward_loop("rnn_relu", np.dtype(np.float32))
 print(sum(loop.stats.cache_hits.values()), sum(loop.stats.cache_misses.values()))
 """
 
@@ -263,8 +264,8 @@ def test_compiles_where_no_cache_can_be_written(monkeypatch):
 
     monkeypatch.setattr(numba.core.caching._CacheLocator, "ensure_cache_path", unwritable)
     with pytest.raises(RuntimeError, match="no locator"):
-        numba.njit(cache=True)(numba_kernels.running)
-    compiled = numba_kernels.jit(numba_kernels.running)
+        numba.njit(cache=True)(loops.running)
+    compiled = compiling.jit(loops.running)
     assert compiled(np.array([5, 3, 1]), 2) == 2
 
 
@@ -275,7 +276,7 @@ def test_calls_in_parts(monkeypatch, kind, part):
     case = make_case(kind, 13, 21, 9, 20, bidirectional=True, with_lengths=True)
     with fastrnn.use_backend("numba"):
         whole = run(case)
-        monkeypatch.setattr(numba_loops, "PART", part)
-        monkeypatch.setattr(numba_loops, "LEAST_STEP", 1.0)
+        monkeypatch.setattr(calls, "PART", part)
+        monkeypatch.setattr(calls, "LEAST_STEP", 1.0)
         for name, array in run(case).items():
             assert_same_bits(array, whole[name], name)

@@ -13,16 +13,16 @@ numba = pytest.importorskip("numba")
 # What follows a prelude: compiles or loads, computes, and prints how many functions were found and how many were not.
 ACTIVATION = """
 import numpy as np
-from fastrnn.backends import numba_loops
+from fastrnn.backends.numba import calls
 name, v, result = "tanh", np.linspace(-3, 3, 101, dtype=np.float32), np.empty(101, np.float32)
-numba_loops.activate(name, v, result)
+calls.activate(name, v, result)
 np.testing.assert_allclose(result, np.tanh(v) if name == "tanh" else 1 / (1 + np.exp(-v)), rtol=1e-6)
-stats = numba_loops.activation_loop(name, np.dtype("f4")).stats
+stats = calls.activation_loop(name, np.dtype("f4")).stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 EVERY_FUNCTION = """
 import numpy as np, fastrnn
-from fastrnn.backends import numba_kernels, numba_loops
+from fastrnn.backends.numba import calls, products
 layer, x, dy = fastrnn.RNN(3, 5, rng=0), np.linspace(-1, 1, 24).reshape(4, 2, 3), np.ones((4, 2, 5))
 gradients, f4 = {}, np.dtype("f4")
 for name in "numpy", "numba":
@@ -31,12 +31,12 @@ for name in "numpy", "numba":
         gradients[name] = layer.backward(tape, dy).params["weight_hh_l0"]
 np.testing.assert_allclose(gradients["numba"], gradients["numpy"], rtol=1e-4)
 v, result = np.zeros(3, f4), np.empty(3, f4)
-numba_loops.activate("sigmoid", v, result)
+calls.activate("sigmoid", v, result)
 assert (result == 0.5).all()
-loops = [numba_loops.packing(f4), numba_loops.forward_loop("rnn_tanh", f4), numba_loops.backward_loop("rnn_tanh", f4)]
-loops += [numba_loops.activation_loop("sigmoid", f4)]
+loops = [calls.packing(f4), calls.forward_loop("rnn_tanh", f4), calls.backward_loop("rnn_tanh", f4)]
+loops += [calls.activation_loop("sigmoid", f4)]
 print(*[sum(sum(getattr(loop.stats, what).values()) for loop in loops) for what in ("cache_hits", "cache_misses")])
-print(sum(numba_kernels.multiply.stats.cache_hits.values()))
+print(sum(products.multiply.stats.cache_hits.values()))
 """
 
 
@@ -166,13 +166,13 @@ def test_a_directory_that_vanishes(tmp_path, becomes):
     """Between the import, which looks for a place, and the compilation."""
     directory = tmp_path / "cache"
     prelude = f"""
-import pathlib, shutil, fastrnn.backends.numba_loops
+import pathlib, shutil, fastrnn.backends.numba.calls
 def vanish():
     shutil.rmtree(directory)
     if {becomes == "a file"}:
         directory.touch()
 directory = pathlib.Path({str(directory)!r})
-from fastrnn.backends.numba_cache import KernelCache
+from fastrnn.backends.numba.cache import KernelCache
 save = KernelCache.save_overload
 KernelCache.save_overload = lambda *arguments: (vanish(), save(*arguments))
 """

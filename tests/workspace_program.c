@@ -1,4 +1,4 @@
-/* Runs csrc/workspace.c, and exits with the line of what it finds wrong, or 0. With FORKS_UNSEEN no handler of forks can
+/* Runs csrc/run/workspace.c, and exits with the line of what it finds wrong, or 0. With FORKS_UNSEEN no handler of forks can
  * be registered, with NO_THREADS no thread can be made: then nothing could give memory back later. */
 #include <errno.h>
 #include <pthread.h>
@@ -13,8 +13,8 @@
 #ifdef NO_THREADS
 #define pthread_create(thread, attributes, run, argument) ((void)(thread), (void)(run), (void)(argument), EAGAIN)
 #endif
-#include "workspace.c"
-#include "thread.c"
+#include "run/workspace.c"
+#include "run/thread.c"
 #undef pthread_create
 
 #define EXPECT(condition) do { if (!(condition)) _exit(__LINE__ % 255 + 1); } while (0)

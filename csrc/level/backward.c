@@ -242,7 +242,7 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.hand = part.hand;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
     for (int from_x = 0; from_x < 2; from_x++) {
-        b.last_runs[from_x] = runs_of(&b, b.panels - 1, from_x);
+        b.last_runs[from_x] = LEVEL(fr_runs_of)(&b, b.panels - 1, from_x);
         b.full_runs[from_x] = b.last_runs[from_x];
         b.full_runs[from_x].length = fr_cells[b.cell].columns == 1 ? COLUMNS * LANES : LANES;
     }

@@ -49,30 +49,13 @@ INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
     return columns < COLUMNS ? (int)columns : COLUMNS;
 }
 
-/* --- The order in which a panel of d is read as a row of numbers. */
-
-INLINE panel_runs runs_of(const backward_state *b, ptrdiff_t p, int from_x) {
-    const fr_fed *fed = fed_part(b->cell, from_x);
-    panel_runs runs = {.start = fed->first * LANES};
-    ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
-    if (fr_cells[b->cell].columns == 1) { /* an RNN's columns are one run of units */
-        runs.count = 1;
-        runs.length = (int)(left < panel_units(b->cell) ? left : panel_units(b->cell));
-        runs.row[0] = unit;
-        return runs;
-    }
-    runs.count = fed->count;
-    runs.length = min_lanes(left);
-    for (int g = 0; g < runs.count; g++)
-        runs.row[g] = fed->gate[g] * b->H + unit;
-    return runs;
-}
-
 /* How many of W_ih's (from_x) or W_hh's rows d has elements for. */
 INLINE ptrdiff_t weight_rows(const backward_state *b, int from_x) {
     return b->H * fed_part(b->cell, from_x)->count;
 }
 
+/* The runs of panel p. */
+panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x);
 /* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
 enum { GROUP_ROWS = 16 * TILE_ROWS };
 

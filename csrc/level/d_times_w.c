@@ -1,13 +1,30 @@
 /* Products of d, the gradients of the pre-activations, and W: what dh and dx are sums of. */
 #include "backward.h"
 
+panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x) {
+    const fr_fed *fed = fed_part(b->cell, from_x);
+    panel_runs runs = {.start = fed->first * LANES};
+    ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
+    if (fr_cells[b->cell].columns == 1) { /* an RNN's columns are one run of units */
+        runs.count = 1;
+        runs.length = (int)(left < panel_units(b->cell) ? left : panel_units(b->cell));
+        runs.row[0] = unit;
+        return runs;
+    }
+    runs.count = fed->count;
+    runs.length = min_lanes(left);
+    for (int g = 0; g < runs.count; g++)
+        runs.row[g] = fed->gate[g] * b->H + unit;
+    return runs;
+}
+
 /* Row by row, since those of one panel are far apart, each on a page of its own. */
 int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end) {
     const real *w = from_x ? b->run->weights.w_ih : b->run->weights.w_hh;
     const ptrdiff_t n = from_x ? b->I : b->H, panel_size = weight_rows(b, from_x) * COLUMNS * LANES;
     real *packed = from_x ? b->w_ih : b->w_hh;
     for (ptrdiff_t p = 0, row = 0; p < b->panels && begin < end; p++) {
-        panel_runs runs = runs_of(b, p, from_x);
+        panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
         for (int g = 0; g < runs.count; g++)
             for (int k = 0; k < runs.length; k++, row++)
                 for (ptrdiff_t panel = begin; panel < end; panel++) {
@@ -92,7 +109,7 @@ INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b,
         for (int c = 0; c < C; c++)
             total[r * C + c] = sum[r * COLUMNS + c];
     for (ptrdiff_t p = 0; p < b->panels; p++) {
-        const panel_runs runs = runs_of(b, p, from_x);
+        const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
         const vec *d = b->d + p * b->capacity * COLUMNS;
         for (int g = 0; g < runs.count; g++) {
             const real *a[TILE_ROWS], *row = w + runs.row[g] * n;

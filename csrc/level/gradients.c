@@ -52,7 +52,7 @@ static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdi
     real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
     const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
     vec sum[COLUMNS * LANES * COLUMNS];
-    const panel_runs runs = runs_of(b, p, from_x);
+    const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
     const int C = wide_columns(n, panel);
     int count = 0, tile;
     for (int g = 0; g < runs.count; g++)
@@ -116,7 +116,7 @@ static void add_few(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff
                                                             row_terms_5, row_terms_6, row_terms_7, row_terms_8};
     const ptrdiff_t n = from_x ? b->I : b->H;
     real *gradient = from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh;
-    const panel_runs runs = runs_of(b, p, from_x);
+    const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
     const real *d[FEW_TERMS];
     for (int g = 0; g < runs.count; g++)
         for (int k = 0; k < runs.length; k++) {
@@ -127,7 +127,7 @@ static void add_few(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff
 }
 
 static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdiff_t p, real *gradient) {
-    panel_runs runs = runs_of(b, p, from_x);
+    panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
     for (int g = 0; gradient && g < runs.count; g++)
         for (int k = 0; k < runs.length; k++)
             gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];

@@ -38,12 +38,23 @@ class Cell(NamedTuple):
     phases: tuple[Phase, ...]
     carries: bool = False
 
+    @property
+    def splits(self) -> bool:
+        """Whether x or h alone feeds some column, so that the gradients of the products by W_ih and by W_hh differ."""
+        return any(phase.x != phase.h for phase in self.phases)
+
 
 RNN_TANH = Cell("rnn_tanh", gates="a", states="h", saved=(), phases=(Phase(x="a", h="a"),))
 RNN_RELU = RNN_TANH._replace(name="rnn_relu")
 LSTM = Cell("lstm", gates="ifgo", states="hc", saved=("i", "f", "g", "o", "c"), phases=(Phase(x="ifgo", h="ifgo"),))
-# hn: W_hn h + b_hn, which r multiplies
-GRU = Cell("gru", "rzn", states="h", saved=("r", "z", "n", "hn"), phases=(Phase(x="nrz-", h="-rzn"),), carries=True)
+GRU = Cell(
+    "gru",
+    gates="rzn",
+    states="h",
+    saved=("r", "z", "n", "hn"),  # hn: W_hn h + b_hn, which r multiplies
+    phases=(Phase(x="nrz-", h="-rzn"),),
+    carries=True,
+)
 
 CELLS = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU)}
 

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "layer.h"
-#include "pool.h"
-#include "workspace.h"
+#include "run/pool.h"
+#include "run/workspace.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,5 +1,7 @@
 #include "layer.h"
 
+#include "cells/facts.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,12 +24,10 @@
 /* What lies where nothing may be written. */
 static const double UNTOUCHED = -77.25;
 
-static int gates_of(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
-static int saved_of(fr_cell cell) { return cell == FR_LSTM ? 5 : cell == FR_GRU ? 4 : 0; }
 static size_t item_of(fr_dtype dtype) { return dtype == FR_F64 ? sizeof(double) : sizeof(float); }
 
 double layer_flop(const layer_spec *s) {
-    return 2.0 * s->directions * gates_of(s->cell) * (double)(s->T * s->B) * (double)(s->H * (s->I + s->H));
+    return 2.0 * s->directions * fr_cells[s->cell].gates * (double)(s->T * s->B) * (double)(s->H * (s->I + s->H));
 }
 
 layer_spec plain_spec(fr_cell cell, fr_dtype dtype, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H) {
@@ -142,7 +142,7 @@ static void make_lengths(layer *l, uint64_t *state) {
 
 static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t *state) {
     const layer_spec *s = &l->spec;
-    const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
     const double scale = 1 / sqrt((double)(s->I + s->H));
     fr_weights *w = &l->weights[d];
     w->w_ih = add_filled(l, gates * s->I, 0, state, scale);
@@ -155,28 +155,28 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
     void *h0 = add_filled(l, units, over, state, 1), *c0 = NULL;
     run->h0 = h0;
     run->h = over ? h0 : add_untouched(l, units);
-    if (s->cell == FR_LSTM) {
+    if (fr_cells[s->cell].states == 2) {
         run->c0 = c0 = add_filled(l, units, over, state, 1);
         run->c = over ? c0 : add_untouched(l, units);
     }
-    if (s->trains && saved_of(s->cell))
-        run->saved = add_untouched(l, s->T * saved_of(s->cell) * units);
+    if (s->trains && fr_cells[s->cell].saved)
+        run->saved = add_untouched(l, s->T * fr_cells[s->cell].saved * units);
 }
 
 static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const fr_forward_run *forward = &l->forward[d];
-    const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
-    const int lstm = s->cell == FR_LSTM;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
+    const int has_c = fr_cells[s->cell].states == 2;
     l->backward[d] = (fr_backward_run){
         .cell = s->cell, .dtype = s->dtype, .input_size = s->I, .hidden_size = s->H, .weights = l->weights[d],
         .reverse = forward->reverse, .x = forward->x, .y = forward->y, .h0 = forward->h0, .c0 = forward->c0,
         .saved = forward->saved, .dy = half(l, dy, d), .dx = dx,
         .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
-        .dc = lstm && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
-        .dh0 = add_untouched(l, units), .dc0 = lstm ? add_untouched(l, units) : NULL,
+        .dc = has_c && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
+        .dh0 = add_untouched(l, units), .dc0 = has_c ? add_untouched(l, units) : NULL,
         .dh_steps = s->dh_there ? add_untouched(l, s->T * units) : NULL,
-        .dc_steps = lstm && s->dc_there ? add_untouched(l, s->T * units) : NULL,
+        .dc_steps = has_c && s->dc_there ? add_untouched(l, s->T * units) : NULL,
         .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),
                       s->b_ih ? add_filled(l, gates, 1, state, 1) : NULL,
                       s->b_hh ? add_filled(l, gates, 1, state, 1) : NULL}};
@@ -287,7 +287,7 @@ static const char *stepless_fault(const layer *l, const void *begin, const void 
 
 static const char *direction_fault(const layer *l, int d) {
     const layer_spec *s = &l->spec;
-    const ptrdiff_t gates = gates_of(s->cell) * s->H, units = s->B * s->H;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
     const fr_forward_run *f = &l->forward[d];
     const fr_backward_run *b = &l->backward[d];
     const struct {

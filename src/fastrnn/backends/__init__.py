@@ -26,9 +26,9 @@ def import_native() -> Any:
 
 
 def import_numba() -> Any:
-    from . import numba_loops
+    from . import numba
 
-    return numba_loops
+    return numba
 
 
 def import_reference() -> Any:

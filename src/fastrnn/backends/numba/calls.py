@@ -1,4 +1,4 @@
-"""The Numba backend, for machines without the native kernels: the contract over the loops of numba_kernels."""
+"""The contract (base.py) over the compiled loops."""
 
 from functools import cache
 from itertools import product
@@ -8,8 +8,12 @@ import numba
 import numpy as np
 from numba import from_dtype, types
 
-from ..spec import CELLS, Cell
-from . import numba_kernels as kernels
+from ...spec import CELLS, Cell
+from . import activations
+from .cells import LAYOUTS
+from .compiling import jit
+from .loops import TERMS, build_backward, build_forward
+from .packing import pack as pack_panels
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("NUMBA_DISABLE_JIT is set, and these kernels have to be compiled")
@@ -25,25 +29,23 @@ def packing(dtype):
     real = from_dtype(dtype)
     matrix, vector = types.Array(real, 2, "C", readonly=True), types.Array(real, 1, "C", readonly=True)
     packed = [types.Array(real, 1, "C")] * 3
-    return kernels.jit(kernels.pack, types.void(*packed, matrix, matrix, vector, vector, *[types.intp] * 6))
+    return jit(pack_panels, types.void(*packed, matrix, matrix, vector, vector, *[types.intp] * 6))
 
 
 @cache
 def forward_loop(cell_name, dtype):
-    cell, f = CELLS[cell_name], kernels.LAYOUTS[cell_name]
-    loop = kernels.build_forward(len(cell.gates), len(cell.states), len(cell.saved), f.forward, f.units, f.first, f.count, f.hidden)
+    loop = build_forward(CELLS[cell_name], LAYOUTS[cell_name])
     real = from_dtype(dtype)
     x, y = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, end = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
     index, vector = types.Array(types.int64, 1, "C", readonly=True), types.Array(real, 1, "C")
     arguments = [x, index, index, start, start, y, end, end, *[vector] * 4, types.boolean]
-    return kernels.jit(loop, types.void(*arguments))
+    return jit(loop, types.void(*arguments))
 
 
 @cache
 def backward_loop(cell_name, dtype):
-    cell = CELLS[cell_name]
-    loop = kernels.build_backward(len(cell.gates), len(cell.states), len(cell.saved), kernels.LAYOUTS[cell_name].backward)
+    loop = build_backward(CELLS[cell_name], LAYOUTS[cell_name])
     real = from_dtype(dtype)
     x, dx = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, dstart = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
@@ -53,7 +55,7 @@ def backward_loop(cell_name, dtype):
     terms = types.Tuple([*[dvector] * 4, types.Array(types.intp, 2, "C")])
     results = [dx, dstart, dstart, dvector, dvector, vector, vector, *[dvector] * 4]
     flags = types.boolean, types.intp, types.intp, terms, types.intp, types.boolean
-    return kernels.jit(loop, types.intp(*given, *results, *flags))
+    return jit(loop, types.intp(*given, *results, *flags))
 
 
 # --- Long calls: compiled loops answer no signal, so Python calls them for one part after another of the time, the rows
@@ -75,7 +77,7 @@ def parts(n, flop):
 def activation_loop(activation, dtype):
     real = from_dtype(dtype)
     given, result = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
-    return kernels.jit(kernels.build_map(getattr(kernels, activation)), types.void(given, result))
+    return jit(activations.build_map(getattr(activations, activation)), types.void(given, result))
 
 
 def activate(activation, v, result):
@@ -88,7 +90,7 @@ def activate(activation, v, result):
 
 class Packed(NamedTuple):
     cell: Cell
-    directions: list  # of (w_ih, w_hh, starts), as numba_kernels.pack fills them
+    directions: list  # of (w_ih, w_hh, starts), as packing.pack fills them
 
 
 def flat(array, dtype):
@@ -97,7 +99,7 @@ def flat(array, dtype):
 
 
 def pack(cell, weights, threads, steps=None):
-    f, dtype = kernels.LAYOUTS[cell.name], weights[0].w_ih.dtype
+    f, dtype = LAYOUTS[cell.name], weights[0].w_ih.dtype
     packed = Packed(cell, [])
     for w in weights:
         (_, I), H = w.w_ih.shape, w.w_hh.shape[1]
@@ -155,7 +157,7 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
         dy_d = np.empty((0, 0, 0), x.dtype) if dy is None else dy[half]
         w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw]
         after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*(dsteps or ()), None, None)[:2]]
-        terms, n = room_for_terms(cell, min(kernels.TERMS, T * B), I, H, x.dtype), 0
+        terms, n = room_for_terms(cell, min(TERMS, T * B), I, H, x.dtype), 0
         for (first, last), (top, end) in product(reversed(bounds), rows):
             given = x, order[top:end], ends[top:end], y[half], *start, kept, dy_d
             at_end = first == 0 and end == B
@@ -166,4 +168,4 @@ def room_for_terms(cell, size, I, H, dtype):
     """For the x, h, da, du, and the (step, row) of the terms whose sum joins the gradients at once."""
     G = len(cell.gates) * H
     x, h, da = np.empty(size * I, dtype), np.empty(size * H, dtype), np.empty(size * G, dtype)
-    return x, h, da, np.empty(size * G, dtype) if cell.phases[0].x != cell.phases[0].h else da, np.empty((size, 2), np.intp)
+    return x, h, da, np.empty(size * G, dtype) if cell.splits else da, np.empty((size, 2), np.intp)

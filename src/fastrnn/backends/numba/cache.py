@@ -6,10 +6,20 @@ one that cannot be written is left out.
 """
 
 from hashlib import sha256
+from pathlib import Path
 from pickle import loads
 
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
+
+
+def source_stamp():
+    """What an entry depends on: the texts of all files of the backend, since functions are compiled into each other.
+
+    Numba itself asks for the time and size of the one file that a function stands in.
+    """
+    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return sha256(b"".join(sha256(text).digest() for text in texts)).hexdigest()
 
 
 class SealedEntries:
@@ -46,12 +56,15 @@ class SealedEntries:
         return data if owner == [self.source_stamp, key] else None
 
 
+STAMP = source_stamp()
+
+
 class KernelCache(FunctionCache):
     """The cache of one function. Raises RuntimeError or OSError where no directory for it can be written."""
 
     def __init__(self, function):
         super().__init__(function)
-        self._cache_file = SealedEntries(self._cache_file, self._impl.locator.get_source_stamp())
+        self._cache_file = SealedEntries(self._cache_file, STAMP)
 
     def load_overload(self, sig, target_context):
         try:

@@ -1,0 +1,13 @@
+"""The Numba backend, for machines without the native kernels: the same loops, compiled at run time.
+
+cells        a cell's equation and its derivative
+products     matrix products, over flat arrays
+packing      weights into panels
+loops        the steps of one direction
+calls        the contract of base.py
+compiling, intrinsics, activations, cache: what these stand on
+"""
+
+from .calls import activate, backward, forward, name, pack
+
+__all__ = ["activate", "backward", "forward", "name", "pack"]

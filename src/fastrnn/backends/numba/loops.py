@@ -1,0 +1,220 @@
+"""The loops over time, of one direction.
+
+LLVM inlines a cell's equation into them and vectorises across hidden units. Two rules make the results bit for bit
+independent of batch, padding and chunking: every product is a chain of explicit fused multiply-adds in the order of its
+terms, whatever tile it falls in, and everything else is one correctly rounded operation at a time, without fastmath.
+
+Rows are taken longest first, in `order`, so that those still running are the first ones; `ends` are their lengths.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+
+from .compiling import inlined, unsigned
+from .intrinsics import features, load, store
+from .products import COLUMNS, PITCH, ROWS, add, add_product, add_sum, copy, multiply
+
+LANES = 8  # hidden units are computed in multiples of this; the weights beyond the last are zero
+HOISTED = 16  # (step, row) pairs whose input product is taken at once, where the batch alone is smaller
+TERMS = 256  # (step, row) terms of a parameter's gradient that are summed before joining the total
+
+
+@inlined
+def gather(to, pitch, source, rows):
+    for b in range(rows.size):
+        copy(to, b * pitch, source[rows[b]], 0, source.shape[1])
+
+
+@inlined
+def scatter(to, rows, source, pitch):
+    for b in range(rows.size):
+        copy(to[rows[b]], 0, source, b * pitch, to.shape[1])
+
+
+@inlined
+def running(ends, t):
+    """How many rows have a step t."""
+    live = 0
+    while live < ends.size and ends[live] > t:
+        live += 1
+    return live
+
+
+@inlined
+def gather_steps(xs, begin, x, rows, ends, k, reverse):
+    """The inputs of the k-th visited step and those after it, step after step; begin[s] is where step k + s begins."""
+    T, I = x.shape[0], x.shape[2]
+    for s in range(min(begin.size - 1, T - k)):
+        t = T - 1 - (k + s) if reverse else k + s
+        live = running(ends, t)
+        for b in range(live):
+            copy(xs, (begin[s] + b) * I, features(x, t, rows[b]), 0, I)
+        begin[s + 1] = begin[s] + live
+
+
+@inlined
+def lanes_of(left, units):
+    """How many of a panel's units to compute when `left` are left."""
+    return min(units, -(-left // LANES) * LANES)
+
+
+def build_forward(cell, layout):
+    """forward of a cell."""
+    gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
+    step, units = layout.forward, layout.units
+    first, count, hidden = layout.first, layout.count, layout.hidden
+
+    def forward(x, order, ends, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, reverse):
+        (T, B, I), H = x.shape, h0.shape[1]
+        panels, pitch = -(-H // units), gates * units
+        padded = panels * units
+        rows = min(order.size, ROWS)
+        chunk = max(1, min(T, HOISTED // rows))
+        xs, begin = np.empty(chunk * rows * I, x.dtype), np.zeros(chunk + 1, np.intp)
+        tiles = np.zeros(panels * chunk * rows * PITCH, x.dtype)
+        h, h_next = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded, x.dtype)
+        c = np.zeros(rows * padded, x.dtype)
+        for top in range(0, order.size, rows):
+            some, some_ends = order[top : top + rows], ends[top : top + rows]
+            gather(h, padded, h0, some)
+            if states == 2:
+                gather(c, padded, c0, some)
+            for k in range(T):
+                s = k % chunk
+                if s == 0:
+                    gather_steps(xs, begin, x, some, some_ends, k, reverse)
+                    pairs = begin[min(chunk, T - k)]
+                    for p in range(panels):
+                        at = p * chunk * rows * PITCH + first * units
+                        for b in range(pairs):
+                            copy(tiles, at + b * PITCH, starts, p * count * units, count * units)
+                        width = pitch - units + lanes_of(H - p * units, units)
+                        multiply(tiles, at, pairs, width, xs, 0, I, 1, w_ih, p * I * pitch, pitch, I)
+                t = T - 1 - k if reverse else k
+                live = begin[s + 1] - begin[s]
+                for p in range(panels):
+                    real, lanes = min(units, H - p * units), lanes_of(H - p * units, units)
+                    tile, width = (p * chunk * rows + begin[s]) * PITCH, pitch - units + lanes
+                    at = tile + hidden * units
+                    multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
+                    for b in range(live):
+                        at, unit = tile + b * PITCH, b * padded + p * units
+                        for j in range(lanes):
+                            v = load(tiles, at + first * units + j, units, count)
+                            values = step(v, h[unsigned(unit + j)], c[unsigned(unit + j)])
+                            store(tiles, at + j, units, values)
+                        copy(features(y, t, some[b]), p * units, tiles, at, real)
+                        copy(h_next, unit, tiles, at, lanes)
+                        if states == 2:
+                            copy(c, unit, tiles, at + kept * units, lanes)
+                        if saved.size:
+                            to = (t * B + some[b]) * kept * H + p * units
+                            for slot in range(kept):
+                                copy(saved, to + slot * H, tiles, at + (1 + slot) * units, real)
+                copy(h, 0, h_next, 0, live * padded)
+            scatter(h_out, some, h, padded)
+            if states == 2:
+                scatter(c_out, some, c, padded)
+            for b in range(some.size):
+                for t in range(some_ends[b], T):
+                    features(y, t, some[b])[:] = 0
+
+    return forward
+
+
+def build_backward(cell, layout):
+    """backward of a cell."""
+    gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
+    step, split = layout.backward, cell.splits
+    C, values = COLUMNS, 5 + kept  # a block holds C units: dh, dc, h, h_prev, c_prev, *saved, then dh, dc, *da, *du
+
+    def backward(
+        x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh,
+        reverse, first, last, terms, n, at_end,
+    ):  # fmt: skip
+        """The visited steps last-1 to first of the rows in `order`.
+
+        n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
+        """
+        (T, B, I), H = x.shape, h0.shape[1]
+        (xs, hs, da, du, places), G, size = terms, gates * H, len(terms[4])
+        dh = np.empty(order.size * H, x.dtype)
+        dc = np.empty(dh.size if states == 2 else 0, x.dtype)
+        tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(10 * C, x.dtype)
+        gather(dh, H, dh0, order)
+        if states == 2:
+            gather(dc, H, dc0, order)
+        for k in range(last - 1, first - 1, -1):
+            t, before = (T - 1 - k, T - k) if reverse else (k, k - 1)
+            live = running(ends, t)
+            b = 0
+            while b < live:
+                segment = min(live - b, size - n)
+                for s in range(segment):
+                    row, term = order[b + s], n + s
+                    initial = t == ends[b + s] - 1 if reverse else t == 0
+                    places[term, 0], places[term, 1] = t, row
+                    copy(xs, term * I, features(x, t, row), 0, I)
+                    copy(hs, term * H, h0[row] if initial else features(y, before, row), 0, H)
+                    for j in range(0, H, C):
+                        real = min(C, H - j)
+                        here, kept_here = (b + s) * H + j, (t * B + row) * kept * H + j
+                        copy(block, 0, dh, here, real)
+                        if dy.size:
+                            add(block, 0, features(dy, t, row), j, real)
+                        if states == 2:
+                            copy(block, C, dc, here, real)
+                            if initial:
+                                copy(block, 4 * C, c0[row], j, real)
+                            else:
+                                copy(block, 4 * C, saved, ((before * B + row) * kept + kept - 1) * H + j, real)
+                        if dh_steps.size:
+                            copy(dh_steps, (t * B + row) * H + j, block, 0, real)
+                        if dc_steps.size:
+                            copy(dc_steps, (t * B + row) * H + j, block, C, real)
+                        if kept == 0:
+                            copy(block, 2 * C, features(y, t, row), j, real)
+                        copy(block, 3 * C, hs, term * H + j, real)
+                        for slot in range(kept):
+                            copy(block, (5 + slot) * C, saved, kept_here + slot * H, real)
+                        for i in range(lanes_of(real, C)):
+                            dh_prev, dc_prev, da_i, du_i = step(*load(block, i, C, values))
+                            store(block, i, C, (dh_prev, dc_prev) + da_i)
+                            if split:
+                                store(block, i + 5 * C, C, du_i)
+                        copy(dh, here, block, 0, real)
+                        if states == 2:
+                            copy(dc, here, block, C, real)
+                        for g in range(gates):
+                            copy(da, term * G + g * H + j, block, (2 + g) * C, real)
+                            if split:
+                                copy(du, term * G + g * H + j, block, (5 + g) * C, real)
+                add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, G)
+                n += segment
+                b += segment
+                if n == size:
+                    add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
+                    n = 0
+        if at_end and n:
+            add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
+        scatter(dh0, order, dh, H)
+        if states == 2:
+            scatter(dc0, order, dc, H)
+        return n
+
+    return backward
+
+
+@register_jitable
+def add_gradients(terms, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh):
+    """Add what the collected terms give to the gradients of the parameters and, by way of xs, of the input."""
+    H, I = hs.size // len(places), dx.shape[2]
+    G = da.size // len(places)
+    add_product(dw_ih, G, I, tile, da, 1, G, xs, terms)
+    add_product(dw_hh, G, H, tile, du, 1, G, hs, terms)
+    add_sum(db_ih, tile, da, terms)
+    add_sum(db_hh, tile, du, terms)
+    xs[:] = 0
+    add_product(xs, terms, I, tile, da, G, 1, w_ih, G)
+    for k in range(terms):
+        add(features(dx, places[k, 0], places[k, 1]), 0, xs, k * I, I)
