@@ -56,7 +56,7 @@ def cell_line(cell, none):
 
 
 def shapes_of(phase, none):
-    """The shapes of a phase's tiles: of cells of one column per unit, of as many blocks of units as a panel may have."""
+    """The shapes of a phase's tiles; of a cell of one column per unit, for each number of blocks of a panel."""
     x, h = ([k for k, gate in enumerate(columns) if gate != none] for columns in (phase.x, phase.h))
     if len(phase.x) > 1:
         return [(len(phase.x), x, h)]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from . import FAMILIES
-from ._native import (
+from .. import FAMILIES
+from .._native import (
     CellStep,
     Shortcut,
     activate,

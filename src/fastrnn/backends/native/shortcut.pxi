@@ -1,0 +1,186 @@
+"""The short way through a stack of layers, or a cell, for arguments that need no conversion."""
+
+
+cdef class Shortcut:
+    """Inference by a stack of layers, or a cell, for arguments that need no conversion: one step, or a sequence.
+
+    `layers` are results of `pack`, or an iterator of them for a single call. A layer's state has one axis more than a
+    step's x, over the layers, and an output y comes with it; a cell's has neither. `ndarray` and `empty` are NumPy's,
+    which this module does not import.
+    """
+
+    cdef object layers, ndarray, empty, dtype
+    cdef ptrdiff_t input_size, hidden_size, num_layers, directions, runs
+    cdef Py_ssize_t item
+    cdef char kind
+    cdef bint has_c, cell, batch_first
+    cdef double row_flop
+
+    def __cinit__(self, layers, spec, ndarray, empty, cell):
+        cdef double gates = len(spec.cell.gates)
+        self.layers, self.ndarray, self.empty, self.dtype = layers, ndarray, empty, spec.dtype
+        self.input_size, self.hidden_size, self.item = spec.input_size, spec.hidden_size, spec.dtype.itemsize
+        self.num_layers, self.directions = spec.num_layers, spec.directions
+        self.runs = self.num_layers * self.directions
+        self.kind = ord(spec.dtype.char)
+        self.has_c, self.cell, self.batch_first = len(spec.cell.states) == 2, cell, spec.batch_first
+        self.row_flop = 2 * gates * self.hidden_size * (self.input_size + self.hidden_size) * self.runs
+
+    cdef bint plain(self, object array, Plain *result, int flags, char other=0) except -1:
+        return plain_array(self.ndarray, other or self.kind, array, result, flags)
+
+    cdef bint plain_state(self, object array, ptrdiff_t rows, Plain *result, int flags) except -1:
+        """Whether `array` is plain and a part of a state of so many rows; -1: of an unbatched call."""
+        if not self.plain(array, result, flags):
+            return False
+        cdef int i = 0 if self.cell else 1
+        if result.ndim != i + 1 + (rows >= 0) or (i == 1 and result.shape[0] != self.runs):
+            return False
+        return result.shape[result.ndim - 1] == self.hidden_size and (rows < 0 or result.shape[i] == rows)
+
+    cdef bint plain_states(self, object state, ptrdiff_t rows, Plain *parts, int flags) except -1:
+        if not self.has_c:
+            return self.plain_state(state, rows, &parts[0], flags)
+        if type(state) is not tuple or len(<tuple>state) != 2:
+            return False
+        return (self.plain_state((<tuple>state)[0], rows, &parts[0], flags)
+                and self.plain_state((<tuple>state)[1], rows, &parts[1], flags))
+
+    cdef bint plain_lengths(self, object lengths, ptrdiff_t T, ptrdiff_t B, const int64_t **result) except -1:
+        """Whether `lengths` is None or a plain array of B int64 from 0 to T."""
+        cdef Plain steps
+        cdef ptrdiff_t i
+        result[0] = NULL
+        if lengths is None:
+            return True
+        if not self.plain(lengths, &steps, 0, c"q") or steps.ndim != 1 or steps.shape[0] != B:
+            return False
+        result[0] = <const int64_t *>steps.data
+        for i in range(B):
+            if not 0 <= result[0][i] <= T:
+                return False
+        return True
+
+    cdef object empty_state(self, object shape):
+        cdef object h = self.empty(shape, self.dtype)
+        return (h, self.empty(shape, self.dtype)) if self.has_c else h
+
+    def step(self, x_t, state, out, int threads):
+        """(y, state), or for a cell the state; None if an argument is not plain: the caller checks and converts then.
+
+        out: None, or (y, state) to write into, which is returned.
+        """
+        cdef Plain x
+        cdef Plain y
+        cdef Plain now[2]
+        cdef Plain after[2]
+        cdef int parts = 2 if self.has_c else 1, i, k
+        if not self.plain(x_t, &x, 0) or x.ndim > 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
+            return None
+        cdef ptrdiff_t rows = x.shape[0] if x.ndim == 2 else -1
+        if not self.plain_states(state, rows, now, 0):
+            return None
+        if out is None:
+            shape = (state[0] if self.has_c else state).shape
+            out_state = self.empty_state(shape)
+            if self.cell:
+                out = out_state
+            else:
+                out = self.empty(shape[1:], self.dtype), out_state
+                self.plain(out[0], &y, PyBUF_WRITABLE)
+            self.plain_states(out_state, rows, after, PyBUF_WRITABLE)
+        else:
+            if type(out) is not tuple or len(<tuple>out) != 2 or not self.plain(out[0], &y, PyBUF_WRITABLE):
+                return None
+            if y.ndim != x.ndim or y.shape[y.ndim - 1] != self.hidden_size or (x.ndim == 2 and y.shape[0] != x.shape[0]):
+                return None
+            if not self.plain_states(out[1], rows, after, PyBUF_WRITABLE) or overlap(&y, &x):
+                return None
+            for i in range(parts):
+                if overlap(&y, &now[i]) or overlap(&y, &after[i]) or overlap(&x, &after[i]):
+                    return None
+                for k in range(parts):
+                    if overlap(&after[i], &now[k]) and (i != k or after[i].data != now[k].data):
+                        return None
+            if parts == 2 and overlap(&after[0], &after[1]):
+                return None
+        self.advance(&x, now, &after[0] if self.cell else &y, after, threads)
+        return out
+
+    cdef int advance(self, Plain *x, Plain *now, Plain *y, Plain *after, int threads) except -1:
+        """All layers, y serving the lower ones as scratch: a layer's new h is its output, which the next one reads."""
+        cdef fr_forward_run run
+        cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0], size = B * self.hidden_size * self.item
+        cdef int k = 0
+        memset(&run, 0, sizeof(run))
+        run.x.data, run.x.row = x.data, self.input_size
+        run.y.data, run.y.row = y.data, self.hidden_size
+        for layer in self.layers:
+            set_state(&run, self.has_c, now, after, k * size)
+            self.run(layer, &run, 1, B, NULL, threads)
+            run.x.data, run.x.row = run.h, self.hidden_size
+            k += 1
+        return 0
+
+    cdef int run(
+        self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads
+    ) except -1:
+        """One layer: its directions' runs, but for the weights."""
+        cdef int d
+        for d in range(layer.count):
+            runs[d].packed, runs[d].reverse = layer.directions[d], d
+        return run_forward(runs, layer.count, T, B, lengths, threads, T * B * self.row_flop)
+
+    def sequence(self, sequence, state, lengths, int threads):
+        """(y, state) of a layer; None if an argument is not plain: the caller checks and converts then."""
+        cdef Plain x
+        cdef Plain y
+        cdef Plain now[2]
+        cdef Plain after[2]
+        cdef fr_forward_run runs[2]
+        cdef ptrdiff_t T, B = 1, rows = -1, size, width = self.directions * self.hidden_size
+        cdef const int64_t *row_lengths
+        cdef int parts = 2 if self.has_c else 1, batch = 0 if self.batch_first else 1, i, k, d
+        cdef tuple state_shape, shape
+        if not self.plain(sequence, &x, 0) or x.ndim < 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
+            return None
+        T = x.shape[0 if x.ndim == 2 else 1 - batch]
+        if x.ndim == 3:
+            B = rows = x.shape[batch]
+        if state is not None and not self.plain_states(state, rows, now, 0):
+            return None
+        if not self.plain_lengths(lengths, T, rows, &row_lengths):
+            return None
+        if rows < 0:
+            state_shape, shape = (self.runs, self.hidden_size), (T, width)
+        else:
+            state_shape, shape = (self.runs, B, self.hidden_size), (x.shape[0], x.shape[1], width)
+        after_state = self.empty_state(state_shape)
+        self.plain_states(after_state, rows, after, PyBUF_WRITABLE)
+        if state is None:  # the final state may be the initial one
+            for i in range(parts):
+                now[i] = after[i]
+                memset(now[i].data, 0, now[i].bytes)
+        memset(runs, 0, sizeof(runs))
+        size = B * self.hidden_size * self.item
+        layers = iter(self.layers)
+        for k in range(self.num_layers):
+            check_signals()  # layers each too short to ask may be many
+            target = self.empty(shape, self.dtype)
+            self.plain(target, &y, PyBUF_WRITABLE)
+            for d in range(self.directions):
+                runs[d].x = self.strides(&x, T, B)
+                runs[d].y = self.strides(&y, T, B)
+                runs[d].y.data = y.data + d * self.hidden_size * self.item
+                set_state(&runs[d], self.has_c, now, after, (k * self.directions + d) * size)
+            self.run(next(layers), runs, T, B, row_lengths, threads)  # and nothing holds its weights
+            sequence, x = target, y
+        return sequence, after_state
+
+    cdef fr_sequence strides(self, Plain *array, ptrdiff_t T, ptrdiff_t B) noexcept:
+        """A C-contiguous sequence, in the order of axes that the layer has."""
+        cdef fr_sequence result
+        cdef ptrdiff_t n = array.shape[array.ndim - 1]
+        result.data = array.data
+        result.time, result.row = (n, T * n) if self.batch_first else (B * n, n)
+        return result

@@ -1,0 +1,43 @@
+"""The table of the cells: what is written from it is up to date, and it says of each cell what its equations do."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastrnn.backends import reference
+from fastrnn.spec import CELLS, NONE
+
+CSRC = Path(__file__).parents[1] / "csrc"
+
+
+def test_the_kernels_table_is_up_to_date():
+    text = runpy.run_path(str(CSRC / "write_cells.py"))["text"]
+    spec = runpy.run_path(str(CSRC.parent / "src" / "fastrnn" / "spec.py"))
+    assert (CSRC / "cells.def").read_text() == text(spec), "python csrc/write_cells.py writes it anew"
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_gate_is_fed_by_x_and_by_h_once(cell):
+    for columns in zip(*cell.phases):
+        for fed in zip(*columns):
+            assert {NONE, *fed} <= {NONE, *cell.gates}
+    for letter in "x", "h":
+        fed = "".join(getattr(phase, letter) for phase in cell.phases).replace(NONE, "")
+        assert sorted(fed) == sorted(cell.gates)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_what_the_table_says_of_an_equation(cell):
+    """By the reference: how much it saves, whether two gradients differ, and whether dh reaches h_prev beside u."""
+    rng, G = np.random.default_rng(0), len(cell.gates)
+    a, u = rng.standard_normal((2, 3, G * 2))
+    h, c = rng.standard_normal((2, 3, 2))
+    forward, backward = reference.EQUATIONS[cell.name]
+    new, new_c, saved = forward(a, u, h, c)
+    assert len(saved) == len(cell.saved)
+    assert (new_c is not None) == (cell.states == "hc") == ("c" in cell.saved)
+    da, du, dh_prev, _ = backward(np.ones_like(h), np.zeros_like(c), new, h, c, saved)
+    assert (np.abs(da - du).max() > 0) == cell.splits
+    assert (np.abs(dh_prev).max() > 0) == cell.carries
