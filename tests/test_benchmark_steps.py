@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import blas
 from fastrnn.benchmark import runner, steps, workloads
 from fastrnn.benchmark.measure import LocalCall, Timing
 from fastrnn.benchmark.steps import Step, StepResult, StepSettings
+from fastrnn.core import blas
 
 WAYS = [("NumPy", "forward"), ("function", "forward"), ("cell", "forward"), ("frozen step", "forward")]
 WAYS += [("layer", "forward"), ("NumPy", "training"), ("function", "training")]

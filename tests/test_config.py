@@ -11,7 +11,8 @@ import warnings
 import pytest
 
 import fastrnn
-from fastrnn import backends, config, cpus
+from fastrnn import backends
+from fastrnn.core import config, cpus
 
 
 def python(code, **environment):

@@ -260,7 +260,7 @@ def test_no_generator_is_kept_where_nothing_is_dropped():
 
 
 def test_generators_are_not_kept_alive():
-    from fastrnn import portable
+    from fastrnn.core import portable
 
     gc.collect()
     before = len(portable._portable)

@@ -14,7 +14,7 @@ import pytest
 from cases import assert_same_bits, bare, make_case, make_layer, run
 
 import fastrnn
-from fastrnn.tape import Run
+from fastrnn.core.tape import Run
 
 DELAY = 0.05  # s from the start of a call to the alarm
 ANSWER = 1.0  # s allowed from the alarm to the exception, of wall or CPU time; a quiet machine needs 0.2

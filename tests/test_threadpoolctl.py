@@ -8,7 +8,7 @@ import pytest
 from test_config import output, python
 
 import fastrnn
-from fastrnn import config, cpus
+from fastrnn.core import config, cpus
 
 threadpoolctl = pytest.importorskip("threadpoolctl")
 if "native" not in fastrnn.available_backends():
@@ -76,9 +76,9 @@ def test_limits_of_others_and_by_name(before):
 def test_in_any_order(order):
     """Before any call, too, when nothing else has needed the native backend yet."""
     code = ORDERS[order] + (
-        "import sys, fastrnn.threadpools\n"
+        "import sys\nfrom fastrnn.core import threadpools\n"
         "with threadpoolctl.threadpool_limits(1): print(fastrnn.get_num_threads())\n"
-        "print(fastrnn.get_num_threads(), [type(f) is fastrnn.threadpools.Finder for f in sys.meta_path].count(True))\n"
+        "print(fastrnn.get_num_threads(), [type(f) is threadpools.Finder for f in sys.meta_path].count(True))\n"
         "print(sum(info['user_api'] == 'fastrnn' for info in threadpoolctl.threadpool_info()))\n"
         "print(type(threadpoolctl.__loader__).__module__, threadpoolctl.__spec__.loader is threadpoolctl.__loader__)\n"
     )

@@ -16,7 +16,7 @@ import pytest
 from cases import KINDS, assert_same_bits, bare, make_case, parts_of, run
 
 import fastrnn
-from fastrnn import config
+from fastrnn.core import config
 
 HERE = Path(__file__).parent
 

@@ -6,7 +6,10 @@ from typing import Any as _Any
 from ._version import __version__
 from .backends import BackendUnavailable
 from .cells import GRUCell, LSTMCell, RNNCell
-from .config import available_backends, get_backend, get_num_threads, set_backend, set_num_threads, use_backend
+from .core.config import available_backends, get_backend, get_num_threads, set_backend, set_num_threads, use_backend
+from .core.showconfig import show_config
+from .core.tape import CellGrads, Grads, Tape
+from .core.threadpools import register_when_imported as _register_when_imported
 from .frozen import FrozenCell, FrozenLayer
 from .functional import (
     gru_cell,
@@ -23,9 +26,6 @@ from .functional import (
     rnn_tanh_cell_forward,
 )
 from .layers import GRU, LSTM, RNN, Layer
-from .showconfig import show_config
-from .tape import CellGrads, Grads, Tape
-from .threadpools import register_when_imported as _register_when_imported
 
 __all__ = [
     "GRU",

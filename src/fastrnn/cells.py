@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
 
-from . import checks, config, stack
 from .backends.base import Backend
+from .core import checks, config, stack
+from .core.geometry import Array, Call, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
+from .core.initialise import Init
+from .core.params import Accumulators, Parameters, check_memory, group, rnn_cell, under
+from .core.statedict import read_arrays, read_sizes
+from .core.tape import Grads, Run, S, Tape, check_tape
 from .frozen import FrozenCell, infer_cell, step_at_once
-from .geometry import Array, Call, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
-from .initialise import Init
-from .params import Accumulators, Parameters, check_memory, group, rnn_cell, under
 from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
-from .statedict import read_arrays, read_sizes
-from .tape import Grads, Run, S, Tape, check_tape
 
 if TYPE_CHECKING:
     from typing import Self

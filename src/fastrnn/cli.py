@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import fastrnn
 
-from .arguments import UsageError, names, picture, positive_number, seconds_or_none, thread_count, writable
-from .config import BackendName
+from .console.arguments import UsageError, names, picture, positive_number, seconds_or_none, thread_count, writable
+from .console.plaintext import any_encoding
+from .console.progress import progress_bar
+from .core.config import BackendName
 from .flow.command import add_parser as add_flow
 from .learn.command import add_parser as add_learn
-from .plaintext import any_encoding
-from .progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from . import checks
 from ._version import __version__
+from .core import checks
 
 KEY = "fastrnn"  # the only one of a file's metadata, whose order would differ from one writing to the next
 PARTS = "parts.1"  # the kind of a file of `save`; the number is that of the layout

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 import numpy as np
 
-from . import backends, checks, config, stack
+from . import backends
 from .backends.base import Backend
-from .geometry import (
+from .core import checks, config, stack
+from .core.geometry import (
     Array,
     DescribedCell,
     DescribedLayer,
@@ -27,9 +28,9 @@ from .geometry import (
     state_shape,
     time_major,
 )
-from .portable import PortableArray
+from .core.portable import PortableArray
+from .core.tape import S
 from .spec import Cell, Weights
-from .tape import S
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import checks, config, stack
 from .cells import backprop_at_once, backprop_cell, read_cell_gradients, record_at_once, record_cell
+from .core import checks, config, stack
+from .core.geometry import Array, LayerSpec
+from .core.params import Accumulators
+from .core.tape import CellGrads, Tape, check_tape
 from .frozen import infer_cell, step_at_once
-from .geometry import Array, LayerSpec
-from .params import Accumulators
 from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
-from .tape import CellGrads, Tape, check_tape
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
 
-from . import checks, config, stack
-from .frozen import FrozenLayer, infer, shortcut
-from .geometry import (
+from .core import checks, config, stack
+from .core.geometry import (
     Array,
     DescribedLayer,
     LayerSpec,
@@ -40,16 +39,17 @@ from .geometry import (
     time_major,
     zeros,
 )
-from .initialise import Init
-from .params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell, under
-from .portable import portable
+from .core.initialise import Init
+from .core.params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell, under
+from .core.portable import portable
+from .core.statedict import read_arrays, read_sizes
+from .core.tape import Grads, S, Tape, check_tape
+from .frozen import FrozenLayer, infer, shortcut
 from .spec import GRU as GRU_CELL
 from .spec import LSTM as LSTM_CELL
 from .spec import RNN_RELU as RNN_RELU_CELL
 from .spec import RNN_TANH as RNN_CELL
 from .spec import Cell
-from .statedict import read_arrays, read_sizes
-from .tape import Grads, S, Tape, check_tape
 
 if TYPE_CHECKING:
     from typing import Self

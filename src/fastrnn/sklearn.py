@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checks
+from .core import checks
 from .layers import GRU, LSTM, RNN
 from .train import Adam, Chain, LastStep, Linear, Sequences, cross_entropy, fit, mean_squared
 

@@ -11,7 +11,8 @@ import numpy as np
 
 import fastrnn
 
-from .. import backends, blas
+from .. import backends
+from ..core import blas
 
 
 def describe() -> dict[str, str | int | None]:

@@ -13,7 +13,7 @@ import numpy as np
 import fastrnn
 
 from .. import backends
-from ..config import BackendName
+from ..core.config import BackendName
 from .measure import Call, CallFailed, LocalCall
 from .remote import RemotePeer
 from .workloads import GATES, Problem

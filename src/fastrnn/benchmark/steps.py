@@ -18,7 +18,7 @@ import numpy as np
 
 import fastrnn
 
-from ..config import BackendName
+from ..core.config import BackendName
 from .machine import threads_everywhere
 from .measure import LocalCall, Timing, interleave
 from .peers import Disagreement, check_agreement

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import checks
-from ..geometry import Array, Call, read_call, sequence_shape, time_major
+from ..core import checks
+from ..core.geometry import Array, Call, read_call, sequence_shape, time_major
 from . import gates
 from .jacobians import (
     FLOAT64,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import fastrnn
 
-from ..arguments import UsageError, natural_number, picture, positive_integer, writable
+from ..console.arguments import UsageError, natural_number, picture, positive_integer, writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

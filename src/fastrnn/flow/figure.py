@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..geometry import Array
+from ..core.geometry import Array
 from .analysis import RESOLVED
 from .limits import FLOAT32
 from .models import Study

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backends import reference
-from ..geometry import Array
+from ..backends.reference.cells import EQUATIONS
+from ..backends.reference.loops import affine
+from ..core.geometry import Array
 from .jacobians import Path
 
 # The gates of each cell, in the order in which the reference's equations return them, and the one that keeps the past.
@@ -24,8 +25,8 @@ def gates(path: Path) -> dict[str, Array]:
     name, (w_ih, w_hh, *biases) = cell_name(path), path.layer.params.values()
     b_ih, b_hh = biases or (None, None)
     h, c = path.states[0][:-1], path.states[1][:-1] if len(path.states) == 2 else None
-    a, u = reference.affine(path.x, w_ih, b_ih), reference.affine(h, w_hh, b_hh)
-    after, _, kept = reference.EQUATIONS[name][0](a, u, h, c)
+    a, u = affine(path.x, w_ih, b_ih), affine(h, w_hh, b_hh)
+    after, _, kept = EQUATIONS[name][0](a, u, h, c)
     return dict(zip(GATES[name], kept)) if name in GATES else {"h": after}
 
 

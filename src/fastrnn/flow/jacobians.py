@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..geometry import Array, Call
+from ..core.geometry import Array, Call
 from ..layers import GRU, LSTM, RNN
 
 FLOAT64 = np.dtype(np.float64)

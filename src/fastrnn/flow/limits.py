@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..geometry import Array
+from ..core.geometry import Array
 
 FLOAT32 = np.finfo(np.float32)
 

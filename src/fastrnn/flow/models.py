@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..geometry import Array
+from ..core.geometry import Array
 from ..layers import GRU, LSTM, RNN
 from .analysis import GradientFlow, gradient_flow
 from .jacobians import KINDS

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..geometry import Array
+from ..core.geometry import Array
 
 LOG10_2 = math.log10(2)
 

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .. import blas
-from ..arguments import UsageError, folder, natural_number, picture, positive_number, readable, writable
+from ..console.arguments import UsageError, folder, natural_number, picture, positive_number, readable, writable
+from ..core import blas
 from . import TASKS
 from .options import Options, Result, Stopwatch
 

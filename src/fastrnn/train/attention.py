@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 from .counting import valid_steps
 from .part import Part, PartGrads, PartTape, check_tape, gradient
 

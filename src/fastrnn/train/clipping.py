@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 
 Array = np.ndarray
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

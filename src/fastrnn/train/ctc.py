@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 from .counting import divisor, read_lengths
 from .losses import floats, integers
 

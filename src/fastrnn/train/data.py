@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import checks
-from ..portable import portable
-from ..stack import drop
+from ..core import checks
+from ..core.portable import portable
+from ..core.stack import drop
 from .counting import valid_steps
 from .part import Part, PartGrads, PartTape, check_tape, floating, gradient
 

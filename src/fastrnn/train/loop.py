@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks
-from ..progress import progress_bar
+from ..console.progress import progress_bar
+from ..core import checks
 from .checkpoints import load_checkpoint, save_checkpoint
 from .clipping import clip_grad_norm, norm_of
 from .data import Data

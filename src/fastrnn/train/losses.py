@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 from .counting import divisor, place, spread, validity
 
 if TYPE_CHECKING:

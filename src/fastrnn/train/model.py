@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import checks
 from ..cells import RecurrentCell
+from ..core import checks
+from ..core.params import Named, Params
 from ..layers import Layer
-from ..params import Named, Params
 from .attention import DotAttention
 from .part import Part, PartGrads, PartTape, check_tape
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ..portable import PortableArray
+    from ..core.portable import PortableArray
 
 Array = np.ndarray
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import checks, config
+from ..core import checks, config
 from .formulas import FORMULAS
 
 if TYPE_CHECKING:

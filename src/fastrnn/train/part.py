@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
-from .. import checks
-from ..params import Named
-from ..tape import describe_fields
+from ..core import checks
+from ..core.params import Named
+from ..core.tape import describe_fields
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

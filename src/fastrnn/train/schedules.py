@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import checks
+from ..core import checks
 
 
 class Schedule:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks
+from ..core import checks
 from .data import Data
 from .objective import Objective
 

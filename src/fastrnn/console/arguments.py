@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .config import MOST_THREADS, is_thread_count
+from ..core.config import MOST_THREADS, is_thread_count
 
 PICTURES = (".png", ".pdf", ".svg")
 

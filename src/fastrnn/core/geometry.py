@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..spec import Cell
 from . import checks
-from .spec import Cell
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -11,9 +11,10 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from . import backends, config
-from ._version import __version__
-from .backends import BackendUnavailable
+from .. import backends
+from .._version import __version__
+from ..backends import BackendUnavailable
+from . import config
 
 NAME = "threadpoolctl"
 

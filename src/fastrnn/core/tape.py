@@ -7,9 +7,9 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
-from .backends.base import Backend
+from ..backends.base import Backend
+from ..spec import Weights
 from .geometry import Array, Call, LayerSpec
-from .spec import Weights
 
 S = TypeVar("S")  # a state: an array h, or a pair (h, c)
 

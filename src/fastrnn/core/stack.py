@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.base import Backend
+from ..spec import Weights
 from . import config
-from .backends.base import Backend
 from .geometry import Array, Call, LayerSpec, aligned_empty, empty
-from .spec import Weights
 from .tape import Run, Tape
 
 

@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias, cast
 
-from . import backends, checks, cpus
-from .backends import BackendUnavailable
-from .backends.base import Backend
+from .. import backends
+from ..backends import BackendUnavailable
+from ..backends.base import Backend
+from . import checks, cpus
 
 BackendName: TypeAlias = Literal["native", "numba", "numpy"]
 

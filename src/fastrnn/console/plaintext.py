@@ -26,12 +26,12 @@ def substitute(error: UnicodeError) -> tuple[str, int]:
 @contextmanager
 def any_encoding() -> Iterator[None]:
     """Within the block stdout and stderr take every character, whatever their encodings."""
-    codecs.register_error("fastrnn.plaintext", substitute)
+    codecs.register_error("fastrnn.console.plaintext", substitute)
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     before = [stream.errors for stream in streams]
     try:
         for stream in streams:
-            stream.reconfigure(errors="fastrnn.plaintext")
+            stream.reconfigure(errors="fastrnn.console.plaintext")
         yield
     finally:
         for stream, errors in zip(streams, before):

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from . import backends, config
-from ._version import __version__
+from .. import backends
+from .._version import __version__
+from . import config
 
 
 class Config(Mapping[str, Any]):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from ..spec import RNN_RELU, RNN_TANH, Cell, Weights
 from . import checks
 from .geometry import Array, LayerSpec, describe
 from .hints import PARAMETER, hint
 from .initialise import Init, bias_value, draw, scheme
 from .portable import PortableArray
-from .spec import RNN_RELU, RNN_TANH, Cell, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
