@@ -17,8 +17,9 @@ ORDER = (
     ("layers", "cells", "functional", "frozen"),
     ("console", "ulps"),
     ("flow", "verify"),
+    ("files",),
     ("train",),
-    ("files", "sklearn"),
+    ("sklearn",),
     ("learn", "benchmark"),
     ("cli", "__main__"),
 )
