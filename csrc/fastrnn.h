@@ -92,11 +92,11 @@ typedef struct {
     const void *saved;     /* as the forward call left it; NULL where S is 0 */
     fr_sequence dy;        /* (T, B, H), or data NULL for zero; read only at valid steps */
     const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc two states only */
-    fr_sequence dx;        /* (T, B, I): written; zero past a row's end; the directions of a layer share it: their sum */
+    fr_sequence dx;        /* (T, B, I): written; zero past a row's end; a layer's directions share it: their sum */
     void *dh0, *dc0;       /* (B, H): written; dc0 two states only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
-    void *dh_steps, *dc_steps; /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step;
-                                  left unwritten past a row's end */
+    /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past a row's end. */
+    void *dh_steps, *dc_steps;
 } fr_backward_run;
 
 /* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. A row of length 0 gives

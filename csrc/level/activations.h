@@ -1,8 +1,9 @@
 /* exp, sigmoid and tanh of vectors: no branch, no table, the same lanes for body and tail.
  *
- * The results are kept in registers (VEC_KEEP), since GCC puts a division off to where its result is used, past a product
- * that was to hide it. Of up to SIDE_BY_SIDE vectors, operation by operation: one chain of them takes some eighty cycles, and a processor that
- * looks a hundred operations ahead sees hardly two chains that stand one after the other. */
+ * The results are kept in registers (VEC_KEEP), since GCC puts a division off to where its result is used, past a
+ * product that was to hide it. Of up to SIDE_BY_SIDE vectors, operation by operation: one chain of them takes some
+ * eighty cycles, and a processor that looks a hundred operations ahead sees hardly two chains that stand one after
+ * the other. */
 #ifndef FR_ACTIVATIONS_H
 #define FR_ACTIVATIONS_H
 

@@ -32,8 +32,8 @@ static const real *saved_at(const backward_state *b, ptrdiff_t t, ptrdiff_t row)
     return (const real *)b->run->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
 }
 
-/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. What the cell's derivative does not read is not
- * loaded. */
+/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. What the cell's derivative does not
+ * read is not loaded. */
 INLINE void finish_block(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
@@ -93,9 +93,9 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
-/* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR whole
- * ones. What it starts from: dy, and what dh0 holds, which is dh of the final state where a row begins (`!continues`), and
- * the carry. */
+/* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR
+ * whole ones. What it starts from: dy, and what dh0 holds, which is dh of the final state where a row begins
+ * (`!continues`), and the carry. */
 static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
                     int continues) {
     vec dh[GROUP_ROWS * COLUMNS];
@@ -178,7 +178,8 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
                 dh_range(b, s, i, clip(continuing, i, end), panel, panels, 1);
                 dh_range(b, s, clip(continuing, i, end), end, panel, panels, 0);
             }
-            const int last = end == owned && panel + panels == b->unit_panel_end; /* the step itself is counted after it */
+            /* The step itself is counted after it. */
+            const int last = end == owned && panel + panels == b->unit_panel_end;
             if (!last && fr_share_worked(b->share, (double)(end - i) * panels * row_flop))
                 return;
         }
@@ -212,7 +213,8 @@ static size_t lay_out(backward_state *b, char *scratch) {
     ptrdiff_t all = b->batch->T * b->batch->B;
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
-    const size_t w_hh = (size_t)weight_rows(b, 0) * COLUMNS * VEC_BYTES, w_ih = (size_t)weight_rows(b, 1) * COLUMNS * VEC_BYTES;
+    const size_t w_hh = (size_t)weight_rows(b, 0) * COLUMNS * VEC_BYTES;
+    const size_t w_ih = (size_t)weight_rows(b, 1) * COLUMNS * VEC_BYTES;
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
                             b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->H),
@@ -297,7 +299,8 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
 }
 
 /* The share's part of dx of the terms begin .. end-1, added to what is there from the term `stored` on. Two directions
- * come from both ends of time: each stores the half it meets first, so after one meeting there is something to add to. */
+ * come from both ends of time: each stores the half it meets first, so after one meeting there is something to add
+ * to. */
 static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, ptrdiff_t end, int *met) {
     const fr_share *share = b->share;
     const ptrdiff_t bounds[] = {begin, stored < begin ? begin : stored > end ? end : stored, end};
@@ -307,13 +310,13 @@ static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, 
             fr_share_cross(share);
             *met = 1;
         }
-        LEVEL(fr_dx_rows)(b, first + fr_cut(terms, share->index, share->size), first + fr_cut(terms, share->index + 1, share->size),
-                adds);
+        LEVEL(fr_dx_rows)(b, first + fr_cut(terms, share->index, share->size),
+                          first + fr_cut(terms, share->index + 1, share->size), adds);
     }
 }
 
-/* The steps from the last visited back, and the products whenever a chunk of terms is full. Whoever learns that the call
- * ends goes to the team's next meeting, which tells all alike. */
+/* The steps from the last visited back, and the products whenever a chunk of terms is full. Whoever learns that the
+ * call ends goes to the team's next meeting, which tells all alike. */
 static void run_steps(const backward_state *b, int *met) {
     const fr_batch *batch = b->batch;
     fr_barrier *team = b->share->barrier;

@@ -59,12 +59,14 @@ panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x);
 /* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
 enum { GROUP_ROWS = 16 * TILE_ROWS };
 
-/* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a narrow
- * last panel is packed tightly. Returns whether the call ends. */
+/* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a
+ * narrow last panel is packed tightly. Returns whether the call ends. */
 int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end);
 /* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of W_ih (from_x; I columns) or W_hh (H). */
-void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
-/* The same of at most PAIR_ROWS terms and W_hh's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR, COLUMNS). */
+void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                         vec *sum);
+/* The same of at most PAIR_ROWS terms and W_hh's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
+ * COLUMNS). */
 void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
 /* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);

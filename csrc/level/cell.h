@@ -1,7 +1,7 @@
 /* A cell's equation as the loops call it, forward beside backward, on vectors of hidden units.
  *
- * Each cell has a header of its own in cells/. `cell` is a constant wherever these are inlined, so that nothing is left of
- * the choice.
+ * Each cell has a header of its own in cells/. `cell` is a constant wherever these are inlined, so that nothing is left
+ * of the choice.
  */
 #ifndef FR_CELL_H
 #define FR_CELL_H
@@ -44,8 +44,8 @@ INLINE vec d_tanh(vec t) { return 1 - t * t; }
 #include "cells.def"
 #undef CELL_EQUATIONS
 
-/* How many stages the forward equation is cut into: each takes about as long as an activation, so that other work can go
- * between them. */
+/* How many stages the forward equation is cut into: each takes about as long as an activation, so that other work
+ * can go between them. */
 INLINE int cell_stages(const int cell) {
     switch (cell) {
 #define CELL(NAME, ...) \

@@ -95,8 +95,9 @@ DEFINE_TILES(product_function, d_times_weights_3, D_TIMES_WEIGHTS, 1, 3)
 DEFINE_TILES(product_function, d_times_weights_4, D_TIMES_WEIGHTS, 1, 4)
 DEFINE_TILES(product_function, d_times_weights_pair, D_TIMES_WEIGHTS, PAIR, COLUMNS)
 
-/* The same for one panel and all of d, with W's rows as they are, `n` elements apart from w on; `last_row` stands for the
- * last one, past whose end a vector would read. Past that of another a vector reads the next row, n being LANES at least. */
+/* The same for one panel and all of d, with W's rows as they are, `n` elements apart from w on; `last_row` stands
+ * for the last one, past whose end a vector would read. Past that of another a vector reads the next row, n being
+ * LANES at least. */
 INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
                               const real *w, ptrdiff_t n, const real *last_row, vec *sum) {
     const ptrdiff_t rows = weight_rows(b, from_x);
@@ -152,7 +153,8 @@ static void d_times_unpacked(const backward_state *b, int from_x, const ptrdiff_
     const int C = wide_columns(n, panel);
     real last_row[COLUMNS * LANES] = {0};
     int tile;
-    memcpy(last_row, w + (weight_rows(b, from_x) - 1) * n, (size_t)(n - j < C * LANES ? n - j : C * LANES) * sizeof(real));
+    memcpy(last_row, w + (weight_rows(b, from_x) - 1) * n,
+           (size_t)(n - j < C * LANES ? n - j : C * LANES) * sizeof(real));
     for (int i = 0; i < rows; i += tile) {
         tile = tile_rows(rows - i, tile_limit(C));
         by_columns[C - 1][tile - 1](b, from_x, terms + i, w, n, last_row, sum + i * COLUMNS);
@@ -166,7 +168,8 @@ static const real *weights_at(const backward_state *b, int from_x, ptrdiff_t pan
     return (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b, from_x) * COLUMNS * LANES;
 }
 
-void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum) {
+void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                         vec *sum) {
     static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
                                                           d_times_weights_4};
     const int C = wide_columns(from_x ? b->I : b->H, panel);

@@ -1,5 +1,5 @@
-/* What becomes of the sums of a panel, for each cell. Kept apart from the products, whose sums need all the registers that
- * the constants of the activations would occupy. */
+/* What becomes of the sums of a panel, for each cell. Kept apart from the products, whose sums need all the
+ * registers that the constants of the activations would occupy. */
 #include "finish.h"
 
 /* n rows, i .. i+n-1, through the blocks of panel p. */
@@ -16,8 +16,8 @@ INLINE void finish_rows(const int cell, const int n, const forward_state *f, con
 }
 
 #define CELL(NAME, name, ...) \
-    static void finish_##name(const forward_state *f, const vec *sums, int sum_step, int rows, ptrdiff_t p, ptrdiff_t t, \
-                              ptrdiff_t i) { \
+    static void finish_##name(const forward_state *f, const vec *sums, int sum_step, int rows, ptrdiff_t p, \
+                              ptrdiff_t t, ptrdiff_t i) { \
         int r = 0; \
         for (; r + SIDE_BY_SIDE <= rows; r += SIDE_BY_SIDE) \
             finish_rows(FR_##NAME, SIDE_BY_SIDE, f, sums + r * sum_step, sum_step, p, t, i + r); \

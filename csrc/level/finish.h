@@ -1,4 +1,5 @@
-/* From the pre-activations of a panel to h, c and what is saved: the cell's equation, and the loads and stores around it. */
+/* From the pre-activations of a panel to h, c and what is saved: the cell's equation, and the loads and stores
+ * around it. */
 #ifndef FR_FINISH_H
 #define FR_FINISH_H
 

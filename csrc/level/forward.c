@@ -32,7 +32,8 @@ static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
         functions->finish(f, sums + q * COLUMNS, PAIR * COLUMNS, (int)live, p + q, t, 0);
 }
 
-/* Step t of the first `live` owned rows through one panel, some rows after others. Returns whether the call is to end. */
+/* Step t of the first `live` owned rows through one panel, some rows after others. Returns whether the call is to
+ * end. */
 static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) {
     const double row_flop = share->row_flop / (double)(f->panel_end - f->panel);
     for (ptrdiff_t i = 0; i < live; i += FR_ASK_ROWS) {
@@ -118,8 +119,8 @@ static ptrdiff_t hoist_chunk(forward_state *f, const fr_share *share, ptrdiff_t 
     return steps;
 }
 
-/* How a share of one row takes its panels: all alike. NULL: as several rows do, also where the last panel is narrower than
- * others. */
+/* How a share of one row takes its panels: all alike. NULL: as several rows do, also where the last panel is
+ * narrower than others. */
 static row_function *row_function_of(const forward_state *f) {
     const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
     if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)

@@ -7,16 +7,17 @@
 
 typedef struct forward_state forward_state;
 
-/* Leaves x W_ih and the bias of some terms from `term` on at the fed ones of panel p's columns, half-way along their chains. */
+/* Leaves x W_ih and the bias of some terms from `term` on at the fed ones of panel p's columns, half-way along their
+ * chains. */
 typedef void hoist_function(const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term);
 /* sums = the pre-activations of step t of some owned rows from the i-th on through panel p, or p and p + 1. */
 typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums);
-/* Takes the owned rows i .. i+rows-1 of step t from pre-activations at panel p, `sum_step` vectors apart, to h, c and what
- * is saved. */
+/* Takes the owned rows i .. i+rows-1 of step t from pre-activations at panel p, `sum_step` vectors apart, to h, c
+ * and what is saved. */
 typedef void finish_function(const forward_state *f, const vec *sums, int sum_step, int rows, ptrdiff_t p, ptrdiff_t t,
                              ptrdiff_t i);
-/* Takes the only owned row through the steps of a hoisted chunk up to `steps`, its next one being t. Returns whether the
- * call ends. */
+/* Takes the only owned row through the steps of a hoisted chunk up to `steps`, its next one being t. Returns whether
+ * the call ends. */
 typedef int row_function(forward_state *f, ptrdiff_t t, ptrdiff_t steps, fr_barrier *barrier);
 
 /* The tiles of one shape, each by the number of its rows - 1. */
@@ -51,7 +52,9 @@ struct forward_state {
 
 INLINE ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, fr_rank(f->hand, i)); }
 
-INLINE real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) { return (real *)s->data + t * s->time + row * s->row; }
+INLINE real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
+    return (real *)s->data + t * s->time + row * s->row;
+}
 
 INLINE const real *panel_at(const forward_state *f, ptrdiff_t p) {
     return (const real *)f->weights->data + p * f->weights->panel_size;

@@ -12,7 +12,8 @@ static void pack_block(const real *const *rows, ptrdiff_t terms, ptrdiff_t n, pt
 }
 
 /* sum (R, COLUMNS) += R rows of W's gradient, C vectors wide, over some terms. */
-INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block, vec *sum_out) {
+INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block,
+                       vec *sum_out) {
     vec sum[TILE_ROWS * COLUMNS];
     if (R > tile_limit(C))
         return;
@@ -40,8 +41,8 @@ DEFINE_TILES(outer_function, outer_2, OUTER, 2)
 DEFINE_TILES(outer_function, outer_3, OUTER, 3)
 DEFINE_TILES(outer_function, outer_4, OUTER, 4)
 
-/* Terms that a panel of d's rows takes at once: so few that they and the block's stay in the first-level cache from tile
- * to tile. The sums wait in memory meanwhile. */
+/* Terms that a panel of d's rows takes at once: so few that they and the block's stay in the first-level cache from
+ * tile to tile. The sums wait in memory meanwhile. */
 enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
 /* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
@@ -148,7 +149,9 @@ static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t term
 static ptrdiff_t block_terms(ptrdiff_t term, ptrdiff_t end) { return end - term < BLOCK ? end - term : BLOCK; }
 
 /* Where the blocks lie of the wide-th panel of x or h that is packed at a time. */
-static vec *blocks_of(const backward_state *b, ptrdiff_t wide) { return b->block + wide * OUTER_BLOCKS * BLOCK * COLUMNS; }
+static vec *blocks_of(const backward_state *b, ptrdiff_t wide) {
+    return b->block + wide * OUTER_BLOCKS * BLOCK * COLUMNS;
+}
 
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
  * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of

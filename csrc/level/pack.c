@@ -2,7 +2,8 @@
 #include "panels.h"
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed) {
-    const ptrdiff_t x_columns = fed_columns(packed->cell, COLUMNS, 1), h_columns = fed_columns(packed->cell, COLUMNS, 0);
+    const ptrdiff_t x_columns = fed_columns(packed->cell, COLUMNS, 1);
+    const ptrdiff_t h_columns = fed_columns(packed->cell, COLUMNS, 0);
     packed->panels = count_panels(packed->cell, packed->H);
     packed->panel_size = (COLUMNS + packed->I * x_columns + packed->H * h_columns) * LANES;
     return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);

@@ -1,8 +1,8 @@
 /* How units and gates lie in panels.
  *
  * A panel is a run of hidden units whose pre-activations fill the COLUMNS vectors of a tile: a block of LANES
- * units with the cell's columns, or COLUMNS blocks of a cell of one column (an LSTM's 1 x 4, an RNN's 4 x 1). Packed for the forward pass, panel p holds,
- * one after the other,
+ * units with the cell's columns, or COLUMNS blocks of a cell of one column (an LSTM's 1 x 4, an RNN's 4 x 1). Packed
+ * for the forward pass, panel p holds, one after the other,
  *
  *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
  *     x part   (I, x columns)        W_ih transposed
@@ -51,7 +51,8 @@ INLINE int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
     return min_lanes(packed->H - column_unit(packed, p, column));
 }
 
-/* The rows of W behind a column: each lane's, and again the first one's where there is none. Returns how many there are. */
+/* The rows of W behind a column: each lane's, and again the first one's where there is none. Returns how many there
+ * are. */
 INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int from_x, const real *w, ptrdiff_t K,
                      const real **rows) {
     const real *first = w + column_row(packed, p, column, from_x) * K;
@@ -97,8 +98,8 @@ INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size,
                     fr_watch *watch);
-/* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at most
- * UNPACKED_ROWS rows of x and h. */
+/* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at
+ * most UNPACKED_ROWS rows of x and h. */
 enum { UNPACKED_ROWS = 96 };
 void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *x, const real *const *h,
                              vec *sums);

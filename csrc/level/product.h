@@ -8,8 +8,8 @@
 #define TILE_ROWS 6
 
 /* Rows of a tile of C columns: as many as have room for their sums. At sixteen registers 3 x 4 reads 7 operands for 12
- * multiply-adds. 6 x 2, half of the columns at a time, reads 8, and half cache lines of the weights: a tenth slower on a
- * Zen 4, though it reads the weights half as often. */
+ * multiply-adds. 6 x 2, half of the columns at a time, reads 8, and half cache lines of the weights: a tenth slower
+ * on a Zen 4, though it reads the weights half as often. */
 INLINE int tile_limit(int C) { return TILE_SUMS / C < TILE_ROWS ? TILE_SUMS / C : TILE_ROWS; }
 
 /* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */

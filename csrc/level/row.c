@@ -23,8 +23,8 @@ INLINE void finish_kth(const int cell, const int k, const forward_state *f, fini
     finish_stage(cell, k / cell_stages(cell), k % cell_stages(cell), 1, f, s);
 }
 
-/* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `sums` and so to `now`;
- * meanwhile the panels in `last`, unless it is NULL, are finished. The two may be the same. */
+/* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `sums` and so to
+ * `now`; meanwhile the panels in `last`, unless it is NULL, are finished. The two may be the same. */
 INLINE void row_panels(const int cell, const int P, const int C, const forward_state *f, ptrdiff_t p, vec *sums,
                        finish_state *now, finish_state *last) {
     const int x = fed_columns(cell, C, 1), h = fed_columns(cell, C, 0), first_h = fr_cells[cell].h.first;

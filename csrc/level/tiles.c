@@ -1,7 +1,7 @@
 /* The products of the forward pass: a tile of rows x units x gates stays in registers through x W_ih and h W_hh.
  *
- * A tile depends on its shape alone, that is on how many columns it has and which of them x and h feed: cells of the same
- * shape share it. Each number of rows is a function of its own (product.h), named by what it is an instance of:
+ * A tile depends on its shape alone, that is on how many columns it has and which of them x and h feed: cells of the
+ * same shape share it. Each number of rows is a function of its own (product.h), named by what it is an instance of:
  * hoist_3_6 takes six terms through three columns, step_x1234_h1234_6 and pair_x1234_h1234_3 six and three rows through
  * one and two panels of that shape.
  */

@@ -5,9 +5,9 @@
 
 enum { LINE = 64 / sizeof(real) };
 
-/* sum (C) += the whole lines of one row, a, times C columns, whose LANES rows lie K apart from first[c] on; returns how many
- * terms that is. A column's rows are read a whole line after the other: those of all columns, a power of two apart, could
- * push each other out of the cache. */
+/* sum (C) += the whole lines of one row, a, times C columns, whose LANES rows lie K apart from first[c] on; returns
+ * how many terms that is. A column's rows are read a whole line after the other: those of all columns, a power of
+ * two apart, could push each other out of the cache. */
 INLINE ptrdiff_t add_lines(const int C, vec *sum, const real *a, const real *const *first, ptrdiff_t K) {
     vec total[COLUMNS];
     UNROLL(4)
@@ -40,7 +40,8 @@ INLINE ptrdiff_t add_lines(const int C, vec *sum, const real *a, const real *con
 typedef ptrdiff_t row_function(vec *sum, const real *a, const real *const *first, ptrdiff_t K);
 
 #define DEFINE_ROW(C) \
-    static __attribute__((noinline)) ptrdiff_t row_##C(vec *sum, const real *a, const real *const *first, ptrdiff_t K) { \
+    static __attribute__((noinline)) ptrdiff_t row_##C(vec *sum, const real *a, const real *const *first, \
+                                                       ptrdiff_t K) { \
         return add_lines(C, sum, a, first, K); \
     }
 DEFINE_ROW(1)
@@ -70,7 +71,8 @@ DEFINE_TILES(multiply_function, multiply_3, MULTIPLY, 3)
 DEFINE_TILES(multiply_function, multiply_4, MULTIPLY, 4)
 
 /* sums (rows, COLUMNS) += a (rows, K) times the first `fed` columns of panel p of W_ih (from_x) or W_hh. */
-static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int from_x, int rows, const real *const *a, vec *sums) {
+static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int from_x, int rows, const real *const *a,
+                     vec *sums) {
     static multiply_function *const *const by_columns[] = {multiply_1, multiply_2, multiply_3, multiply_4};
     static row_function *const row_of[] = {row_1, row_2, row_3, row_4};
     const fr_weights *weights = packed->weights;

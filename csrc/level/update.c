@@ -1,5 +1,5 @@
-/* The optimisers' formulas over arrays: operation for operation those of fastrnn/train/formulas.py, none fused and in the
- * caller's floating-point mode, so that the bits are NumPy's. One pass instead of its dozen. */
+/* The optimisers' formulas over arrays: operation for operation those of fastrnn/train/formulas.py, none fused and
+ * in the caller's floating-point mode, so that the bits are NumPy's. One pass instead of its dozen. */
 #include "panels.h"
 
 #define SQUARE_ROOT(x) _Generic((x), float: __builtin_sqrtf, double: __builtin_sqrt)(x)

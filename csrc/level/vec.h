@@ -157,7 +157,8 @@ INLINE void prefetch(const real *p, ptrdiff_t n) {
         __builtin_prefetch(p + i, 0, 3);
 }
 
-/* Transposition goes by quarters of 16 bytes, which instructions keep apart: QUARTER elements of LANES rows at a time. */
+/* Transposition goes by quarters of 16 bytes, which instructions keep apart: QUARTER elements of LANES rows at a
+ * time. */
 enum { QUARTER = 16 / sizeof(real) };
 typedef real quarter __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
 

@@ -71,3 +71,11 @@ const char *fr_compiler(void) {
     return "GCC " __VERSION__;
 #endif
 }
+
+void fr_update(fr_dtype dtype, const fr_update_run *run, const fr_numbers *numbers) {
+    fr_level_kernels(dtype)->update(run, numbers);
+}
+
+void fr_activate(fr_dtype dtype, fr_activation function, const void *from, void *to, ptrdiff_t n) {
+    fr_level_kernels(dtype)->activate(function, from, to, n);
+}

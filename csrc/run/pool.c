@@ -17,12 +17,12 @@
 
 /* How long a thread spins before it sleeps, in nanoseconds. In a call: longer than it takes to wake a thread, or two
  * that meet at every step would take turns sleeping; short against a scheduler's time slice. Between calls: longer than
- * what a program does between a forward and a backward, since waking a core that has gone to sleep can take as long as a
- * small call. */
+ * what a program does between a forward and a backward, since waking a core that has gone to sleep can take as long
+ * as a small call. */
 enum { CALL_SPIN = 200000, IDLE_SPIN = 300000, SPINS_PER_LOOK = 32 };
 
-/* Where no step waits for it, a thread that has spun for so many nanoseconds gives its core to whoever wants it, another
- * library's pool perhaps. At the meetings of every step it would give away a whole time slice each time. */
+/* Where no step waits for it, a thread that has spun for so many nanoseconds gives its core to whoever wants it,
+ * another library's pool perhaps. At the meetings of every step it would give away a whole time slice each time. */
 enum { KEEPS_CORE = 20000 };
 typedef enum { AT_STEP, BETWEEN_CALLS } occasion;
 
@@ -122,9 +122,9 @@ static void wake(worker *w) {
     pthread_mutex_unlock(&w->mutex);
 }
 
-/* Sleeps, under the mutex, until woken, and looks again now and then all the same: who has a watch, to ask; all, because
- * a wake-up can be lost, that of a condition with several waiters before glibc 2.41 (its bug 25847), and a call that
- * waits for ever is worse than one that is late. */
+/* Sleeps, under the mutex, until woken, and looks again now and then all the same: who has a watch, to ask; all,
+ * because a wake-up can be lost, that of a condition with several waiters before glibc 2.41 (its bug 25847), and a
+ * call that waits for ever is worse than one that is late. */
 static void sleep_at(fr_barrier *barrier, fr_watch *watch, occasion where) {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until); /* the clock of conditions */

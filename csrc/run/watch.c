@@ -7,7 +7,8 @@ static const double FLOP_PER_LOOK = 2e8;
 enum { ASK_EVERY = 100000000 };
 
 fr_watch fr_watch_begin(int (*interrupted)(void)) {
-    return (fr_watch){.interrupted = interrupted, .asked = interrupted ? fr_nanoseconds() : 0, .mode = fr_fp_mode_get()};
+    const long long now = interrupted ? fr_nanoseconds() : 0;
+    return (fr_watch){.interrupted = interrupted, .asked = now, .mode = fr_fp_mode_get()};
 }
 
 /* What answers may be any program, whose denormals count. */

@@ -107,7 +107,8 @@ static header *best_fit(size_t least, size_t most) {
     return best;
 }
 
-/* Gives mapped blocks back that began to wait before that turn, until no more than `keep` bytes wait; returns how many. */
+/* Gives mapped blocks back that began to wait before that turn, until no more than `keep` bytes wait; returns how
+ * many. */
 static int give_back(unsigned long turn, size_t keep) {
     int given = 0;
     for (int i = 0; i < SLOTS && atomic_load(&waiting) > keep; i++) {

@@ -12,8 +12,8 @@ typedef struct {
     void *data; /* aligned to a cache line, its contents undefined */
 } fr_workspace;
 
-/* Return 0, with data NULL, if there is no memory; else a block of no more than about twice what was asked for, or, if it
- * is not taken for long, of no more than a megabyte beyond that. */
+/* Return 0, with data NULL, if there is no memory; else a block of no more than about twice what was asked for, or,
+ * if it is not taken for long, of no more than a megabyte beyond that. */
 int fr_workspace_take(fr_workspace *workspace, size_t bytes);
 int fr_workspace_take_for_long(fr_workspace *workspace, size_t bytes);
 void fr_workspace_give(fr_workspace *workspace);

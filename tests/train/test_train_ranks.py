@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import SUPPORT
 
 pytest.importorskip("mpi4py")
 pytest.importorskip("safetensors")
@@ -18,7 +19,7 @@ if MPIEXEC is None:
 
 def run(ranks, *arguments, timeout=120):
     environment = os.environ | {"FASTRNN_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    program = [MPIEXEC, "-n", str(ranks), sys.executable, str(Path(__file__).with_name("ranks_program.py"))]
+    program = [MPIEXEC, "-n", str(ranks), sys.executable, str(SUPPORT / "ranks_program.py")]
     return subprocess.run(
         [*program, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=environment
     )

@@ -1,6 +1,6 @@
-"""The fixed cases whose bits tests/golden.json keeps, per instruction-set level of the native backend.
+"""The fixed cases whose bits tests/support/golden.json keeps, per instruction-set level of the native backend.
 
-    python tests/golden.py        writes the hashes of this machine's levels; those of other machines stay
+    python tests/support/golden.py        writes the hashes of this machine's levels; those of other machines stay
 
 after a change that is meant to change bits; the commit says why. The data come from integers alone, so that no
 version of NumPy or of the initialisation changes them.

@@ -1,4 +1,4 @@
-"""Programs of tests/test_threads.py that need an interpreter of their own: python thread_programs.py NAME."""
+"""Programs of test_threads.py that need an interpreter of their own: python thread_programs.py NAME."""
 
 import faulthandler
 import multiprocessing

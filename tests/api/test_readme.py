@@ -1,14 +1,14 @@
 """The README's code: it runs as written, and does what its comments say."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 import fastrnn
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 if not README.exists():
     pytest.skip("the README is not beside the tests", allow_module_level=True)
 CODE = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

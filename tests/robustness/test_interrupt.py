@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import assert_same_bits, bare, make_case, make_layer, run
+from paths import SUPPORT
 
 import fastrnn
 from fastrnn.core.tape import Run
@@ -245,7 +246,7 @@ thread = threading.Thread(target=fork)
 thread.start(), thread.join()
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, capture_output=True, timeout=60)
     assert done.returncode == 17, done.stderr.decode()
 
 
@@ -275,7 +276,7 @@ def test_the_main_thread_whatever_has_become_of_threading(before):
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "FASTRNN_BACKEND": "native"},
-        cwd=Path(__file__).parent,
+        cwd=SUPPORT,
         capture_output=True,
         timeout=60,
     )

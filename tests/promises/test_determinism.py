@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import golden
 import numpy as np
 import pytest
 from cases import KINDS, assert_same_bits, make_case, run
+from paths import SUPPORT
 
 import fastrnn
 
@@ -46,7 +46,7 @@ def test_another_process_gives_the_same_bits(level, count):
     code = f"import json, golden; print(json.dumps({{name: golden.hashes(name) for name in {SAMPLE!r}}}))"
     environment = {**os.environ, "FASTRNN_ISA": level, "FASTRNN_NUM_THREADS": str(count), "PYTHONHASHSEED": str(count)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=Path(__file__).parent, capture_output=True, text=True
+        [sys.executable, "-c", code], env=environment, cwd=SUPPORT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     known = golden.recorded()[level]

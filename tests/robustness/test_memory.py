@@ -11,10 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT, SUPPORT
 
 import fastrnn
 
@@ -76,8 +76,8 @@ if shutil.which("cc"):  # wherever the kernels are built
     @pytest.mark.parametrize("option", [None, "FORKS_UNSEEN", "NO_THREADS"])
     def test_the_workspaces(option, tmp_path):
         options = ["-O1", "-std=gnu11", *([f"-D{option}"] if option else [])]
-        source = Path(__file__).with_name("workspace_program.c")
-        command = ["cc", *options, "-I", source.parent.parent / "csrc", source, "-lpthread"]
+        source = SUPPORT / "workspace_program.c"
+        command = ["cc", *options, "-I", ROOT / "csrc", source, "-lpthread"]
         subprocess.run([*command, "-o", tmp_path / "workspace"], check=True)
         done = subprocess.run([tmp_path / "workspace"], timeout=60, check=False)
         assert done.returncode == 0, f"line {done.returncode - 1}, or that and a multiple of 255"

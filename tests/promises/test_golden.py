@@ -24,8 +24,8 @@ def level(request):
 @pytest.mark.parametrize("name", golden.NAMES)
 def test_golden_hashes(level, name):
     known = golden.recorded()
-    assert level in known, "no hashes of this level yet: python tests/golden.py"
-    assert golden.hashes(name) == known[level][name], "bits have changed; if they should: python tests/golden.py"
+    assert level in known, "no hashes of this level yet: python tests/support/golden.py"
+    assert golden.hashes(name) == known[level][name], "bits changed; if they should: python tests/support/golden.py"
 
 
 def test_hashes_are_of_different_things():

@@ -1,15 +1,15 @@
 """The table of the cells: what is written from it is up to date, and it says of each cell what its equations do."""
 
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from fastrnn.backends import reference
 from fastrnn.spec import CELLS, NONE
 
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = ROOT / "csrc"
 
 
 def test_the_kernels_table_is_up_to_date():

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import compiled_variants
 from guarded import SIZES
+from paths import SUPPORT
 
-PROGRAM = Path(__file__).with_name("guarded.py")
+PROGRAM = SUPPORT / "guarded.py"
 
 
 @pytest.mark.parametrize("variant", list(compiled_variants()))

@@ -9,16 +9,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import KINDS, assert_same_bits, bare, make_case, parts_of, run
+from paths import ROOT, SUPPORT
 
 import fastrnn
 from fastrnn.core import config
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +160,7 @@ def test_what_is_set_while_another_thread_finds_the_default(monkeypatch):
 def program(name, *arguments):
     """Runs a function of thread_programs in an interpreter of its own, where no other library has threads."""
     command = [sys.executable, "thread_programs.py", name, *arguments]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=SUPPORT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -229,6 +227,6 @@ if shutil.which("cc"):  # wherever the kernels are built
     @pytest.mark.parametrize("where", ["threads dawdle", "no handler of forks can be registered"])
     def test_the_pool_where(where, tmp_path):
         options = ["-O1", "-std=gnu11", *(["-DFORKS_UNSEEN"] if "forks" in where else [])]
-        command = ["cc", *options, "-I", HERE.parent / "csrc", HERE / "pool_program.c", "-lpthread"]
+        command = ["cc", *options, "-I", ROOT / "csrc", SUPPORT / "pool_program.c", "-lpthread"]
         subprocess.run([*command, "-o", tmp_path / "pool"], check=True)
         subprocess.run([tmp_path / "pool"], check=True, timeout=60)

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT, SUPPORT
 
 import fastrnn
 
-SOURCE = Path(__file__).parents[1]
 HOSTILE = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only -ffp-contract=fast -march=native"
 NATIVE = importlib.util.find_spec("fastrnn.backends._native")
 needs_native = pytest.mark.skipif(NATIVE is None, reason="the native backend is not built")
@@ -55,7 +55,7 @@ def look_at(module, folder):
     """Denormals before and after the import, NaN as in the reference by cell, the golden cases whose bits differ."""
     shutil.copytree(Path(fastrnn.__file__).parent, folder / "fastrnn", ignore=shutil.ignore_patterns("_native*.so"))
     copy = Path(shutil.copy(module, folder / "fastrnn" / "backends"))
-    code = LOOK.format(folder=str(folder), tests=str(Path(__file__).parent), module=str(copy))
+    code = LOOK.format(folder=str(folder), tests=str(SUPPORT), module=str(copy))
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -69,7 +69,7 @@ def test_the_module_in_use(tmp_path):
 
 def configure(build, environment, *options):
     words = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", *options]
-    command = ["cmake", "-S", str(SOURCE), "-B", str(build), *words]
+    command = ["cmake", "-S", str(ROOT), "-B", str(build), *words]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
