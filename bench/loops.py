@@ -2,7 +2,7 @@
 
     python bench/loops.py                     # GCC's and Clang's code, every level, every core
     python bench/loops.py --level v3 --core znver3 --all
-    python bench/loops.py build/CMakeFiles/kernels_v3_f32.dir/csrc/forward.c.o
+    python bench/loops.py build/CMakeFiles/kernels_v3_f32.dir/csrc/level/tiles.c.o
 
 Builds the kernels, finds the product loops in the objects (disassembly.py) and prints, for each tile and core, the
 worst loop: its cycles per multiply-add, these over the core's bound, and what the bound is. The bound of a tile, in

@@ -256,6 +256,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     from .benchmark.peers import load_backends, running_peers
     from .benchmark.report import Report
     from .benchmark.runner import Settings, empty_outcome, run_grid
+    from .core import blas
 
     quick = options.quick
     chosen = options.sizes or (workloads.QUICK if quick else workloads.DEFAULT)
@@ -271,7 +272,7 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
     if not ours:
         raise UsageError(f"argument --backend: {missing[0].reason}")
     backend = cast(BackendName, ours[0].name)
-    with machine.threads_everywhere(threads):
+    with blas.threads_everywhere(threads):
         with running_peers(options.peers, threads, settings.dtype) as (peers, absent):
             versions = {peer.name: peer.version() for peer in peers}
             single_steps: list[steps.StepResult] = []

@@ -2,8 +2,6 @@
 
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +64,3 @@ def read_bandwidth(size: int, threads: int, seconds: float = 0.05) -> float | No
     """The most bytes/s at which threads read `size` bytes again and again, each its part; None without the backend."""
     module = native()
     return None if module is None else module.read_bandwidth(size, threads, seconds)
-
-
-@contextmanager
-def threads_everywhere(threads: int) -> Iterator[None]:
-    """So many threads for fastrnn and, where it can be told, for NumPy's BLAS; as before afterwards."""
-    before = fastrnn.get_num_threads()
-    try:
-        fastrnn.set_num_threads(threads)
-        with blas.limited_to(threads):
-            yield
-    finally:
-        fastrnn.set_num_threads(before)

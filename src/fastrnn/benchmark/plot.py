@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
+from ..console.palette import CELL_COLOURS
 from .charlm import Learned
 from .report import Report
 from .runner import Result
 from .workloads import Size
 
 COLOURS = {"native": "#c8102e", "numba": "#e69f00", "numpy": "#6e6e6e", "torch": "#0072b2", "onnxruntime": "#009e73"}
-CELL_COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
 MARKERS = {"native": "o", "numba": "D", "numpy": "s", "torch": "^", "onnxruntime": "v"}
 CEILING_COLOURS = {False: "#222222", True: "#b07aa1"}  # by whether the caches bind
 GREY = "#555555"

@@ -18,8 +18,8 @@ import numpy as np
 
 import fastrnn
 
+from ..core.blas import threads_everywhere
 from ..core.config import BackendName
-from .machine import threads_everywhere
 from .measure import LocalCall, Timing, interleave
 from .peers import Disagreement, check_agreement
 

@@ -70,12 +70,10 @@ def writable(text: str) -> Path:
 
 
 def folder(text: str) -> Path:
-    """A folder, made if it is not there."""
+    """A folder, or where one can be made."""
     path = Path(text)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"expected a folder, got {text!r}: {error.strerror}") from None
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, got the file {text!r}")
     return path
 
 

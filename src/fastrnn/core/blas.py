@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from . import config
+
 
 def threads() -> int | None:
     """How many there are; None where the BLAS cannot be asked."""
@@ -32,6 +34,18 @@ def limited_to(n: int) -> Iterator[None]:
         yield
     finally:
         assign(ctypes.c_int(before))
+
+
+@contextmanager
+def threads_everywhere(threads: int) -> Iterator[None]:
+    """So many threads for fastrnn and, where it can be told, for NumPy's BLAS; as before afterwards."""
+    before = config.get_num_threads()
+    try:
+        config.set_num_threads(threads)
+        with limited_to(threads):
+            yield
+    finally:
+        config.set_num_threads(before)
 
 
 def openblas() -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import fastrnn
 
 from ..console.arguments import UsageError, natural_number, picture, positive_integer, writable
+from ..core.blas import threads_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,6 @@ def subjects(options: argparse.Namespace) -> list[Subject]:
 
 def study_all(chosen: Sequence[Subject], steps_back: int, seed: int) -> list[Study]:
     """Look at each layer on a thread of its own: their matrices are too small for a BLAS to divide with profit."""
-    from ..benchmark.machine import threads_everywhere
     from .models import study
 
     workers = fastrnn.get_num_threads()

@@ -62,6 +62,8 @@ def learn(options: argparse.Namespace) -> int:
     task = import_module(f"{__package__}.{options.task}")
     asked = {name: getattr(options, name) for name in names}
     try:
+        if options.checkpoint is not None:
+            options.checkpoint.mkdir(parents=True, exist_ok=True)
         # More threads of the BLAS would spin on fastrnn's cores: a backward of `text` took 121 ms instead of 69.
         with blas.limited_to(1):
             result: Result = task.learn(Options(**asked, comm=comm, checkpoints=options.checkpoint))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..console.palette import CELL_COLOURS
 from ..flow import GradientFlow, gradient_flow
 from ..train import Adam, Batch, Chain, CosineSchedule, LastStep, Linear, cross_entropy, evaluate, fit, mean_squared
 from ..train.data import cut
@@ -19,7 +20,6 @@ from .options import Options, Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
 SYMBOLS, COPIED = 8, 10
 ADDING_STEPS, COPYING_STEPS, SIZE = 2500, 1500, 64
 
@@ -147,9 +147,9 @@ def draw_memory(figure: Figure, found: dict[str, dict[str, float]], flows: dict[
     errors, back = figure.subplots(1, 2)
     for cell, figures in found.items():
         points = [(int(name[4:]), value) for name, value in figures.items() if name.startswith("mse_")]
-        errors.plot(*zip(*points), "o-", color=COLOURS[cell], label=cell.upper())
+        errors.plot(*zip(*points), "o-", color=CELL_COLOURS[cell], label=cell.upper())
         norms = flows[cell].log10_state_to_state[::-1]
-        back.plot(np.arange(len(norms)), norms, color=COLOURS[cell], label=cell.upper())
+        back.plot(np.arange(len(norms)), norms, color=CELL_COLOURS[cell], label=cell.upper())
     errors.axhline(1 / 6, color="#555555", linestyle=":", linewidth=1)
     errors.set_yscale("log")
     errors.set_xlabel("length T of the adding problem")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..console.palette import CELL_COLOURS
 from ..train import Adam, Chain, CosineSchedule, Embedding, History, Linear, Stream, cross_entropy, evaluate, fit
 from .options import Options, Result
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SIZES = {"rnn": 448, "lstm": 352, "gru": 384}
 RATES = {"rnn": 0.001, "lstm": 0.004, "gru": 0.004}
-COLOURS = {"rnn": "#56b4e9", "lstm": "#7b3294", "gru": "#008837"}
 LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
 UNKNOWN = "\ufffd"  # what stands for the characters that training has not seen
 LEAST = 10_000  # characters that a text must have
@@ -119,7 +119,7 @@ def learn(options: Options) -> Result:
             curve = [stretch.mean() for stretch in stretches]
             seconds = np.linspace(0, history.seconds, len(curve))
             label = f"{cell.upper()}: {bits[cell]:.2f} held out"
-            axis.plot(seconds, curve, color=COLOURS[cell], label=label)
+            axis.plot(seconds, curve, color=CELL_COLOURS[cell], label=label)
         axis.set_ylim(top=4)
         axis.set_xlabel("seconds of training")
         axis.set_title("Bits per character of the text it trains on", loc="left", fontweight="bold")

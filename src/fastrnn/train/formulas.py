@@ -1,7 +1,7 @@
 """The optimisers' formulas, those of torch.optim, over flat arrays of one dtype and length, in place.
 
 Arguments: the parameter, the gradient (not changed), the state arrays, two scratch arrays `s` and `r`, then numbers.
-Every operation is a pass over single elements, in a fixed order; csrc/update.c has the same in one pass.
+Every operation is a pass over single elements, in a fixed order; csrc/level/update.c has the same in one pass.
 """
 
 from __future__ import annotations
