@@ -1,6 +1,7 @@
 """What all tests share: every test of values runs on every backend, and on every instruction-set level, there is."""
 
 import pytest
+from variants import compiled_variants
 
 import fastrnn
 
@@ -10,17 +11,6 @@ def backend(request):
     """The name of the backend in force during the test."""
     with fastrnn.use_backend(request.param):
         yield request.param
-
-
-def compiled_variants():
-    """The compiled backends, the native one once per level: what must agree with the reference, and keep its bits."""
-    for name in fastrnn.available_backends():
-        if name == "native":
-            from fastrnn.backends import native
-
-            yield from (f"native:{level}" for level in native.levels())
-        elif name != "numpy":
-            yield name
 
 
 @pytest.fixture(params=compiled_variants(), scope="module")

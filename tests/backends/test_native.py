@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import assert_same_bits, make_case, run
+from paths import environment
 
 import fastrnn
 
@@ -21,8 +22,8 @@ from fastrnn.backends import native
 def level_under(word):
     """The result of asking a fresh interpreter for its level, with FASTRNN_ISA set."""
     code = "import fastrnn; print(fastrnn.show_config()['instruction_set'])"
-    environment = {**os.environ, "FASTRNN_ISA": word}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    capped = {**os.environ, "FASTRNN_ISA": word}
+    return subprocess.run([sys.executable, "-c", code], env=capped, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("level", native.levels())
@@ -72,7 +73,8 @@ def test_many_python_threads_at_once(case):
 
 def test_fork_before_and_after_use():
     """In an interpreter of its own, where no other library has threads that a fork would lose."""
-    result = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, __file__]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
 
 

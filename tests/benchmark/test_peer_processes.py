@@ -1,6 +1,5 @@
 """Peers in processes of their own: what they compute arrives, what goes wrong is told, nothing outlives its use."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import environment
 
 from fastrnn.benchmark import peers, runner, workloads
 from fastrnn.benchmark.measure import CallFailed
@@ -182,7 +182,6 @@ def test_a_stopped_peer_does_not_outlive_a_parent_that_is_killed():
         print(peer.process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
-    parent = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    parent = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert parent.returncode == -signal.SIGKILL, parent.stderr
     wait_for(int(parent.stdout), (None, "Z", "X"))  # gone, or dead and not yet collected by the system

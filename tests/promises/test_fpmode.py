@@ -11,7 +11,8 @@ import threading
 import numpy as np
 import pytest
 from cases import KINDS, assert_same_bits, bare, make_case, run
-from conftest import compiled_variants
+from paths import environment
+from variants import compiled_variants
 
 import fastrnn
 
@@ -208,6 +209,6 @@ SCRATCH = "kernels' scratch"
 def test_without_memory(system, threads):
     """Where the kernels find no memory, forward and backward, and in the same calls when they do."""
     command = [sys.executable, "-c", WITHOUT_MEMORY, os.path.dirname(__file__), threads]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"no memory for the {what}" for what in (SCRATCH, "packed weights", SCRATCH)]

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import compiled_variants
 from guarded import SIZES
 from paths import SUPPORT
+from variants import compiled_variants
 
 PROGRAM = SUPPORT / "guarded.py"
 

@@ -1,7 +1,6 @@
 """Long calls answer Ctrl-C: here an alarm whose handler raises KeyboardInterrupt, as that of Ctrl-C does."""
 
 import gc
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import assert_same_bits, bare, make_case, make_layer, run
-from paths import SUPPORT
+from paths import environment
 
 import fastrnn
 from fastrnn.core.tape import Run
@@ -246,7 +245,8 @@ thread = threading.Thread(target=fork)
 thread.start(), thread.join()
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=SUPPORT, capture_output=True, timeout=60)
+    here = environment(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, timeout=60)
     assert done.returncode == 17, done.stderr.decode()
 
 
@@ -275,8 +275,7 @@ def test_the_main_thread_whatever_has_become_of_threading(before):
     code = f"{BEFORE[before]}\nfrom test_interrupt import answers\nassert answers()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "FASTRNN_BACKEND": "native"},
-        cwd=SUPPORT,
+        env=environment(Path(__file__).parent) | {"FASTRNN_BACKEND": "native"},
         capture_output=True,
         timeout=60,
     )

@@ -5,7 +5,6 @@ Each test runs an interpreter of its own: other tests' threads and caches would 
 
 import ctypes
 import gc
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from paths import ROOT, SUPPORT
+from paths import ROOT, SUPPORT, environment
 
 import fastrnn
 
@@ -32,9 +31,10 @@ STRAY_RESIDENT = 96 * 1024
 
 def run_here(*arguments):
     """Runs this file as a program; its standard error is the message of a failure."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    settings = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, __file__, *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    options = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    result = subprocess.run(command, env=environment() | settings, **options)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,6 +1,12 @@
 """Where things are, for tests that read them or run them as programs."""
 
+import os
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]  # of the repository
+
+
+def environment(*folders):
+    """The environment of a program that imports what is in this folder, and in others."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, *folders)))}

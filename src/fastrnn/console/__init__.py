@@ -1,0 +1,1 @@
+"""What the commands share: arguments, text for any terminal, progress, colours."""

@@ -1,0 +1,1 @@
+"""What the public classes stand on: checked arguments, parameters, stacks of layers, tapes, configuration."""
