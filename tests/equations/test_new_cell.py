@@ -49,17 +49,17 @@ grads = layer.backward(layer.forward(x)[2], dy)
 for given, gradient in ((x, grads.x), *((layer.params[name], grads.params[name]) for name in layer.params)):
     np.testing.assert_allclose(gradient, differences(lambda: (layer(x)[0] * dy).sum(), given), rtol=1e-6, atol=1e-8)
 
-# It learns to keep the first of twenty numbers.
+# It learns to keep the first of eight numbers.
 layer, losses = Toy(1, 24, rng=2), []
 for step in range(300):
-    x = rng.standard_normal((20, 32, 1)).astype(np.float32)
+    x = rng.uniform(-1, 1, (8, 32, 1)).astype(np.float32)
     y, h, tape = layer.forward(x)
     wrong = h[0, :, 0] - x[0, :, 0]
     losses.append(float((wrong**2).mean()))
     dh = np.zeros_like(h)
     dh[0, :, 0] = 2 * wrong / 32
     for name, gradient in layer.backward(tape, dstate=dh).params.items():
-        layer.params[name] -= 0.2 * gradient
+        layer.params[name] -= 0.5 * gradient
 print(json.dumps([fastrnn.available_backends(), np.mean(losses[:20]), np.mean(losses[-20:])]))
 """
 
@@ -98,4 +98,4 @@ def test_the_recipe(tmp_path):
     assert done.returncode == 0, done.stderr
     backends, before, after = json.loads(done.stdout)
     assert set(backends) == {"native", "numba", "numpy"}
-    assert after < 0.5 * before
+    assert after < 0.25 * before
