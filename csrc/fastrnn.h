@@ -95,7 +95,8 @@ typedef struct {
     fr_sequence dx;        /* (T, B, I): written; zero past a row's end; a layer's directions share it: their sum */
     void *dh0, *dc0;       /* (B, H): written; dc0 two states only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
-    /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past a row's end. */
+    /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past a row's
+     * end. */
     void *dh_steps, *dc_steps;
 } fr_backward_run;
 

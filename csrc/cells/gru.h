@@ -30,7 +30,7 @@ INLINE void gru_backward(backward_units *u) {
     const vec da_n = u->dh * (1 - z) * d_tanh(n);
     u->d[0] = da_n;
     u->d[1] = da_n * u_n * d_sigmoid(r);
-    u->d[2] = u->dh * (u->h_prev - n) * d_sigmoid(z);
+    u->d[2] = u->dh * (take_h_prev(u) - n) * d_sigmoid(z);
     u->d[3] = da_n * r;
     u->carry = u->dh * z;
 }

@@ -35,7 +35,7 @@ INLINE void lstm_backward(backward_units *u) {
     vtanh(1, &u->saved[LSTM_C], &tanh_c);
     const vec dc = vfma(u->dh * o, d_tanh(tanh_c), u->dc);
     u->d[0] = dc * g * d_sigmoid(i);
-    u->d[1] = dc * u->c_prev * d_sigmoid(f);
+    u->d[1] = dc * take_c_prev(u) * d_sigmoid(f);
     u->d[2] = dc * i * d_tanh(g);
     u->d[3] = u->dh * tanh_c * d_sigmoid(o);
     u->dc = dc * f;

@@ -10,4 +10,4 @@ INLINE void rnn_relu_forward(const int stage, const int n, forward_units *u) {
 }
 
 /* A NaN lets the gradient pass, as in torch. */
-INLINE void rnn_relu_backward(backward_units *u) { u->d[0] = (vec)((ivec)u->dh & ~(u->h <= 0)); }
+INLINE void rnn_relu_backward(backward_units *u) { u->d[0] = (vec)((ivec)u->dh & ~(take_h(u) <= 0)); }

@@ -9,4 +9,4 @@ INLINE void rnn_tanh_forward(const int stage, const int n, forward_units *u) {
     vtanh(n, a, u->h);
 }
 
-INLINE void rnn_tanh_backward(backward_units *u) { u->d[0] = u->dh * d_tanh(u->h); }
+INLINE void rnn_tanh_backward(backward_units *u) { u->d[0] = u->dh * d_tanh(take_h(u)); }

@@ -32,15 +32,15 @@ static const real *saved_at(const backward_state *b, ptrdiff_t t, ptrdiff_t row)
     return (const real *)b->run->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
 }
 
-/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. What the cell's derivative does not
- * read is not loaded. */
-INLINE void finish_block(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
+/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. */
+INLINE void derive_block(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
     const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
     const int has_c = fr_cells[cell].states == 2;
-    backward_units u = {.dh = dh, .h = vload_n(at(&run->y, s->t, row) + j, n)};
-    u.h_prev = vload_n(h_before(b, s->t, row) + j, n);
+    backward_units u = {.dh = dh, .lanes = n};
+    u.h = at(&run->y, s->t, row) + j;
+    u.h_prev = h_before(b, s->t, row) + j;
     if (kept) {
         const real *saved = saved_at(b, s->t, row) + j;
         UNROLL(8)
@@ -51,7 +51,7 @@ INLINE void finish_block(const int cell, const backward_state *b, const step *s,
         const real *c = is_first(b, s->t, row) ? (const real *)run->c0 + row * H
                                                : saved_at(b, run->reverse ? s->t + 1 : s->t - 1, row)
                                                      + fr_cells[cell].saved_c * H;
-        u.c_prev = vload_n(c + j, n);
+        u.c_prev = c + j;
         u.dc = vload_n((real *)run->dc0 + row * H + j, n);
         if (run->dc_steps)
             vstore_n((real *)run->dc_steps + at_step, u.dc, n);
@@ -70,16 +70,21 @@ INLINE void finish_block(const int cell, const backward_state *b, const step *s,
         vstore_n((real *)run->dh0 + row * H + j, u.carry, n);
 }
 
-static void finish_blocks(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) {
-    for (int c = 0; c < C; c++, j += LANES)
-        switch (b->cell) {
-#define CELL(NAME, ...) \
-        case FR_##NAME: \
-            finish_block(FR_##NAME, b, s, rank, j, dh[c]); \
-            break;
+/* The same for C blocks of units from j on. */
+typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C);
+
+#define CELL(NAME, name, ...) \
+    static void derive_##name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, \
+                              int C) { \
+        for (int c = 0; c < C; c++, j += LANES) \
+            derive_block(FR_##NAME, b, s, rank, j, dh[c]); \
+    }
 #include "cells.def"
-        }
-}
+
+static derive_function *const derive[] = {
+#define CELL(NAME, name, ...) derive_##name,
+#include "cells.def"
+};
 
 /* What the next step will read of a row's units j .. j+n-1. A row that does not have that step costs nothing but the
  * request: its memory is there. */
@@ -119,8 +124,8 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     else if (continues)
         LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
     for (int k = 0; k < rows * panels; k++)
-        finish_blocks(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
-                      wide_columns(b->H, panel + k % panels));
+        derive[b->cell](b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
+                        dh + k * COLUMNS, wide_columns(b->H, panel + k % panels));
 }
 
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */

@@ -26,7 +26,9 @@ typedef struct {
 
 /* A block of hidden units of one row in the backward pass. */
 typedef struct {
-    vec h, h_prev, c_prev, saved[MAX_SAVED]; /* of the forward pass */
+    int lanes;                          /* of the block's units */
+    const real *h, *h_prev, *c_prev;    /* of the forward pass; c_prev of a cell with two states */
+    vec saved[MAX_SAVED];               /* likewise */
     vec dh;         /* of h, whole */
     vec dc;         /* in: of c, but for what comes by way of h; out: of c_prev */
     vec d[COLUMNS]; /* out: of the columns; of one that h feeds, of the product by h */
@@ -35,6 +37,11 @@ typedef struct {
 
 /* v = column k of the pre-activations. */
 INLINE void take_column(const int n, const forward_units *u, const int k, vec *v) { EACH(r, n) v[r] = u->a[r][k]; }
+
+/* What the derivative reads of the states: what it does not take is not loaded. */
+INLINE vec take_h(const backward_units *u) { return vload_n(u->h, u->lanes); }
+INLINE vec take_h_prev(const backward_units *u) { return vload_n(u->h_prev, u->lanes); }
+INLINE vec take_c_prev(const backward_units *u) { return vload_n(u->c_prev, u->lanes); }
 
 /* The derivatives of the activations, by their results. */
 INLINE vec d_sigmoid(vec s) { return s * (1 - s); }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = {"rnn": 448, "lstm": 352, "gru": 384}
-RATES = {"rnn": 0.001, "lstm": 0.004, "gru": 0.004}
+RATES = {"rnn": 0.001, "lstm": 0.003, "gru": 0.003}
 LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
 UNKNOWN = "\ufffd"  # what stands for the characters that training has not seen
 LEAST = 10_000  # characters that a text must have
