@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 import fastrnn
+from fastrnn import layers
+from fastrnn.spec import CELLS
 
 
 class Case(NamedTuple):
@@ -19,13 +21,15 @@ class Case(NamedTuple):
     dstate: tuple
 
 
-KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+KINDS = tuple(CELLS)
+CLASSES = {value._cell.name: value for value in vars(layers).values() if hasattr(value, "_cell")}
 
 
 def make_layer(kind, *args, **options):
+    """A layer of this cell."""
     if kind.startswith("rnn"):
         return fastrnn.RNN(*args, nonlinearity=kind[4:], **options)
-    return {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU}[kind](*args, **options)
+    return CLASSES[kind](*args, **options)
 
 
 def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, **options):
@@ -33,7 +37,7 @@ def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, **options):
     rng = np.random.default_rng(seed)
     layer = make_layer(kind, I, H, rng=rng, **options)
     rows, width = layer.num_layers * (1 + layer.bidirectional), (1 + layer.bidirectional) * H
-    parts = 2 if kind == "lstm" else 1
+    parts = len(CELLS[kind].states)
     x, dy = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, width))
     lengths = rng.integers(0, T + 1, B) if with_lengths else None
     if with_lengths:
