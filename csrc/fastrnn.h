@@ -22,6 +22,8 @@ typedef enum {
 #include "cells.def"
     FR_CELLS
 } fr_cell;
+/* The name in the table; NULL past the last. */
+const char *fr_cell_name(int cell);
 typedef enum { FR_F32, FR_F64 } fr_dtype;
 typedef enum { FR_EXP, FR_SIGMOID, FR_TANH } fr_activation;
 typedef enum { FR_OK = 0, FR_NO_MEMORY = -1, FR_INTERRUPTED = -2 } fr_status;
@@ -77,7 +79,7 @@ typedef struct {
 /* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 0..T, or
  * NULL for T; they are copied. A row of length 0 ends in its initial state. The result does not depend on `threads`,
  * nor a row's on the other rows. */
-__attribute__((visibility("default"))) /* by which threadpoolctl tells the library (threadpools.py) */
+__attribute__((visibility("default"))) /* by which threadpoolctl tells the library (core/threadpools.py) */
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads, fr_interrupted *interrupted);
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COLUMNS = 4  # of a tile
+MAX_SAVED = 5  # as level/cell.h has it
 
 HEAD = """\
 /* Written by write_cells.py from src/fastrnn/spec.py: the cells, and the shapes of their tiles.
@@ -24,11 +25,26 @@ HEAD = """\
 LISTS = ("CELL", "SAVED", "SHAPE")
 
 
+def check(cell, none):
+    """That the kernels can compute such a cell; ValueError with what they cannot."""
+    for letter in ("x", "h"):
+        columns = "".join(getattr(phase, letter) for phase in cell.phases)
+        fed = "".join(column for column in columns if column != none)
+        if sorted(fed) != sorted(cell.gates):
+            raise ValueError(f"{cell.name}: expected each gate of {cell.gates!r} once in {letter}={columns!r}")
+        if fed not in columns or (letter == "x" and not columns.startswith(fed)):
+            where = "neighbours, from the first column on" if letter == "x" else "neighbours"
+            raise ValueError(f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}")
+    for what, n, most in (("columns", len(cell.phases[0].x), COLUMNS), ("saved values", len(cell.saved), MAX_SAVED)):
+        if n > most:
+            raise ValueError(f"{cell.name}: expected at most {most} {what}, got {n}")
+    if ("c" in cell.states) != ("c" in cell.saved):
+        raise ValueError(f"{cell.name}: expected c among the saved values if it is a state, got {cell.saved}")
+
+
 def fed(columns, gates, none):
     """The columns that have a gate: the first one, how many, and the gates' places in the weights."""
     places = [k for k, gate in enumerate(columns) if gate != none]
-    if places != list(range(places[0], places[0] + len(places))):
-        raise ValueError(f"{columns!r}: expected the fed columns to be neighbours")
     return places[0], len(places), [gates.index(columns[k]) for k in places]
 
 
@@ -72,6 +88,8 @@ def shape_line(columns, x, h):
 def text(spec):
     """The file's text."""
     cells, none = spec["CELLS"].values(), spec["NONE"]
+    for cell in cells:
+        check(cell, none)
     shapes = {shape_line(*shape): None for cell in cells for phase in cell.phases for shape in shapes_of(phase, none)}
     includes = "\n".join(f'#include "cells/{cell.name}.h"' for cell in cells)
     defaults = "\n".join(f"#ifndef {name}\n#define {name}(...)\n#endif" for name in LISTS)

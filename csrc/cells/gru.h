@@ -1,6 +1,6 @@
 /* r, z = sigmoid of a_r, a_z;  n = tanh(a_n + r u_n), u_n = W_hn h_prev + b_hn;  h = (1 - z) n + z h_prev
  *
- * The columns are a_n, a_r, a_z, u_n. */
+ * The columns are a_n, a_r, a_z, u_n; u_n is what a tape calls hn. */
 
 enum { GRU_STAGES = 3 };
 

@@ -275,7 +275,7 @@ static int prepare(const backward_state *b) {
     for (int from_x = 0; from_x < 2; from_x++) {
         const ptrdiff_t panels = b->unpacked[from_x] ? 0 : wide_panels(from_x ? b->I : b->H);
         if (LEVEL(fr_pack_w)(b, from_x, fr_cut(panels, b->share->index, b->share->size),
-                      fr_cut(panels, b->share->index + 1, b->share->size)))
+                             fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
     for (ptrdiff_t row = b->share->index; row < b->batch->B; row += b->share->size) {

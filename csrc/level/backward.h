@@ -56,7 +56,8 @@ INLINE ptrdiff_t weight_rows(const backward_state *b, int from_x) {
 
 /* The runs of panel p. */
 panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x);
-/* Rows that share what they read of W: a part of a panel of it, small enough to stay in the second-level cache. */
+
+/* Rows that share what they read of W. */
 enum { GROUP_ROWS = 16 * TILE_ROWS };
 
 /* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a

@@ -74,7 +74,7 @@ INLINE void move_sums(vec *to, const vec *from, const int n) {
  * whose weights the step before has left in the cache. */
 INLINE ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n - 1 - k : k; }
 
-/* The tiles, the finish and the rest for panels of so many columns. */
+/* How panels of so many columns of a cell are computed. */
 panel_functions LEVEL(fr_panel_functions)(int cell, int columns);
 finish_function *LEVEL(fr_finish)(int cell);
 /* NULL: the cell has none for panels of so many columns, one or two (`pair`) at a time. */

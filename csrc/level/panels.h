@@ -1,6 +1,6 @@
 /* How units and gates lie in panels.
  *
- * A panel is a run of hidden units whose pre-activations fill the COLUMNS vectors of a tile: a block of LANES
+ * A panel is a run of hidden units whose pre-activations are at most the COLUMNS vectors of a tile: a block of LANES
  * units with the cell's columns, or COLUMNS blocks of a cell of one column (an LSTM's 1 x 4, an RNN's 4 x 1). Packed
  * for the forward pass, panel p holds, one after the other,
  *

@@ -34,7 +34,7 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     fr_job j = {.n_teams = n_runs, .work = forward_work, .watch = fr_watch_begin(interrupted),
-             .row_flop = step_flop(packed->cell, packed->I, packed->H), .together = !packed->data};
+                .row_flop = step_flop(packed->cell, packed->I, packed->H), .together = !packed->data};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
     int used, reserved = fr_reserve_job(&j, &used, threads, packed->panels);
@@ -65,7 +65,7 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     fr_job j = {.n_teams = n_runs, .work = backward_work, .watch = fr_watch_begin(interrupted),
-             .row_flop = 2 * step_flop(runs->cell, runs->input_size, H)};
+                .row_flop = 2 * step_flop(runs->cell, runs->input_size, H)};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
     int used, reserved = fr_reserve_job(&j, &used, threads, (H + slice - 1) / slice);

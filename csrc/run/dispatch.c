@@ -64,6 +64,14 @@ void fr_set_level(int index) { atomic_store(&in_force, index); }
 
 const fr_kernels *fr_level_kernels(fr_dtype dtype) { return levels[place(fr_level())].kernels[dtype]; }
 
+const char *fr_cell_name(int cell) {
+    static const char *const names[] = {
+#define CELL(NAME, name, ...) #name,
+#include "cells.def"
+    };
+    return cell < FR_CELLS ? names[cell] : NULL;
+}
+
 const char *fr_compiler(void) {
 #if defined(__clang__)
     return __VERSION__;

@@ -1,5 +1,5 @@
-/* Inside the library: what the level-independent code (api.c, yardstick.c) and the code compiled once per
- * instruction-set level and dtype (pack.c, forward.c, backward.c, update.c, …) know of each other. */
+/* Inside the library: what the level-independent code (run/, instruments/yardstick.c) and the code compiled once per
+ * instruction-set level and dtype (level/) know of each other. */
 #ifndef FR_KERNELS_H
 #define FR_KERNELS_H
 

@@ -1,3 +1,4 @@
+/* The copy of the lengths, and the ranks by them. */
 #include "rows.h"
 
 #include <string.h>

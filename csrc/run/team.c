@@ -1,3 +1,4 @@
+/* How a call's threads are planned, reserved and run. */
 #include "team.h"
 
 #include "clock.h"

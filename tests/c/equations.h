@@ -36,6 +36,8 @@ typedef struct {
     wide *y, *h1, *c1, *dx, *dh0, *dc0;
 } eq_row;
 
+_Static_assert(FR_CELLS == 4, "the equations of the cells here: a new one needs its own");
+
 static inline int eq_gates(fr_cell cell) { return cell == FR_LSTM ? 4 : cell == FR_GRU ? 3 : 1; }
 
 static inline wide eq_sigmoid(wide v) { return 1 / (1 + exp(-v)); }

@@ -7,15 +7,33 @@ import pytest
 from paths import ROOT
 
 from fastrnn.backends import reference
-from fastrnn.spec import CELLS, NONE
+from fastrnn.spec import CELLS, NONE, Cell, Phase
 
 CSRC = ROOT / "csrc"
 
 
+WRITER = runpy.run_path(str(CSRC / "write_cells.py"))
+
+
 def test_the_kernels_table_is_up_to_date():
-    text = runpy.run_path(str(CSRC / "write_cells.py"))["text"]
     spec = runpy.run_path(str(CSRC.parent / "src" / "fastrnn" / "spec.py"))
-    assert (CSRC / "cells.def").read_text() == text(spec), "python csrc/write_cells.py writes it anew"
+    assert (CSRC / "cells.def").read_text() == WRITER["text"](spec), "python csrc/write_cells.py writes it anew"
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (Cell("x", "ab", "h", (), (Phase("ab", "a-"),)), "each gate of 'ab' once in h='a-'"),
+        (Cell("x", "ab", "h", (), (Phase("-ab", "ab-"),)), "from the first column on, got '-ab'"),
+        (Cell("x", "ab", "h", (), (Phase("ab-", "a-b"),)), "neighbours, got 'a-b'"),
+        (Cell("x", "abcde", "h", (), (Phase("abcde", "abcde"),)), "at most 4 columns, got 5"),
+        (Cell("x", "a", "h", tuple("uvwxyz"), (Phase("a", "a"),)), "at most 5 saved values, got 6"),
+        (Cell("x", "a", "hc", ("a",), (Phase("a", "a"),)), "c among the saved values"),
+    ],
+)
+def test_what_the_kernels_cannot_compute_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=f"^x: expected .*{message}"):
+        WRITER["check"](wrong, NONE)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)

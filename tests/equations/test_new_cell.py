@@ -21,7 +21,7 @@ from differences import differences
 from fastrnn.layers import Toy
 
 assert fastrnn.__file__.startswith(sys.argv[1]), fastrnn.__file__
-rng, found = np.random.default_rng(0), {}
+rng = np.random.default_rng(0)
 
 
 def everything(layer, x, lengths):
@@ -66,7 +66,7 @@ print(json.dumps([fastrnn.available_backends(), np.mean(losses[:20]), np.mean(lo
 
 def recipe():
     """(path, code) of each step: a file's name at the beginning of a paragraph, and the block after it."""
-    section = (ROOT / "CONTRIBUTING.md").read_text().split("\n## A new cell\n")[1].split("\n## ")[0]
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## A new cell\n")[1].split("\n## ")[0]
     steps = re.findall(r"^`([\w/.]+)`: .*?^```\w+\n(.*?)^```$", section, re.M | re.S)
     assert len(steps) == section.count("```") // 2 == 5
     return steps
@@ -83,7 +83,7 @@ def test_the_recipe(tmp_path):
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
     shutil.copy(ROOT / "CMakeLists.txt", tree)
     for path, code in recipe():
-        with (tree / path).open("a") as file:
+        with (tree / path).open("a", encoding="utf-8") as file:
             file.write(f"\n\n{code}" if path.endswith(".py") else code)
     subprocess.run([sys.executable, tree / "csrc" / "write_cells.py"], check=True)
     options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]

@@ -45,9 +45,7 @@ def test_another_process_gives_the_same_bits(level, count):
     """A fresh interpreter on some threads, at a level chosen by its environment."""
     code = f"import json, golden; print(json.dumps({{name: golden.hashes(name) for name in {SAMPLE!r}}}))"
     environment = {**os.environ, "FASTRNN_ISA": level, "FASTRNN_NUM_THREADS": str(count), "PYTHONHASHSEED": str(count)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=SUPPORT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=SUPPORT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     known = golden.recorded()[level]
     assert json.loads(done.stdout) == {name: known[name] for name in SAMPLE}

@@ -14,6 +14,7 @@ import numpy as np
 from cases import KINDS, Case, make_layer, run
 
 import fastrnn
+from fastrnn.spec import CELLS
 
 FILE = Path(__file__).with_name("golden.json")
 OPTIONS = {
@@ -57,7 +58,7 @@ def golden_case(name):
     directions = 1 + layer.bidirectional
     x, dy = numbers((T, B, I), dtype, 2), numbers((T, B, directions * H), dtype)
     shape = layer.num_layers * directions, B, H
-    state, dstate = (tuple(numbers(shape, dtype) for _ in range(2 if kind == "lstm" else 1)) for _ in range(2))
+    state, dstate = (tuple(numbers(shape, dtype) for _ in range(len(CELLS[kind].states))) for _ in range(2))
     lengths = None
     if "lengths" in option:
         lengths = 1 + np.arange(B) * 7 % T

@@ -9,4 +9,5 @@ ROOT = SUPPORT.parents[1]  # of the repository
 
 def environment(*folders):
     """The environment of a program that imports what is in this folder, and in others."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, *folders)))}
+    before = filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, (SUPPORT, *folders)), *before])}

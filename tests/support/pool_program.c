@@ -1,4 +1,4 @@
-/* Runs csrc/run/pool.c where threads dawdle, and exits with 0 if nothing hangs; with FORKS_UNSEEN, where no handler of forks
+/* Runs pool.c where threads dawdle, and exits with 0 if nothing hangs; with FORKS_UNSEEN, where no handler of forks
  * can be registered. */
 #define _GNU_SOURCE /* for cores.c */
 #include <errno.h>

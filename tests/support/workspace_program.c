@@ -1,4 +1,4 @@
-/* Runs csrc/run/workspace.c, and exits with the line of what it finds wrong, or 0. With FORKS_UNSEEN no handler of forks can
+/* Runs workspace.c, and exits with the line of what it finds wrong, or 0. With FORKS_UNSEEN no handler of forks can
  * be registered, with NO_THREADS no thread can be made: then nothing could give memory back later. */
 #include <errno.h>
 #include <pthread.h>

@@ -6,7 +6,7 @@ written once, above it. A single step is a sequence of length one; a backend tha
 `cell_step`, as the native one does, runs layers and a cell's step a shorter way where arguments need no conversion.
 
     T  time steps            I  input_size      D  directions, 1 or 2; the second runs backward in time
-    B  rows of the batch     H  hidden_size     S  `cell.saved`
+    B  rows of the batch     H  hidden_size     S  len(cell.saved)
 
 Whatever is an input is never written; `dtype` is float32 or float64 and the same in all arrays of a call.
 

@@ -72,7 +72,11 @@ def writable(text: str) -> Path:
 def folder(text: str) -> Path:
     """A folder, or where one can be made."""
     path = Path(text)
-    if path.exists() and not path.is_dir():
+    try:
+        mistaken = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"expected a folder, got {text!r}: {error.strerror}") from None
+    if mistaken:
         raise argparse.ArgumentTypeError(f"expected a folder, got the file {text!r}")
     return path
 

@@ -2,7 +2,9 @@
 
 from fastrnn.spec import CELLS as TABLE
 
-cdef dict CELLS = {name: code for code, name in enumerate(TABLE)}  # fr_cell has their order
+cdef dict CELLS = {fr_cell_name(code).decode(): code for code in range(FR_CELLS)}
+if list(CELLS) != list(TABLE):
+    raise ImportError(f"the kernels were built for other cells than spec.py has, {', '.join(CELLS)}: install again")
 
 # Below about 20 µs of work, taking the GIL back costs more than letting it go gives.
 cdef double LEAST_FLOP_WITHOUT_GIL = 2e6

@@ -7,6 +7,8 @@ from libc.stdint cimport int64_t
 
 cdef extern from "fastrnn.h" nogil:
     ctypedef int fr_cell  # an enumeration
+    int FR_CELLS
+    const char *fr_cell_name(int)
     ctypedef enum fr_dtype:
         FR_F32, FR_F64
     ctypedef enum fr_activation:

@@ -4,7 +4,8 @@
     backward(dh, dc, h, h_prev, c_prev, *saved) -> dh_prev, dc_prev, da, du
 
 v holds the pre-activations of the gates, GRU's n as two: its input's share first, its state's share last. da and du are
-the gradients by the input's and by the state's share; dh_prev leaves out what flows back through du.
+the gradients by the input's and by the state's share; dh_prev leaves out what flows back through du. In backward h is
+what it was only for a cell that saves nothing.
 """
 
 from collections.abc import Callable

@@ -63,6 +63,8 @@ def build_forward(cell, layout):
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
     step, units = layout.forward, layout.units
     first, count, hidden = layout.first, layout.count, layout.hidden
+    c_slot = 1 + cell.saved.index("c") if states == 2 else 0
+    assert max(1 + kept, first + count) * units <= PITCH, "a row of the tile has no room for the values"
 
     def forward(x, order, ends, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, reverse):
         (T, B, I), H = x.shape, h0.shape[1]
@@ -106,7 +108,7 @@ def build_forward(cell, layout):
                         copy(features(y, t, some[b]), p * units, tiles, at, real)
                         copy(h_next, unit, tiles, at, lanes)
                         if states == 2:
-                            copy(c, unit, tiles, at + kept * units, lanes)
+                            copy(c, unit, tiles, at + c_slot * units, lanes)
                         if saved.size:
                             to = (t * B + some[b]) * kept * H + p * units
                             for slot in range(kept):
@@ -126,7 +128,11 @@ def build_backward(cell, layout):
     """backward of a cell."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
     step, split = layout.backward, cell.splits
-    C, values = COLUMNS, 5 + kept  # a block holds C units: dh, dc, h, h_prev, c_prev, *saved, then dh, dc, *da, *du
+    saved_c = cell.saved.index("c") if states == 2 else 0
+    du_at = 2 + gates  # slot of a block
+    C, values = COLUMNS, 5 + kept
+    # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du.
+    slots = max(values, 2 + 2 * gates)
 
     def backward(
         x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh,
@@ -140,7 +146,7 @@ def build_backward(cell, layout):
         (xs, hs, da, du, places), G, size = terms, gates * H, len(terms[4])
         dh = np.empty(order.size * H, x.dtype)
         dc = np.empty(dh.size if states == 2 else 0, x.dtype)
-        tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(10 * C, x.dtype)
+        tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(slots * C, x.dtype)
         gather(dh, H, dh0, order)
         if states == 2:
             gather(dc, H, dc0, order)
@@ -167,7 +173,7 @@ def build_backward(cell, layout):
                             if initial:
                                 copy(block, 4 * C, c0[row], j, real)
                             else:
-                                copy(block, 4 * C, saved, ((before * B + row) * kept + kept - 1) * H + j, real)
+                                copy(block, 4 * C, saved, ((before * B + row) * kept + saved_c) * H + j, real)
                         if dh_steps.size:
                             copy(dh_steps, (t * B + row) * H + j, block, 0, real)
                         if dc_steps.size:
@@ -181,14 +187,14 @@ def build_backward(cell, layout):
                             dh_prev, dc_prev, da_i, du_i = step(*load(block, i, C, values))
                             store(block, i, C, (dh_prev, dc_prev) + da_i)
                             if split:
-                                store(block, i + 5 * C, C, du_i)
+                                store(block, i + du_at * C, C, du_i)
                         copy(dh, here, block, 0, real)
                         if states == 2:
                             copy(dc, here, block, C, real)
                         for g in range(gates):
                             copy(da, term * G + g * H + j, block, (2 + g) * C, real)
                             if split:
-                                copy(du, term * G + g * H + j, block, (5 + g) * C, real)
+                                copy(du, term * G + g * H + j, block, (du_at + g) * C, real)
                 add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, G)
                 n += segment
                 b += segment
