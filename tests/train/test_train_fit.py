@@ -311,6 +311,15 @@ def test_shards_are_the_batch():
         np.testing.assert_allclose(found[shards].norms, found[1].norms, rtol=1e-5)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C: a shell starts what runs in its background with that signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_saves(tmp_path):
     """Ctrl-C between two steps or amid one: the checkpoint is that of the last whole step."""
     path = tmp_path / "run"
@@ -331,6 +340,7 @@ def test_interrupt_saves(tmp_path):
     assert same(whole, again) and resumed.losses == history.losses
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_within_the_update(tmp_path, monkeypatch):
     """The update is finished first: no parameter is a step ahead of the others."""
     path = tmp_path / "run"
