@@ -42,10 +42,9 @@ def check(cell, none):
         raise ValueError(f"{cell.name}: expected c among the saved values if it is a state, got {cell.saved}")
 
 
-def fed(columns, gates, none):
-    """The columns that have a gate: the first one, how many, and the gates' places in the weights."""
-    places = [k for k, gate in enumerate(columns) if gate != none]
-    return places[0], len(places), [gates.index(columns[k]) for k in places]
+def fed(columns, none):
+    """The places of the columns that have a gate."""
+    return [k for k, gate in enumerate(columns) if gate != none]
 
 
 def cell_line(cell, none):
@@ -53,8 +52,10 @@ def cell_line(cell, none):
     (phase,) = cell.phases
     parts = []
     for name in ("x", "h"):
-        first, count, places = fed(getattr(phase, name), cell.gates, none)
-        parts.append(f".{name} = {{{first}, {count}, {{{', '.join(map(str, places))}}}}}")
+        columns = getattr(phase, name)
+        places = fed(columns, none)
+        gates = ", ".join(str(cell.gates.index(columns[k])) for k in places)
+        parts.append(f".{name} = {{{places[0]}, {len(places)}, {{{gates}}}}}")
     numbers = {
         "gates": len(cell.gates),
         "states": len(cell.states),
@@ -73,15 +74,14 @@ def cell_line(cell, none):
 
 def shapes_of(phase, none):
     """The shapes of a phase's tiles; of a cell of one column per unit, for each number of blocks of a panel."""
-    x, h = ([k for k, gate in enumerate(columns) if gate != none] for columns in (phase.x, phase.h))
     if len(phase.x) > 1:
-        return [(len(phase.x), x, h)]
+        return [(len(phase.x), fed(phase.x, none), fed(phase.h, none))]
     return [(blocks, list(range(blocks)), list(range(blocks))) for blocks in range(1, COLUMNS + 1)]
 
 
 def shape_line(columns, x, h):
     """SHAPE(…), whose name counts the fed columns from 1."""
-    name = "_".join(letter + "".join(str(k + 1) for k in fed) for letter, fed in (("x", x), ("h", h)))
+    name = "_".join(letter + "".join(str(k + 1) for k in places) for letter, places in (("x", x), ("h", h)))
     return f"SHAPE({name}, {columns}, {len(x)}, {h[0]}, {len(h)})"
 
 

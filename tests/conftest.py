@@ -1,7 +1,7 @@
 """What all tests share: every test of values runs on every backend, and on every instruction-set level, there is."""
 
 import pytest
-from variants import compiled_variants
+from variants import at_level, compiled_variants, native_levels
 
 import fastrnn
 
@@ -21,9 +21,12 @@ def kernels(request):
         if not level:
             yield request.param
             return
-        from fastrnn.backends import native
+        with at_level(level):
+            yield request.param
 
-        before = native.level()
-        native.set_level(level)
+
+@pytest.fixture(params=native_levels())
+def level(request):
+    """A level of the native backend, in force during the test."""
+    with at_level(request.param):
         yield request.param
-        native.set_level(before)

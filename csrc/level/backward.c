@@ -204,7 +204,7 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
         b->x[term] = at(&b->run->x, s->t, row);
         prefetch(b->x[term], b->I);
         b->h[term] = h_before(b, s->t, row);
-        b->dx[term] = (real *)at(&b->run->dx, s->t, row);
+        b->dx[term] = at(&b->run->dx, s->t, row);
     }
     return 0;
 }
@@ -283,7 +283,7 @@ static int prepare(const backward_state *b) {
         if (fr_cells[b->cell].states == 2)
             init_row(run->dc0, run->dc, row, b->H);
         for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
-            memset((real *)at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
+            memset(at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
     return fr_barrier_wait(b->share->barrier);
 }

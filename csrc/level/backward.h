@@ -40,9 +40,6 @@ typedef struct {
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
 
-INLINE const real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
-    return (const real *)s->data + t * s->time + row * s->row;
-}
 INLINE ptrdiff_t wide_panels(ptrdiff_t n) { return (n + COLUMNS * LANES - 1) / (COLUMNS * LANES); }
 INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
     ptrdiff_t columns = (n - panel * COLUMNS * LANES + LANES - 1) / LANES;

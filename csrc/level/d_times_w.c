@@ -55,9 +55,7 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
         return;
     UNROLL(8)
     for (int i = 0; i < R * P; i++)
-        UNROLL(8)
-        for (int c = 0; c < C; c++)
-            sum[i * COLUMNS + c] = sum_out[i * COLUMNS + c];
+        move_sums(sum + i * COLUMNS, sum_out + i * COLUMNS, C);
     /* The runs of a full panel lie side by side: one long run. */
     const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
     const ptrdiff_t K = (ptrdiff_t)full->count * full->length, d_step = b->capacity * COLUMNS * LANES;
@@ -76,9 +74,7 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
     }
     UNROLL(8)
     for (int i = 0; i < R * P; i++)
-        UNROLL(8)
-        for (int c = 0; c < C; c++)
-            sum_out[i * COLUMNS + c] = sum[i * COLUMNS + c];
+        move_sums(sum_out + i * COLUMNS, sum + i * COLUMNS, C);
 }
 
 typedef void product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
@@ -106,9 +102,7 @@ INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b,
         return;
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        UNROLL(8)
-        for (int c = 0; c < C; c++)
-            total[r * C + c] = sum[r * COLUMNS + c];
+        move_sums(total + r * C, sum + r * COLUMNS, C);
     for (ptrdiff_t p = 0; p < b->panels; p++) {
         const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
         const vec *d = b->d + p * b->capacity * COLUMNS;
@@ -126,9 +120,7 @@ INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b,
     }
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        UNROLL(8)
-        for (int c = 0; c < C; c++)
-            sum[r * COLUMNS + c] = total[r * C + c];
+        move_sums(sum + r * COLUMNS, total + r * C, C);
 }
 
 typedef void row_product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,

@@ -52,22 +52,12 @@ struct forward_state {
 
 INLINE ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, fr_rank(f->hand, i)); }
 
-INLINE real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
-    return (real *)s->data + t * s->time + row * s->row;
-}
-
 INLINE const real *panel_at(const forward_state *f, ptrdiff_t p) {
     return (const real *)f->weights->data + p * f->weights->panel_size;
 }
 
 INLINE vec *hoisted_at(const forward_state *f, ptrdiff_t p, ptrdiff_t term, int fed) {
     return f->hoisted + ((p - f->panel) * f->terms * f->x_columns + term * fed);
-}
-
-INLINE void move_sums(vec *to, const vec *from, const int n) {
-    UNROLL(24)
-    for (int i = 0; i < n; i++)
-        to[i] = from[i];
 }
 
 /* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those

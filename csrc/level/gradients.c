@@ -19,15 +19,11 @@ INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t
         return;
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        UNROLL(8)
-        for (int c = 0; c < C; c++)
-            sum[r * COLUMNS + c] = sum_out[r * COLUMNS + c];
+        move_sums(sum + r * COLUMNS, sum_out + r * COLUMNS, C);
     product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0);
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        UNROLL(8)
-        for (int c = 0; c < C; c++)
-            sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
+        move_sums(sum_out + r * COLUMNS, sum + r * COLUMNS, C);
 }
 
 typedef void outer_function(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum);

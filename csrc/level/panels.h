@@ -37,6 +37,11 @@ INLINE int fed_columns(int cell, int columns, int from_x) {
     return fr_cells[cell].columns == 1 ? columns : fed_part(cell, from_x)->count;
 }
 
+/* Where a row's features of step t begin. */
+INLINE real *at(const fr_sequence *s, ptrdiff_t t, ptrdiff_t row) {
+    return (real *)s->data + t * s->time + row * s->row;
+}
+
 INLINE int min_lanes(ptrdiff_t n) { return n < LANES ? (int)n : LANES; }
 
 /* The first hidden unit of a fed column, the row of W that feeds it, and how many units it has. */

@@ -12,6 +12,13 @@
  * on a Zen 4, though it reads the weights half as often. */
 INLINE int tile_limit(int C) { return TILE_SUMS / C < TILE_ROWS ? TILE_SUMS / C : TILE_ROWS; }
 
+/* Copies n vectors of sums; n is a constant wherever this is inlined. */
+INLINE void move_sums(vec *to, const vec *from, const int n) {
+    UNROLL(24)
+    for (int i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
 /* Few rows: two panels at once keep twice as many chains in flight, and share the rows' loads. */
 enum { PAIR = 2, PAIR_ROWS = TILE_SUMS / (PAIR * COLUMNS) };
 

@@ -120,13 +120,10 @@ def test_fma_peak_counts_all_threads():
     assert native.fma_peak(np.dtype(np.float64), 2, 0.01) > 1e8
 
 
-@pytest.mark.parametrize("level", native.levels())
-def test_read_bandwidth_of_any_size(level):
-    before = native.level()
-    native.set_level(level)
+@pytest.mark.usefixtures("level")
+def test_read_bandwidth_of_any_size():
     for size, threads in [(1, 1), (100_000, 1), (100_000, 3), (1 << 20, 2)]:
         assert native.read_bandwidth(size, threads, 0.002) > 1e8
-    native.set_level(before)
 
 
 def test_read_bandwidth_of_impossible_sizes():

@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from builds import NOT_EDITABLE, build_module
 from paths import ROOT, SUPPORT
 
 # In an interpreter of its own, which finds the copy's package: prints what the cell does.
-PROGRAM = """
-import json, sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in (type(finder).__module__ + str(finder))]
+PROGRAM = (
+    NOT_EDITABLE
+    + """
+import json
 sys.path[:0] = sys.argv[1:]
 import numpy as np
 import fastrnn
@@ -62,6 +64,7 @@ for step in range(300):
         layer.params[name] -= 0.5 * gradient
 print(json.dumps([fastrnn.available_backends(), np.mean(losses[:20]), np.mean(losses[-20:])]))
 """
+)
 
 
 def recipe():
@@ -77,7 +80,7 @@ def test_the_recipe(tmp_path):
     """A minute: the whole module is built."""
     pytest.importorskip("Cython")
     pytest.importorskip("numba")
-    tree, build = tmp_path / "tree", tmp_path / "build"
+    tree = tmp_path / "tree"
     ignored = shutil.ignore_patterns("_native*.so", "__pycache__")
     for folder in "src", "csrc":
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
@@ -86,12 +89,7 @@ def test_the_recipe(tmp_path):
         with (tree / path).open("a", encoding="utf-8") as file:
             file.write(f"\n\n{code}" if path.endswith(".py") else code)
     subprocess.run([sys.executable, tree / "csrc" / "write_cells.py"], check=True)
-    options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]
-    subprocess.run(["cmake", "-S", tree, "-B", build, *options], check=True, stdout=subprocess.DEVNULL)
-    build_command = ["cmake", "--build", build, "--target", "_native", "--parallel", "2"]
-    subprocess.run(build_command, check=True, stdout=subprocess.DEVNULL)
-    (module,) = build.glob("_native*.so")
-    shutil.copy(module, tree / "src" / "fastrnn" / "backends")
+    shutil.copy(build_module(tree, tmp_path / "build"), tree / "src" / "fastrnn" / "backends")
     command = [sys.executable, "-c", PROGRAM, tree / "src", SUPPORT]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from builds import NOT_EDITABLE, build_module, configure
 from paths import ROOT, SUPPORT
 
 import fastrnn
@@ -28,8 +29,7 @@ import json, sys
 import numpy as np
 tiny, one = np.float32([1e-40]), np.float32([1])
 before = bool(tiny * one != 0)
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in (type(finder).__module__ + str(finder))]
-sys.path[:0] = [{folder!r}, {tests!r}]
+{not_editable}sys.path[:0] = [{folder!r}, {tests!r}]
 import fastrnn
 from fastrnn.backends import _native
 assert _native.__file__ == {module!r}, _native.__file__
@@ -55,7 +55,7 @@ def look_at(module, folder):
     """Denormals before and after the import, NaN as in the reference by cell, the golden cases whose bits differ."""
     shutil.copytree(Path(fastrnn.__file__).parent, folder / "fastrnn", ignore=shutil.ignore_patterns("_native*.so"))
     copy = Path(shutil.copy(module, folder / "fastrnn" / "backends"))
-    code = LOOK.format(folder=str(folder), tests=str(SUPPORT), module=str(copy))
+    code = LOOK.format(not_editable=NOT_EDITABLE, folder=str(folder), tests=str(SUPPORT), module=str(copy))
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -67,12 +67,6 @@ def test_the_module_in_use(tmp_path):
     assert look_at(NATIVE.origin, tmp_path) == RIGHT
 
 
-def configure(build, environment, *options):
-    words = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", *options]
-    command = ["cmake", "-S", str(ROOT), "-B", str(build), *words]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-
-
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
 
 
@@ -82,13 +76,8 @@ needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is
 def test_flags_of_the_environment(tmp_path, more):
     """Forty seconds, and twice that with -flto: the whole module is built."""
     pytest.importorskip("Cython")
-    build = tmp_path / "build"
     environment = {**os.environ, "CFLAGS": HOSTILE + more, "LDFLAGS": "-Ofast -ffast-math"}
-    configure(build, environment)
-    command = ["cmake", "--build", str(build), "--target", "_native", "--parallel", "2"]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    (module,) = build.glob("_native*.so")
-    assert look_at(module, tmp_path) == RIGHT
+    assert look_at(build_module(ROOT, tmp_path / "build", environment), tmp_path) == RIGHT
 
 
 # --- one flag at a time
@@ -126,7 +115,7 @@ def compiled(compiler, flags, source):
 def test_each_flag_of_the_environment_leaves_the_code(tmp_path, compiler):
     """The build's flags take back each, and alone change nothing."""
     environment = {**os.environ, "CC": compiler, "CFLAGS": PLACE}
-    configure(tmp_path, environment, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    configure(ROOT, tmp_path, environment, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
     source = tmp_path / "functions.c"
     source.write_text(FUNCTIONS)
     commands = json.loads((tmp_path / "compile_commands.json").read_text())
@@ -156,7 +145,7 @@ def test_each_flag_of_the_environment_leaves_the_code(tmp_path, compiler):
 @pytest.mark.parametrize("generator", [name for name, program in GENERATORS.items() if shutil.which(program)])
 def test_no_flag_of_the_environment_links_what_makes_denormals_zero(tmp_path, compiler, generator):
     environment = {**os.environ, "CC": compiler, "CFLAGS": PLACE, "LDFLAGS": PLACE}
-    configure(tmp_path, environment, "-G", generator)
+    configure(ROOT, tmp_path, environment, "-G", generator)
     if generator == "Ninja":
         command = ["ninja", "-C", str(tmp_path), "-t", "commands", "_native"]
         command = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]

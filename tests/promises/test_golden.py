@@ -8,18 +8,6 @@ import fastrnn
 if "native" not in fastrnn.available_backends():
     pytest.skip("the native backend is not built", allow_module_level=True)
 
-from fastrnn.backends import native
-
-LEVELS = native.levels()
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    before = native.level()
-    native.set_level(request.param)
-    yield request.param
-    native.set_level(before)
-
 
 @pytest.mark.parametrize("name", golden.NAMES)
 def test_golden_hashes(level, name):

@@ -32,6 +32,13 @@ import fastrnn
 BACKENDS = fastrnn.available_backends()
 SIZES = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 33, 48, 65]))
 SEEDS = st.integers(0, 2**31)
+SEQUENCE = {  # of a call's input
+    "T": st.integers(1, 30),
+    "B": st.integers(1, 20),
+    "unbatched": st.booleans(),
+    "lengths": st.booleans(),
+    "seed": SEEDS,
+}
 BLOCK = 256  # (step, row) terms that the compiled backends add up before they join a gradient
 CELLS = {"lstm": fastrnn.LSTMCell, "gru": fastrnn.GRUCell}
 
@@ -198,14 +205,7 @@ class Program(RuleBasedStateMachine):
                 pair.layer.load_state_dict(state)
         pair.check()
 
-    @rule(
-        pair=pairs,
-        T=st.integers(1, 30),
-        B=st.integers(1, 20),
-        unbatched=st.booleans(),
-        lengths=st.booleans(),
-        seed=SEEDS,
-    )
+    @rule(pair=pairs, **SEQUENCE)
     def call(self, pair, T, B, unbatched, lengths, seed):
         case = inputs(pair, T, B, unbatched, lengths, seed)
         arguments = (case.x, bare(case.state))
@@ -215,15 +215,7 @@ class Program(RuleBasedStateMachine):
 
     # --- training
 
-    @rule(
-        target=tapes,
-        pair=pairs,
-        T=st.integers(1, 30),
-        B=st.integers(1, 20),
-        unbatched=st.booleans(),
-        lengths=st.booleans(),
-        seed=SEEDS,
-    )
+    @rule(target=tapes, pair=pairs, **SEQUENCE)
     def forward(self, pair, T, B, unbatched, lengths, seed):
         case = inputs(pair, T, B, unbatched, lengths, seed)
         arguments = (case.x, bare(case.state))

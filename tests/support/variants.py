@@ -1,14 +1,36 @@
 """The compiled kernels that there are here."""
 
+from contextlib import contextmanager
+
 import fastrnn
+
+
+def native_levels():
+    """The native backend's levels on this machine; none where it is not built."""
+    if "native" not in fastrnn.available_backends():
+        return []
+    from fastrnn.backends import native
+
+    return native.levels()
+
+
+@contextmanager
+def at_level(level):
+    """This level of the native backend in force, and after it the one before."""
+    from fastrnn.backends import native
+
+    before = native.level()
+    native.set_level(level)
+    try:
+        yield
+    finally:
+        native.set_level(before)
 
 
 def compiled_variants():
     """The compiled backends, the native one once per level: what must agree with the reference, and keep its bits."""
     for name in fastrnn.available_backends():
         if name == "native":
-            from fastrnn.backends import native
-
-            yield from (f"native:{level}" for level in native.levels())
+            yield from (f"native:{level}" for level in native_levels())
         elif name != "numpy":
             yield name

@@ -36,16 +36,16 @@ def digits(number: int) -> str:
 # --- plain values
 
 
-def integer(name: str, value: Any) -> int:
-    """An integer of at least 1."""
+def integer(name: str, value: Any, least: int = 1) -> int:
+    """An integer of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {kind(value)}")
-    if number < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {digits(number)}")
+    if number < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {digits(number)}")
     return number
 
 

@@ -9,7 +9,6 @@ The step may as well be an epoch: it is whatever the caller counts.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -119,7 +118,7 @@ class Plateau(Schedule):
 
     def __init__(self, factor: float = 0.5, patience: int = 3, threshold: float = 1e-4, least: float = 0.0) -> None:
         self.factor = checks.fraction("factor", factor)
-        self.patience = read_count("patience", patience)
+        self.patience = checks.integer("patience", patience, least=0)
         self.threshold = checks.not_negative("threshold", threshold)
         self.least = checks.probability("least", least)
         self.current, self.best, self.waited = 1.0, math.inf, 0
@@ -148,22 +147,9 @@ class Plateau(Schedule):
         super().load_state_dict(mapping)
         current = checks.probability("state_dict['current']", mapping["current"])
         best = checks.number("state_dict['best']", mapping["best"])
-        waited = read_count("state_dict['waited']", mapping["waited"])
+        waited = checks.integer("state_dict['waited']", mapping["waited"], least=0)
         self.current, self.best, self.waited = current, best, waited
 
 
 def read_step(step: Any) -> int:
-    return read_count("step", step)
-
-
-def read_count(name: str, value: Any) -> int:
-    """An integer of at least 0."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {checks.kind(value)}")
-    if count < 0:
-        raise ValueError(f"{name}: expected an integer of at least 0, got {checks.digits(count)}")
-    return count
+    return checks.integer("step", step, least=0)
