@@ -48,6 +48,13 @@ typedef struct {
     ptrdiff_t time, row;
 } fr_sequence;
 
+/* What becomes of the rows' states before a step; the first fitting of these. */
+typedef struct {
+    const uint8_t *resets; /* (T, B), or NULL: where not 0, h and c are zeroed */
+    fr_sequence scale;     /* (T, B, H), or data NULL: multiplies h and c */
+    int scale_by_unit;     /* 0: scale is (T, B, 1) */
+} fr_entry;
+
 /* Asked by the thread that makes a call, about every tenth of a second, unless it is NULL: not 0 ends the call with
  * FR_INTERRUPTED, what it writes half written. */
 typedef int fr_interrupted(void);
@@ -74,6 +81,7 @@ typedef struct {
     void *h;          /* (B, H): final state; may be h0 itself, or, where T is 1 and `lengths` NULL, y */
     void *c;          /* (B, H); two states only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
+    fr_entry entry;
 } fr_forward_run;
 
 /* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 0..T, or
@@ -100,6 +108,8 @@ typedef struct {
     /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past a row's
      * end. */
     void *dh_steps, *dc_steps;
+    fr_entry entry;        /* as in the forward call */
+    void *dscale;          /* (T, B, H): the gradient of its scale, if there is one, is added to it */
 } fr_backward_run;
 
 /* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. A row of length 0 gives

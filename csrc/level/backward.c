@@ -4,6 +4,7 @@
  */
 #include "backward.h"
 #include "cell.h"
+#include "entry.h"
 
 enum { CHUNK_BYTES = 1 << 19 }; /* of d that stay in cache until the products are taken */
 
@@ -15,6 +16,7 @@ typedef struct {
     ptrdiff_t term;         /* of its rank 0 */
     ptrdiff_t after;        /* rows that also have the step after, which this pass has just left ... */
     ptrdiff_t term_after;   /* ... and its first term */
+    ptrdiff_t t_after;      /* that step */
     ptrdiff_t t_next;       /* the step that comes next, -1 after the last */
 } step;
 
@@ -32,6 +34,20 @@ static const real *saved_at(const backward_state *b, ptrdiff_t t, ptrdiff_t row)
     return (const real *)b->run->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
 }
 
+/* The units j .. j+n-1 of a part of a row's state as step t took them: `from`, or a changed copy of it in `to`. */
+INLINE const real *enter_block(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t j, int n,
+                               const real *from, real *to) {
+    const fr_entry *e = &b->run->entry;
+    if (is_reset(e, b->batch, t, row)) {
+        memset(to, 0, LANES * sizeof(real));
+        return to;
+    }
+    if (!e->scale.data)
+        return from;
+    vstore_n(to, vload_n(from, n) * scale_at(e, t, row, j, n), n);
+    return to;
+}
+
 /* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. */
 INLINE void derive_block(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
@@ -39,8 +55,12 @@ INLINE void derive_block(const int cell, const backward_state *b, const step *s,
     const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
     const int has_c = fr_cells[cell].states == 2;
     backward_units u = {.dh = dh, .lanes = n};
+    real h_entered[LANES], c_entered[LANES];
+    const real *c_before = NULL;
     u.h = at(&run->y, s->t, row) + j;
     u.h_prev = h_before(b, s->t, row) + j;
+    if (b->enters)
+        u.h_prev = enter_block(b, s->t, row, j, n, u.h_prev, h_entered);
     if (kept) {
         const real *saved = saved_at(b, s->t, row) + j;
         UNROLL(8)
@@ -51,7 +71,9 @@ INLINE void derive_block(const int cell, const backward_state *b, const step *s,
         const real *c = is_first(b, s->t, row) ? (const real *)run->c0 + row * H
                                                : saved_at(b, run->reverse ? s->t + 1 : s->t - 1, row)
                                                      + fr_cells[cell].saved_c * H;
-        u.c_prev = c + j;
+        u.c_prev = c_before = c + j;
+        if (b->enters)
+            u.c_prev = enter_block(b, s->t, row, j, n, c_before, c_entered);
         u.dc = vload_n((real *)run->dc0 + row * H + j, n);
         if (run->dc_steps)
             vstore_n((real *)run->dc_steps + at_step, u.dc, n);
@@ -64,6 +86,8 @@ INLINE void derive_block(const int cell, const backward_state *b, const step *s,
     UNROLL(8)
     for (int c = 0; c < width; c++)
         out[c] = u.d[c];
+    if (has_c && b->enters)
+        u.dc = leave_units(&run->entry, b->batch, s->t, row, j, n, c_before - j, u.dc, run->dscale, H);
     if (has_c)
         vstore_n((real *)run->dc0 + row * H + j, u.dc, n);
     if (fr_cells[cell].carries)
@@ -98,6 +122,28 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
+/* dh of the same ranks and units, from the gradient by what the step after took: that of h itself, and dy. */
+static void leave_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
+                       vec *dh) {
+    const fr_entry *e = &b->run->entry;
+    for (int k = 0; k < rows * panels; k++) {
+        const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
+        const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
+        const int C = wide_columns(b->H, panel + k % panels);
+        if (!e->scale.data && !is_reset(e, b->batch, s->t_after, row))
+            continue;
+        for (int c = 0; c < C; c++) {
+            const ptrdiff_t j = first + c * LANES;
+            const int n = min_lanes(b->H - j);
+            vec *here = &dh[k * COLUMNS + c];
+            *here = leave_units(e, b->batch, s->t_after, row, j, n, at(&b->run->y, s->t, row), *here, b->run->dscale,
+                                b->H);
+            if (b->run->dy.data)
+                *here += vload_n(at(&b->run->dy, s->t, row) + j, n);
+        }
+    }
+}
+
 /* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR
  * whole ones. What it starts from: dy, and what dh0 holds, which is dh of the final state where a row begins
  * (`!continues`), and the carry. */
@@ -105,6 +151,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
                     int continues) {
     vec dh[GROUP_ROWS * COLUMNS];
     ptrdiff_t terms[GROUP_ROWS] = {0};
+    const int later = continues && b->run->entry.scale.data; /* dy comes after the product: it is not multiplied */
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
         const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
@@ -116,13 +163,15 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         for (int c = 0; c < C; c++) {
             int n = min_lanes(b->H - j - c * LANES);
             vec start = dh0 ? vload_n(dh0 + c * LANES, n) : (vec){0};
-            dh[k * COLUMNS + c] = dy ? start + vload_n(dy + c * LANES, n) : start;
+            dh[k * COLUMNS + c] = dy && !later ? start + vload_n(dy + c * LANES, n) : start;
         }
     }
     if (continues && panels == 1)
         LEVEL(fr_d_times_w)(b, 0, terms, rows, panel, dh);
     else if (continues)
         LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
+    if (continues && b->enters)
+        leave_rows(b, s, i, rows, panel, panels, dh);
     for (int k = 0; k < rows * panels; k++)
         derive[b->cell](b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
                         dh + k * COLUMNS, wide_columns(b->H, panel + k % panels));
@@ -143,6 +192,10 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
                 terms[r] = s->term + rank;
                 for (int c = 0; c < C; c++) {
                     int n = min_lanes(b->H - j - c * LANES);
+                    if (pass && b->enters)
+                        dh[r * COLUMNS + c] = leave_units(
+                            &b->run->entry, b->batch, s->t, fr_row(b->batch, rank), j + c * LANES, n,
+                            h_before(b, s->t, fr_row(b->batch, rank)), dh[r * COLUMNS + c], b->run->dscale, b->H);
                     if (pass)
                         vstore_n(dh0 + c * LANES, dh[r * COLUMNS + c], n);
                     else
@@ -191,6 +244,17 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     }
 }
 
+/* h as a term's step took it. */
+static const real *entered_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t term) {
+    const fr_entry *e = &b->run->entry;
+    const real *h = h_before(b, t, row);
+    if (!e->scale.data)
+        return is_reset(e, b->batch, t, row) ? b->entered : h;
+    real *to = b->entered + term * b->H;
+    enter_units(e, b->batch, t, row, 0, b->H, h, to);
+    return to;
+}
+
 /* Returns whether the call ends; who learns it before the others goes on to where they meet. */
 static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_before) {
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
@@ -203,7 +267,7 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
         b->x[term] = at(&b->run->x, s->t, row);
         prefetch(b->x[term], b->I);
-        b->h[term] = h_before(b, s->t, row);
+        b->h[term] = b->enters ? entered_h(b, s->t, row, term) : h_before(b, s->t, row);
         b->dx[term] = at(&b->run->dx, s->t, row);
     }
     return 0;
@@ -221,11 +285,13 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const size_t w_hh = (size_t)weight_rows(b, 0) * COLUMNS * VEC_BYTES;
     const size_t w_ih = (size_t)weight_rows(b, 1) * COLUMNS * VEC_BYTES;
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
+    const ptrdiff_t entered = b->run->entry.scale.data ? b->capacity : 1;
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
                             b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->H),
                             b->unpacked[1] ? 0 : w_ih * (size_t)wide_panels(b->I),
                             b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES,
-                            (size_t)b->capacity * sizeof(real *)};
+                            (size_t)b->capacity * sizeof(real *),
+                            b->enters ? (size_t)(entered * b->H) * sizeof(real) : 0};
     if (scratch) {
         char *next = scratch;
         b->d = (vec *)next;
@@ -235,13 +301,15 @@ static size_t lay_out(backward_state *b, char *scratch) {
         b->x = (const real **)(next += sizes[3]);
         b->h = (const real **)(next += sizes[4]);
         b->dx = (real **)(next += sizes[4]);
+        b->entered = (real *)(next + sizes[4]);
     }
-    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4];
+    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4] + sizes[5];
 }
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.cell = run->cell;
+    b.enters = changes(&run->entry);
     b.panels = count_panels(b.cell, b.H);
     b.few = batch->T * batch->B <= FEW_TERMS;
     b.unpacked[0] = b.few && b.H >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
@@ -285,6 +353,8 @@ static int prepare(const backward_state *b) {
         for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
             memset(at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
+    if (b->enters && b->share->index == 0)
+        memset(b->entered, 0, (size_t)b->H * sizeof(real));
     return fr_barrier_wait(b->share->barrier);
 }
 
@@ -299,6 +369,11 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
         memmove(b->x, b->x + keep, count * sizeof *b->x);
         memmove(b->h, b->h + keep, count * sizeof *b->h);
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
+        if (b->run->entry.scale.data) {
+            memmove(b->entered, b->entered + keep * b->H, count * (size_t)b->H * sizeof(real));
+            for (size_t k = 0; k < count; k++)
+                b->h[k] = b->entered + (ptrdiff_t)k * b->H;
+        }
     }
     return fr_barrier_wait(b->share->barrier);
 }
@@ -333,6 +408,7 @@ static void run_steps(const backward_state *b, int *met) {
         s.t = b->run->reverse ? batch->T - left : left - 1;
         s.after = s.live;
         s.term_after = s.term;
+        s.t_after = s.t + (b->run->reverse ? -1 : 1);
         s.live = live = fr_live(batch, s.t, live);
         s.term = end;
         s.t_next = left == 1 ? -1 : b->run->reverse ? s.t + 1 : s.t - 1;

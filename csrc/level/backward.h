@@ -33,6 +33,9 @@ typedef struct {
     ptrdiff_t capacity;      /* terms */
     const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
     real **dx;               /* (capacity) */
+    int enters;              /* whether the run's entry changes states */
+    real *entered;           /* (capacity, H): h as each term's step took it, if there are scales; if there are only
+                                resets, H zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */

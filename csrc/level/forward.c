@@ -1,5 +1,22 @@
 /* The forward pass: the order of steps, panels and rows. */
 #include "forward.h"
+#include "entry.h"
+
+void LEVEL(fr_enter_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
+    const fr_entry *e = &f->run->entry;
+    const ptrdiff_t H = f->weights->H, units = panel_units(f->weights->cell);
+    const ptrdiff_t begin = f->panel * units, end = f->panel_end * units < H ? f->panel_end * units : H;
+    for (ptrdiff_t i = 0; i < live; i++) {
+        const ptrdiff_t row = owned_row(f, i);
+        real *h = f->entering + i * H, *c = (real *)f->run->c + row * H;
+        if (!e->scale.data && !is_reset(e, f->batch, t, row))
+            continue;
+        enter_units(e, f->batch, t, row, 0, H, f->h_prev[i], h);
+        if (f->run->c)
+            enter_units(e, f->batch, t, row, begin, end, c, c);
+        f->h_prev[i] = h;
+    }
+}
 
 /* The functions of panel p. */
 static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) {
@@ -160,6 +177,7 @@ static void run_rows(forward_state *f, const fr_share *share) {
             hoisted_until += hoist_chunk(f, share, s, live);
         live = fr_live(f->batch, t, live);
         ptrdiff_t rows = fr_owned(live, f->hand);
+        enter_step(f, t, rows);
         const int stopped = forward_step(f, share, t, rows);
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
@@ -182,17 +200,19 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
     /* Weights that are packed as they are used are read once in any case. */
     f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
-    const size_t hoisted = (size_t)f->terms * term;
+    const size_t hoisted = (size_t)f->terms * term, pointers = (size_t)(f->rows + f->terms) * sizeof(real *);
+    const size_t entering = changes(&f->run->entry) ? (size_t)(f->rows * weights->H) * sizeof(real) : 0;
     if (scratch) {
         f->hoisted = f->terms ? (vec *)scratch : NULL;
         f->h_prev = (const real **)(scratch + hoisted);
         f->x_terms = f->h_prev + f->rows;
+        f->entering = entering ? (real *)(scratch + hoisted + pointers) : NULL;
     }
-    return hoisted + (size_t)(f->rows + f->terms) * sizeof(real *);
+    return hoisted + pointers + entering;
 }
 
-size_t LEVEL(fr_forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share) {
-    forward_state f = {.weights = packed, .batch = batch};
+size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share) {
+    forward_state f = {.run = run, .weights = run->packed, .batch = batch};
     return lay_out(&f, share, NULL);
 }
 

@@ -43,6 +43,7 @@ struct forward_state {
     ptrdiff_t rows;                 /* how many */
     ptrdiff_t panel, panel_end;     /* the panels it owns */
     const real **h_prev;            /* (rows): h before the current step */
+    real *entering;                 /* (rows, H): h as the step takes it, where the entry changes it */
     const real **x_terms;           /* (terms): the x rows of a hoisted chunk */
     vec *hoisted;                   /* (panels owned, terms, fed columns): their pre-activations; NULL: not hoisted */
     int x_columns;                  /* fed columns of a whole panel */
@@ -58,6 +59,13 @@ INLINE const real *panel_at(const forward_state *f, ptrdiff_t p) {
 
 INLINE vec *hoisted_at(const forward_state *f, ptrdiff_t p, ptrdiff_t term, int fed) {
     return f->hoisted + ((p - f->panel) * f->terms * f->x_columns + term * fed);
+}
+
+/* Sets h_prev and c of the first `live` owned rows to what step t takes of them. */
+void LEVEL(fr_enter_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t live);
+INLINE void enter_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
+    if (f->entering)
+        LEVEL(fr_enter_step)(f, t, live);
 }
 
 /* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those

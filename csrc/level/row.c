@@ -61,6 +61,7 @@ INLINE int row_steps(const int cell, const int P, const int C, forward_state *f,
                      fr_barrier *barrier) {
     const ptrdiff_t groups = (f->panel_end - f->panel) / P, row = owned_row(f, 0);
     for (; f->step_term < steps; f->step_term++, t += f->run->reverse ? -1 : 1) {
+        enter_step(f, t, 1);
         finish_state under_way[PAIR];
         vec sums[PAIR * COLUMNS];
         UNROLL(2)

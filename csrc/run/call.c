@@ -42,7 +42,7 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
         fr_team *t = &j.teams[i];
         for (int index = 0; index < t->schedule.threads; index++) {
             fr_share share = {.index = index, .size = t->schedule.threads, .by_units = t->schedule.by_units};
-            size_t bytes = fr_aligned(t->kernels->forward_bytes(runs[i].packed, &c.batch, &share));
+            size_t bytes = fr_aligned(t->kernels->forward_bytes(&runs[i], &c.batch, &share));
             t->scratch_stride = bytes > t->scratch_stride ? bytes : t->scratch_stride;
         }
         t->scratch_bytes = t->scratch_stride * (size_t)t->schedule.threads;

@@ -41,7 +41,7 @@ typedef struct fr_kernels {
     size_t (*lay_out)(fr_packed *packed);
     void (*pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch);
     /* Scratch, in bytes: one thread's of a forward pass; the whole team's of a backward pass. */
-    size_t (*forward_bytes)(const fr_packed *packed, const fr_batch *batch, const fr_share *share);
+    size_t (*forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share);
     void (*forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
     size_t (*backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
     void (*backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);

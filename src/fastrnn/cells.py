@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
 
-from .backends.base import Backend
+from .backends.base import Backend, Given, Run, Steps
 from .core import checks, config, stack
 from .core.geometry import Array, Call, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
 from .core.initialise import Init
 from .core.params import Accumulators, Parameters, check_memory, group, rnn_cell, under
 from .core.statedict import read_arrays, read_sizes
-from .core.tape import Grads, Run, S, Tape, check_tape
+from .core.steps import CallSteps
+from .core.tape import Grads, S, Tape, check_tape
 from .frozen import FrozenCell, infer_cell, step_at_once
 from .spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell, Weights
 
@@ -41,7 +42,7 @@ def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weigh
         return recorded
     call = read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
-    after, runs = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
+    after, runs, _ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
     return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
 
 
@@ -52,8 +53,9 @@ def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: We
     if found is None:
         return None
     after, y, before, saved = found
-    call = Call(one_step(x), before, None, x.ndim == 2, cell=True)
-    return after, Tape(owner, spec, backend, [(weights,)], call, [Run(call.x, y, before, saved, None)])
+    call = Call(one_step(x), before, CallSteps(), x.ndim == 2, cell=True)
+    run = Run(call.x, before, Steps(), spec.reverse, y, saved)
+    return after, Tape(owner, spec, backend, [(weights,)], call, [run])
 
 
 def backprop_at_once(tape: Tape, named: Sequence[tuple[str, ArrayLike | None]]) -> Any:
@@ -75,11 +77,11 @@ def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tup
     return dafter
 
 
-def backprop_cell(tape: Tape, dafter: Sequence[Array | None], dweights: Sequence[Sequence[Weights]]) -> Any:
+def backprop_cell(tape: Tape, dafter: tuple[Array | None, ...], dweights: Sequence[Sequence[Weights]]) -> Any:
     """The gradients of x and the initial state in the caller's layout; those of the weights are added in place."""
     spec, (_, B, I), batched = tape.spec, tape.call.x.shape, tape.call.batched
     dx = empty(cell_shape(B, I, batched), spec.dtype)
-    before = stack.backprop(tape, None, dafter, one_step(dx), dweights)
+    before, _ = stack.backprop(tape, Given(None, dafter), one_step(dx), dweights)
     return dx, as_state(before, cell_shape(B, spec.hidden_size, batched))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn
 import numpy as np
 
 from . import backends
-from .backends.base import Backend
+from .backends.base import Backend, Run, Steps
 from .core import checks, config, stack
 from .core.geometry import (
     Array,
@@ -53,15 +53,21 @@ def infer(
     x: ArrayLike,
     state: Any,
     lengths: ArrayLike | None,
+    resets: ArrayLike | None,
+    state_scale: ArrayLike | None,
+    mask: ArrayLike | None,
 ) -> tuple[Array, Any]:
     """The outputs and the final state of a whole sequence, from and to the caller's layout."""
-    if short is not None:
+    if short is not None and resets is None and state_scale is None and mask is None:
         answer = short.sequence(x, state, lengths, config.get_num_threads())
         if answer is not None:
             return answer
-    call = read_call(spec, x, state, lengths)
+    call = read_call(spec, x, state, lengths, resets, state_scale, mask)
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
-    after = stack.infer(spec, backend, packed, call, time_major(y, spec.batch_first))
+    outputs = time_major(y, spec.batch_first)
+    filled = call.steps.room_for(outputs)
+    after = stack.infer(spec, backend, packed, call, filled)
+    call.steps.scatter(filled, outputs)
     return y, as_state(after, state_shape(spec, call.x.shape[1], call.batched))
 
 
@@ -149,18 +155,38 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
 
     __slots__ = ()
 
-    def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: S | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        state_scale: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> tuple[Array, S]:
         """Return (y, state), as the layer it was frozen from would."""
-        return infer(self._spec, self._backend, self._packed, self._short, x, state, lengths)
+        spec, backend = self._spec, self._backend
+        return infer(spec, backend, self._packed, self._short, x, state, lengths, resets, state_scale, mask)
 
-    def step(self, x_t: ArrayLike, state: S | None = None, out: tuple[Array, S] | None = None) -> tuple[Array, S]:
+    def step(
+        self,
+        x_t: ArrayLike,
+        state: S | None = None,
+        out: tuple[Array, S] | None = None,
+        *,
+        resets: ArrayLike | None = None,
+    ) -> tuple[Array, S]:
         """Advance all layers by one time step and return (y, state).
 
         x_t (B, I) or (I,); y (B, H) or (H,); the state as in a call, its None zeros. `out` takes (y, state) to write
         into and return: C-contiguous arrays of the layer's dtype; its state may be the input state itself, beyond
-        that no two arrays may overlap. Raises ValueError for a bidirectional layer, which has no steps.
+        that no two arrays may overlap. resets (B,), unbatched a bool: where True the row begins anew, from zeros.
+        Raises ValueError for a bidirectional layer, which has no steps.
         """
         spec = self._spec
+        if resets is not None and state is not None:
+            state = self._begin_anew(state, resets)
         if self._short is not None and not spec.bidirectional:
             stepped = self._short.step(x_t, state, out, config.get_num_threads())
             if stepped is not None:
@@ -180,6 +206,13 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         checks.disjoint("out", y, after, x, now)
         self._advance(x, now, y, after)
         return out
+
+    def _begin_anew(self, state: Any, resets: Any) -> Any:
+        """The state, of any layout, with zeros in the rows that are reset: a copy."""
+        parts = checks.parts("state", state, len(self._spec.cell.states))
+        given = [checks.real(name, part) for name, part in parts]
+        zeroed = checks.booleans("resets", resets, given[0].shape[1:-1])[..., None]
+        return as_state(tuple([np.where(zeroed, part.dtype.type(0), part) for part in given]), given[0].shape)
 
     def _read_out(self, out: Any, y_shape: Shape, shape: Shape) -> tuple[Array, tuple[Array, ...]]:
         """The arrays to write into."""
@@ -202,7 +235,8 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         now, after = tuple([part.reshape(inner) for part in now]), tuple([part.reshape(inner) for part in after])
         for k, packed in enumerate(self._packed):
             before, then = stack.layer_state(now, k, 1), stack.layer_state(after, k, 1)
-            self._backend.forward(packed, x, before, None, y, then, None, config.get_num_threads())
+            run = Run(x, before, Steps(), self._spec.reverse, y, None)
+            self._backend.forward(packed, run, then, config.get_num_threads())
             x = then[0]
 
 

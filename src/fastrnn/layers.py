@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
 
+from .backends.base import Given
 from .core import checks, config, stack
 from .core.geometry import (
     Array,
@@ -119,13 +120,29 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """The Generator from which `forward` draws dropout masks; None for a layer that draws none."""
         return None if self._rng is None else self._rng.generator
 
-    def __call__(self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None) -> tuple[Array, S]:
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: S | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        state_scale: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive.
 
         x       (T, B, I), with batch_first=True (B, T, I); unbatched (T, I)
         state   the initial state, None for zeros: h, or for LSTM (h, c), each (L·D, B, H), unbatched (L·D, H)
         lengths (B,) integers: the valid steps of each row; None for T in all. Past them y is zero and x is not read
+        resets  (T, B) booleans: where True the row begins anew, as after a state of zeros. Of a bidirectional layer
+                neither direction's state passes between that step and the one before
+        state_scale  (T, B) or (T, B, H): multiplies the state, h and c, that comes to that step; likewise in every
+                layer and direction
+        mask    (T, B) booleans: where False the step does not happen. The state stays, y is zero, x is not read
         y       (T, B, D·H), laid out as x; the new arrays y and state have the layer's dtype
+
+        resets, state_scale and mask are laid out as x: (B, T, ·) with batch_first, unbatched without B.
 
         Raises ValueError for a wrong shape or length, TypeError for what are no real numbers.
 
@@ -134,27 +151,38 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """
         spec, backend = self._spec, config.backend()
         packed = stack.packing(spec, backend, self._weights, count_steps(spec, x))
-        return infer(spec, backend, packed, shortcut(spec, backend, packed), x, state, lengths)
+        short = shortcut(spec, backend, packed)
+        return infer(spec, backend, packed, short, x, state, lengths, resets, state_scale, mask)
 
     def forward(
-        self, x: ArrayLike, state: S | None = None, *, lengths: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        state: S | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        state_scale: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
 
         Arguments, results and errors are those of a call. `tape.gates` and `tape.outputs` show what was computed.
 
-        The tape refers to x and the parameters: leave them unchanged until `backward` has been called. y, which the
-        tape has too, is read-only.
+        The tape refers to x, state_scale and the parameters: leave them unchanged until `backward` has been called. y,
+        which the tape has too, is read-only.
 
         Processes forked from one draw the same dropout masks, also with rng=None: each has a copy of the generator, as
         of any of NumPy's. Layers that are made in the processes, with rng=None or a seed for each, draw different ones.
         """
         spec, backend, weights = self._spec, config.backend(), self._weights
-        call = read_call(spec, x, state, lengths, copy_state=True)
+        call = read_call(spec, x, state, lengths, resets, state_scale, mask, copy_state=True)
         y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
+        outputs = time_major(y, spec.batch_first)
+        filled = call.steps.room_for(outputs)
         rng = None if self._rng is None else self._rng.generator
-        after, runs = stack.record(spec, backend, weights, call, time_major(y, spec.batch_first), rng)
-        tape = Tape(self, spec, backend, weights, call, runs)
+        after, runs, kept = stack.record(spec, backend, weights, call, filled, rng)
+        call.steps.scatter(filled, outputs)
+        tape = Tape(self, spec, backend, weights, call, runs, kept)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
         return y[...], as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
 
@@ -190,19 +218,25 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         dafter = checks.gradients(named, shape, spec.inner_state(B), spec.dtype)
         if dy is not None:
             dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))
-            dy = time_major(checks.strided(dy, spec.dtype), spec.batch_first)
+            dy = call.steps.gather(time_major(checks.strided(dy, spec.dtype), spec.batch_first))
         checks.some_gradient("dy, dstate", dy, *dafter)
-        read = [("x", tape.call.x), ("dy", dy), *[("dstate", part) for part in dafter]]
+        read = [("x", call.x), ("state_scale", call.steps.scale), ("dy", dy), *[("dstate", part) for part in dafter]]
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
+        inputs = time_major(dx, spec.batch_first)
+        filled = call.steps.room_for(inputs)
         inner = group(sums.inner, self._suffixes)
         runs, _, H = spec.inner_state(B)
         dsteps = None
         if checks.flag("states", states):
             dsteps = tuple(zeros((runs, T, B, H), spec.dtype) for _ in call.state)
-        before = stack.backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner, dsteps)
-        by_step = None if dsteps is None else as_state(tuple(part.swapaxes(0, 1) for part in dsteps), (T, *shape))
-        return Grads(dx, as_state(before, shape), sums.finish(), by_step)
+        before, dscale = stack.backprop(tape, Given(dy, dafter), filled, inner, dsteps)
+        call.steps.scatter(filled, inputs)
+        by_step = None
+        if dsteps is not None:
+            by_step = as_state(tuple(call.steps.spread_states(part) for part in dsteps), (T, *shape))
+        by_scale = None if dscale is None else call.steps.given_scale(dscale, spec.batch_first, call.batched)
+        return Grads(dx, as_state(before, shape), sums.finish(), by_step, by_scale)
 
     def freeze(self) -> FrozenLayer[S]:
         """An immutable copy for inference, its weights packed once for the backend in force now.

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import backends, ulps
 from .backends import reference
-from .backends.base import Backend
+from .backends.base import Backend, Given, Run, Steps, Wanted
 from .spec import CELLS, Weights
 
 Arrays = dict[str, np.ndarray]
@@ -137,12 +137,13 @@ def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[
     y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
     saved = unset((D, T, B, len(spec.saved), H), dtype) if spec.saved else None
     packed = backend.pack(spec, given.weights, 1)
-    backend.forward(packed, given.x, given.state, given.lengths, y, out, saved, threads)
+    passed = Run(given.x, given.state, Steps(given.lengths), (False, True)[:D], y, saved)
+    backend.forward(packed, passed, out, threads)
 
     dx, dstate0 = unset(given.x.shape, dtype), tuple(unset(part.shape, dtype) for part in given.state)
     dweights = tuple(zeros_like(weights) for weights in given.weights)
-    before = spec, given.weights, given.x, y, given.state, given.lengths, saved
-    backend.backward(*before, given.dy, given.dstate, dx, dstate0, dweights, threads)
+    wanted = Wanted(dx, dstate0, dweights)
+    backend.backward(spec, given.weights, passed, Given(given.dy, given.dstate), wanted, threads)
     named = {f"d{name}[{d}]": g for d, dw in enumerate(dweights) for name, g in dw._asdict().items() if g is not None}
     forward = {"y": y, **dict(zip(("h", "c"), out))}
     return forward, {"dx": dx, **dict(zip(("dh", "dc"), dstate0)), **named}
@@ -234,7 +235,8 @@ def chunks_differ(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
     for cuts in ([0, case.T // 3, case.T], range(case.T + 1)):
         y, state = unset(whole["y"].shape, whole["y"].dtype), tuple(part.copy() for part in given.state)
         for start, stop in zip(cuts, cuts[1:]):
-            backend.forward(packed, given.x[start:stop], state, None, y[start:stop], state, None, 1)
+            part = Run(given.x[start:stop], state, Steps(), (False, True)[: case.directions], y[start:stop], None)
+            backend.forward(packed, part, state, 1)
         yield from differing({"y": y, **dict(zip(("h", "c"), state))}, whole)
 
 

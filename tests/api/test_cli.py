@@ -237,35 +237,39 @@ def broken(**changes):
     return SimpleNamespace(name="broken", **{**functions, **changes})
 
 
-def wrong_output(packed, x, state, lengths, y, out_state, saved, threads):
-    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
-    y[-1, -1, -1] += y.dtype.type(1e-4)
+def wrong_output(packed, run, after, threads):
+    reference.forward(packed, run, after, threads)
+    run.y[-1, -1, -1] += run.y.dtype.type(1e-4)
 
 
-def nan_gradient(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads):
-    reference.backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads)
-    dweights[0].w_hh[0, 0] = np.nan
+def nan_gradient(cell, weights, run, given, wanted, threads):
+    reference.backward(cell, weights, run, given, wanted, threads)
+    wanted.dweights[0].w_hh[0, 0] = np.nan
 
 
-def forgotten_state(packed, x, state, lengths, y, out_state, saved, threads):
-    kept = [part.copy() for part in out_state]
-    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
-    out_state[0][...] = kept[0]
+def forgotten_state(packed, run, after, threads):
+    kept = [part.copy() for part in after]
+    reference.forward(packed, run, after, threads)
+    after[0][...] = kept[0]
 
 
-def threads_matter(packed, x, state, lengths, y, out_state, saved, threads):
-    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
-    y[0, 0, 0] = np.nextafter(y[0, 0, 0], y.dtype.type(threads == 1))  # |h| < 1: up or down
+def nudge(element, towards):
+    element[...] = np.nextafter(element, element.dtype.type(towards))  # |h| < 1: up or down
 
 
-def row_matters(packed, x, state, lengths, y, out_state, saved, threads):
-    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
-    y[0, x.shape[1] - 1, 0] = np.nextafter(y[0, x.shape[1] - 1, 0], y.dtype.type(x.shape[1]))
+def threads_matter(packed, run, after, threads):
+    reference.forward(packed, run, after, threads)
+    nudge(run.y[0, 0, :1], threads == 1)
 
 
-def length_matters(packed, x, state, lengths, y, out_state, saved, threads):
-    reference.forward(packed, x, state, lengths, y, out_state, saved, threads)
-    y[0, 0, 0] = np.nextafter(y[0, 0, 0], y.dtype.type(len(x)))
+def row_matters(packed, run, after, threads):
+    reference.forward(packed, run, after, threads)
+    nudge(run.y[0, -1, :1], run.x.shape[1])
+
+
+def length_matters(packed, run, after, threads):
+    reference.forward(packed, run, after, threads)
+    nudge(run.y[0, 0, :1], len(run.x))
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,9 @@ def test_y_of_an_unbatched_forward_is_read_only(backend, kind):
 def test_y_is_the_one_array_that_the_tape_shares(backend, kind):
     case = make_case(kind, T, B, I, H, num_layers=2, bidirectional=True, with_lengths=True)
     y, state, tape = case.layer.forward(case.x, bare(case.state), lengths=case.lengths)
-    kept = [*tape.call.state, tape.call.lengths]
+    kept = [*tape.call.state, tape.call.steps.lengths, *[mask for mask in tape.kept if mask is not None]]
     for run in tape.runs:
-        kept += [array for array in (run.y, *run.state, run.saved, run.kept) if array is not None]
+        kept += [array for array in (run.y, *run.state, run.saved) if array is not None]
     assert any(np.shares_memory(y, array) for array in kept)
     for part in (*parts_of(state), *case.state, case.lengths):
         assert part.flags.writeable and not any(np.shares_memory(part, array) for array in kept)

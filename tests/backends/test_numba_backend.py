@@ -15,6 +15,7 @@ from cases import KINDS, assert_same_bits, make_case, run  # noqa: E402
 
 import fastrnn  # noqa: E402
 from fastrnn.backends import reference  # noqa: E402
+from fastrnn.backends.base import Given, Run, Steps, Wanted  # noqa: E402
 from fastrnn.backends.numba import activations, calls, compiling, loops  # noqa: E402
 from fastrnn.spec import CELLS, GRU, LSTM, RNN_RELU, RNN_TANH, Weights  # noqa: E402
 
@@ -135,14 +136,13 @@ class Case:
         y, dx = (self.view(np.empty(v.shape, dtype)) for v in (self.dy, self.x))
         out, dstate0 = ([np.empty_like(s) for s in self.state] for _ in range(2))
         saved = np.empty((len(self.weights), T, B, len(cell.saved), self.state[0].shape[-1]), dtype) if train else None
-        backend.forward(backend.pack(cell, self.weights, 1), self.x, self.state, self.lengths, y, out, saved, 1)
+        passed = Run(self.x, self.state, Steps(self.lengths), (False, True)[: len(self.weights)], y, saved)
+        backend.forward(backend.pack(cell, self.weights, 1), passed, out, 1)
         if not train:
             return [y, *out]
         dweights = [Weights(*map(np.zeros_like, w)) for w in self.weights]
-        backend.backward(
-            cell, self.weights, self.x, y, self.state, self.lengths, saved,
-            self.dy, self.dstate, dx, dstate0, dweights, 1,
-        )  # fmt: skip
+        wanted = Wanted(dx, dstate0, dweights)
+        backend.backward(cell, self.weights, passed, Given(self.dy, self.dstate), wanted, 1)
         return [y, *out, dx, *dstate0, *(gradient for w in dweights for gradient in w)]
 
 

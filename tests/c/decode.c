@@ -47,6 +47,7 @@ static layer_spec next_spec(bytes *b) {
     layer_spec s = {.cell = (fr_cell)(kind & 3), .dtype = (fr_dtype)(kind >> 2 & 1), .lengths = kind >> 3 & 1,
                     .directions = 1 + (kind >> 4 & 1), .reverse = kind >> 5 & 1, .b_ih = !(there & 1),
                     .b_hh = !(there & 2), .dy_there = !(there & 4), .dh_there = !(there & 8), .dc_there = !(there & 16),
+                    .resets = there >> 5 & 1, .scale = (there >> 6) % 3,
                     .trains = way & 3, .in_place = way >> 2 & 1, .seed = (uint64_t)next(b)};
     s.T = extent(b) * (way >> 3 & 1 ? 8 : 1), s.B = extent(b), s.I = extent(b), s.H = extent(b);
     s.x = next_layout(b, 1), s.y = next_layout(b, 0), s.dy = next_layout(b, 1), s.dx = next_layout(b, 0);

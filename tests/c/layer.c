@@ -67,9 +67,8 @@ static uint64_t hash_of(const buffer *b) {
     return hash;
 }
 
-static void *add_buffer(layer *l, ptrdiff_t elements, int shift, int written) {
-    const size_t item = item_of(l->spec.dtype);
-    buffer b = {.prefix = (size_t)shift * item, .bytes = (size_t)elements * item, .written = written};
+static void *add_bytes(layer *l, size_t bytes, size_t prefix, int written) {
+    buffer b = {.prefix = prefix, .bytes = bytes, .written = written};
     b.block = malloc(b.prefix + b.bytes);
     if (!b.block || l->n_buffers == MAX_BUFFERS) {
         fprintf(stderr, "no room for a buffer of the test\n");
@@ -78,6 +77,11 @@ static void *add_buffer(layer *l, ptrdiff_t elements, int shift, int written) {
     ASAN_POISON_MEMORY_REGION(b.block, b.prefix);
     l->buffers[l->n_buffers++] = b;
     return b.block + b.prefix;
+}
+
+static void *add_buffer(layer *l, ptrdiff_t elements, int shift, int written) {
+    const size_t item = item_of(l->spec.dtype);
+    return add_bytes(l, (size_t)elements * item, (size_t)shift * item, written);
 }
 
 static void *add_filled(layer *l, ptrdiff_t elements, int written, uint64_t *state, double scale) {
@@ -140,6 +144,22 @@ static void make_lengths(layer *l, uint64_t *state) {
     }
 }
 
+static fr_entry add_entry(layer *l, uint64_t *state) {
+    const layer_spec *s = &l->spec;
+    const layout plain = {0, 1, 1, 0, 0};
+    fr_entry entry = {0};
+    if (s->resets) {
+        uint8_t *resets = add_bytes(l, (size_t)(s->T * s->B), 0, 0);
+        for (ptrdiff_t i = 0; i < s->T * s->B; i++)
+            resets[i] = draw(state) > 0.7;
+        entry.resets = resets;
+    }
+    entry.scale_by_unit = s->scale == 2;
+    if (s->scale)
+        entry.scale = add_sequence(l, &plain, entry.scale_by_unit ? s->H : 1, 0, state);
+    return entry;
+}
+
 static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
@@ -151,6 +171,7 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
     w->b_hh = s->b_hh ? add_filled(l, gates, 0, state, scale) : NULL;
     fr_forward_run *run = &l->forward[d];
     *run = (fr_forward_run){.reverse = s->directions == 2 ? d : s->reverse, .x = x, .y = half(l, y, d)};
+    run->entry = add_entry(l, state);
     const int over = s->in_place && !s->trains;
     void *h0 = add_filled(l, units, over, state, 1), *c0 = NULL;
     run->h0 = h0;
@@ -175,6 +196,7 @@ static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint6
         .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dc = has_c && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dh0 = add_untouched(l, units), .dc0 = has_c ? add_untouched(l, units) : NULL,
+        .entry = forward->entry, .dscale = s->scale ? add_filled(l, s->T * units, 1, state, 1) : NULL,
         .dh_steps = s->dh_there ? add_untouched(l, s->T * units) : NULL,
         .dc_steps = has_c && s->dc_there ? add_untouched(l, s->T * units) : NULL,
         .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),
@@ -293,7 +315,8 @@ static const char *direction_fault(const layer *l, int d) {
     const struct {
         const void *data;
         ptrdiff_t elements;
-    } arrays[] = {{f->h, units}, {f->c, units}, {b->dh0, units}, {b->dc0, units}, {b->gradients.w_ih, gates * s->I},
+    } arrays[] = {{b->dscale, s->T * units}, {f->h, units}, {f->c, units}, {b->dh0, units}, {b->dc0, units},
+                  {b->gradients.w_ih, gates * s->I},
                   {b->gradients.w_hh, gates * s->H}, {b->gradients.b_ih, gates}, {b->gradients.b_hh, gates}};
     const char *fault = sequence_fault(l, &f->y, s->H);
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays && !fault; i++)

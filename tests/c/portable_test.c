@@ -202,11 +202,11 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
         saved[d] = kept ? allocate((size_t)(T * B * kept * H) * item(p->dtype)) : NULL;
         CHECK(fr_pack(p->cell, p->dtype, I, H, &w, threads, NULL, &packed[d]) == FR_OK, "fr_pack");
         forward[d] = (fr_forward_run){packed[d], d, x, y, from(p, a, H0, s), from(p, a, C0, s), from(p, a, H1, s),
-                                      from(p, a, C1, s), saved[d]};
+                                      from(p, a, C1, s), saved[d], {0}};
         backward[d] = (fr_backward_run){p->cell, p->dtype, I, H, w, d, x, y, from(p, a, H0, s), from(p, a, C0, s),
                                         saved[d], sequence(p, a, DY, width, first, d * H), from(p, a, DH, s),
                                         from(p, a, DC, s), sequence(p, a, DX, I, first, 0), from(p, a, DH0, s),
-                                        from(p, a, DC0, s), g, NULL, NULL};
+                                        from(p, a, DC0, s), g, NULL, NULL, {0}, NULL};
     }
     const mode_word before = get_mode();
     CHECK(fr_forward(forward, p->directions, T, B, lengths, threads, NULL) == FR_OK, "fr_forward");
@@ -375,7 +375,8 @@ static void activate(fr_cell cell, fr_dtype dtype, const void *x, void *out) {
         set(w_ih, dtype, i, 1);
     fr_packed *packed = NULL;
     CHECK(fr_pack(cell, dtype, 1, UNITS, &(fr_weights){.w_ih = w_ih, .w_hh = w_hh}, 1, NULL, &packed) == FR_OK, "fr_pack");
-    const fr_forward_run run = {packed, 0, {(void *)x, 0, 1}, {y, 0, UNITS}, zero, zero, y, c, lstm ? saved : NULL};
+    const fr_forward_run run = {packed, 0, {(void *)x, 0, 1}, {y, 0, UNITS}, zero, zero, y, c,
+                                lstm ? saved : NULL, {0}};
     CHECK(fr_forward(&run, 1, 1, SAMPLES, NULL, 1, NULL) == FR_OK, "fr_forward");
     for (ptrdiff_t row = 0; row < SAMPLES; row++)
         for (int j = 0; j < UNITS; j++)

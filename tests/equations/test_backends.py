@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import KINDS, assert_results_close, bare, make_case, parts_of, run
+from cases import BETWEEN, KINDS, assert_results_close, bare, make_case, parts_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,11 +28,13 @@ def compare(case):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(KINDS), sizes, options, st.booleans(), st.integers(0, 2**32 - 1))
-def test_random_layers(kernels, kind, sizes, options, with_lengths, seed):
+@given(
+    st.sampled_from(KINDS), sizes, options, st.booleans(), st.sampled_from(((), *BETWEEN)), st.integers(0, 2**32 - 1)
+)
+def test_random_layers(kernels, kind, sizes, options, with_lengths, between, seed):
     if kind == "rnn_relu":
         options["num_layers"] = 1
-    compare(make_case(kind, *sizes, seed=seed, with_lengths=with_lengths, **options))
+    compare(make_case(kind, *sizes, seed=seed, with_lengths=with_lengths, between=between, **options))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -43,6 +45,13 @@ def test_random_layers(kernels, kind, sizes, options, with_lengths, seed):
 def test_long_wide_and_tall(kernels, kind, size, dtype):
     """Several chunks of time, several blocks of weight gradients, panels and tiles of every remainder."""
     compare(make_case(kind, *size, dtype=dtype, with_lengths=size[1] > 1, seed=2))
+
+
+@pytest.mark.parametrize("between", BETWEEN, ids="+".join)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(700, 3, 5, 33), (40, 37, 130, 65), (300, 1, 70, 200)], ids=str)
+def test_changed_states_in_long_wide_and_tall(kernels, kind, size, between):
+    compare(make_case(kind, *size, dtype=np.float64, with_lengths=size[1] > 1, between=between, seed=2))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,8 @@ from cases import assert_same_bits, bare, make_case, make_layer, run
 from paths import environment
 
 import fastrnn
-from fastrnn.core.tape import Run
+from fastrnn.backends.base import Steps
+from fastrnn.core.steps import CallSteps
 
 DELAY = 0.05  # s from the start of a call to the alarm
 ANSWER = 1.0  # s allowed from the alarm to the exception, of wall or CPU time; a quiet machine needs 0.2
@@ -90,8 +91,8 @@ def long_tape(layer, x, lengths):
     *_, tape = layer.forward(x[:1], lengths=None if lengths is None else np.ones(B, int))
     (first,) = tape.runs
     y, saved = np.zeros((T, B, D * H), x.dtype), np.zeros((D, T, B, first.saved.shape[3], H), x.dtype)
-    tape.call = tape.call._replace(x=x, lengths=lengths)
-    tape.runs = [Run(x, y, first.state, saved, None)]
+    tape.call = tape.call._replace(x=x, steps=CallSteps(lengths))
+    tape.runs = [first._replace(x=x, y=y, saved=saved, steps=Steps(lengths))]
     return tape
 
 

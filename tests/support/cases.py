@@ -19,6 +19,7 @@ class Case(NamedTuple):
     lengths: object
     dy: np.ndarray
     dstate: tuple
+    between: dict = {}  # resets, state_scale, mask
 
 
 KINDS = tuple(CELLS)
@@ -32,7 +33,20 @@ def make_layer(kind, *args, **options):
     return CLASSES[kind](*args, **options)
 
 
-def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, **options):
+BETWEEN = (("resets",), ("state_scale",), ("mask",), ("resets", "state_scale", "mask"))
+
+
+def draw_between(names, rng, T, B, H, dtype):
+    """Arguments of a call that change states between steps, (T, B): a quarter of the resets True, 70 % of the mask."""
+    drawn = {
+        "resets": rng.random((T, B)) < 0.25,
+        "state_scale": rng.uniform(-1, 1, (T, B, H)).astype(dtype),
+        "mask": rng.random((T, B)) < 0.7,
+    }
+    return {name: drawn[name] for name in names}
+
+
+def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, between=(), **options):
     """Steps past a row's length hold NaN in x and dy: they must not be read. One of several rows has no step."""
     rng = np.random.default_rng(seed)
     layer = make_layer(kind, I, H, rng=rng, **options)
@@ -45,10 +59,14 @@ def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, **options):
             lengths[rng.integers(B)] = 0
         past = np.arange(T)[:, None] >= lengths
         x[past], dy[past] = np.nan, np.nan
+    changes = draw_between(between, rng, T, B, H, layer.dtype)
+    if "mask" in changes:
+        x[~changes["mask"]], dy[~changes["mask"]] = np.nan, np.nan
     if layer.batch_first:
         x, dy = x.swapaxes(0, 1), dy.swapaxes(0, 1)
+        changes = {name: array.swapaxes(0, 1) for name, array in changes.items()}
     state, dstate = ([rng.standard_normal((rows, B, H)).astype(layer.dtype) for _ in range(parts)] for _ in range(2))
-    return Case(layer, x.astype(layer.dtype), tuple(state), lengths, dy.astype(layer.dtype), tuple(dstate))
+    return Case(layer, x.astype(layer.dtype), tuple(state), lengths, dy.astype(layer.dtype), tuple(dstate), changes)
 
 
 def bare(parts):
@@ -62,13 +80,15 @@ def parts_of(state):
 
 def run(case):
     """Outputs, final state and every gradient, by name."""
-    y, state, tape = case.layer.forward(case.x, bare(case.state), lengths=case.lengths)
+    y, state, tape = case.layer.forward(case.x, bare(case.state), lengths=case.lengths, **case.between)
     grads = case.layer.backward(tape, case.dy, bare(case.dstate))
+    by_scale = {} if grads.state_scale is None else {"grads.state_scale": grads.state_scale}
     return {
         "y": y,
         **{f"state[{i}]": part for i, part in enumerate(parts_of(state))},
         "grads.x": grads.x,
         **{f"grads.state[{i}]": part for i, part in enumerate(parts_of(grads.state))},
+        **by_scale,
         **grads.params,
     }
 

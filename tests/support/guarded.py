@@ -14,6 +14,7 @@ import numpy as np
 
 import fastrnn
 from fastrnn import backends
+from fastrnn.backends.base import Given, Run, Steps, Wanted
 from fastrnn.spec import CELLS, Weights
 
 PAGE = mmap.PAGESIZE
@@ -67,7 +68,7 @@ class Plain:
 class Job:
     """Arrays for one layer: what it reads, and what it writes."""
 
-    def __init__(self, cell, dtype, T, B, I, H, D, with_lengths):
+    def __init__(self, cell, dtype, T, B, I, H, D, with_lengths, with_entry=False):
         rng = np.random.default_rng(0)
         G, C = len(cell.gates) * H, len(cell.states)
 
@@ -79,6 +80,8 @@ class Job:
         self.x, self.dy = draw(T, B, I), draw(T, B, D * H)
         self.state, self.dstate = [draw(D, B, H) for _ in range(C)], [draw(D, B, H) for _ in range(C)]
         self.lengths = rng.integers(0, T + 1, B) if with_lengths else None
+        self.resets = rng.random((D, T, B)) < 0.3 if with_entry else None
+        self.scale = draw(T, B, H) if with_entry else None
 
     def run(self, backend, memory, threads):
         def read(array):
@@ -91,15 +94,20 @@ class Job:
         x, state, lengths = read(self.x), tuple(map(read, self.state)), read(self.lengths)
         y, after = write(self.dy), tuple(map(write, self.state))
         saved = write(self.saved) if self.cell.saved else None
-        packed = backend.pack(self.cell, weights, threads)
-        backend.forward(packed, x, state, lengths, y, after, saved, threads)
-        dx, before = write(self.x), tuple(map(write, self.state))
+        packed, reverse = backend.pack(self.cell, weights, threads), (False, True)[: len(weights)]
+        steps = Steps(lengths, read(self.resets), read(self.scale))
+        run = Run(x, state, steps, reverse, y, saved)
+        backend.forward(packed, run, after, threads)
+        dx, before, dscale = write(self.x), tuple(map(write, self.state)), None
+        if self.scale is not None:
+            dscale = write(np.zeros(self.saved.shape[:3] + (self.state[0].shape[-1],), self.x.dtype))
         dweights = [Weights(*map(write, w)) for w in self.weights]
-        backend.backward(
-            self.cell, weights, x, read(y), state, lengths, saved if saved is None else read(saved), read(self.dy),
-            tuple(map(read, self.dstate)), dx, before, dweights, threads,
-        )  # fmt: skip
-        return [array.copy() for array in (y, *after, dx, *before, *(a for w in dweights for a in w))]
+        run = run._replace(y=read(y), saved=saved if saved is None else read(saved))
+        given = Given(read(self.dy), tuple(map(read, self.dstate)))
+        wanted = Wanted(dx, before, dweights, None, dscale)
+        backend.backward(self.cell, weights, run, given, wanted, threads)
+        found = (y, *after, dx, *before, *(a for w in dweights for a in w), *([] if dscale is None else [dscale]))
+        return [array.copy() for array in found]
 
 
 def step(cell, job, memory):
@@ -131,7 +139,17 @@ def main(variant):
     memories, count = (Guarded(at_end=True), Guarded(at_end=False)), 0
     for k, (cell, dtype, (I, H)) in enumerate(itertools.product(CELLS.values(), (np.float32, np.float64), SIZES)):
         for T, B in (BATCHES[k % len(BATCHES)], BATCHES[(k + 2) % len(BATCHES)]):
-            job = Job(cell, np.dtype(dtype), T, B, I, H, D=1 + (k + T) % 2, with_lengths=(k + B) % 3 == 0)
+            job = Job(
+                cell,
+                np.dtype(dtype),
+                T,
+                B,
+                I,
+                H,
+                D=1 + (k + T) % 2,
+                with_lengths=(k + B) % 3 == 0,
+                with_entry=(k + T + B) % 2 == 0,
+            )
             expected = [*job.run(backend, Plain(), 1), *step(cell, job, Plain())]
             for memory in memories:
                 actual = [*job.run(backend, memory, 1 + k % 2), *step(cell, job, memory)]

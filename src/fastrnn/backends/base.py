@@ -5,17 +5,12 @@ sequence, on bare arrays that its caller has checked; stacking, dropout, `batch_
 written once, above it. A single step is a sequence of length one; a backend that has a class `Shortcut` and a
 `cell_step`, as the native one does, runs layers and a cell's step a shorter way where arguments need no conversion.
 
-    T  time steps            I  input_size      D  directions, 1 or 2; the second runs backward in time
+    T  time steps            I  input_size      D  directions, 1 or 2
     B  rows of the batch     H  hidden_size     S  len(cell.saved)
 
 Whatever is an input is never written; `dtype` is float32 or float64 and the same in all arrays of a call.
 
-    x          (T, B, I)        features contiguous; time and row strides arbitrary (zero and negative included)
-    y          (T, B, D·H)      output h; features contiguous, time and row strides arbitrary
-    state      (h,) or (h, c)   initial state, each (D, B, H), C-contiguous
-    out_state  as state         final state, of each row's last valid step; may be the very arrays of `state`
-    lengths    (B,) int64       valid steps of each row, 0..T, or None for T in all rows
-    saved      (D, T, B, S, H)  C-contiguous, written by forward for backward; steps past a row's end stay unwritten
+A pass forward is a `Run`; what its gradients are made of and go to are `Given` and `Wanted`.
 
 Steps at or past a row's length: y is zero there, dx is zero there, and x and dy are not read there. A row of length 0
 ends in its initial state, whose gradient is dstate, and adds nothing to those of the parameters.
@@ -26,13 +21,51 @@ The caller's floating-point mode is as before after any call.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..spec import Cell, Weights
 
-State = tuple[np.ndarray, ...]
+State = tuple[np.ndarray, ...]  # (h,) or (h, c), each (D, B, H), C-contiguous
+
+
+class Steps(NamedTuple):
+    """Which steps the rows have, and what becomes of their states before a step."""
+
+    lengths: np.ndarray | None = None  # (B,) int64: valid steps of each row, 0..T; None for T in all rows
+    resets: np.ndarray | None = None  # (D, T, B) bool, C-contiguous: the state is zero before that step; None for never
+    scale: np.ndarray | None = None  # (T, B, H) or (T, B, 1), features contiguous: multiplies h and c before that step
+
+
+class Run(NamedTuple):
+    """One layer's pass forward."""
+
+    x: np.ndarray  # (T, B, I): features contiguous; time and row strides arbitrary, zero and negative included
+    state: State  # the initial one
+    steps: Steps
+    reverse: tuple[bool, ...]  # of each direction: visits the steps from a row's last valid one to step 0
+    y: np.ndarray  # (T, B, D·H): output h, strides as of x; written by forward
+    saved: np.ndarray | None  # (D, T, B, S, H), C-contiguous, written for backward; unwritten past a row's end
+
+
+class Given(NamedTuple):
+    """The gradients of the loss by what a run gave; None, also for a part of dstate, for zero."""
+
+    dy: np.ndarray | None  # as y
+    dstate: tuple[np.ndarray | None, ...]  # of the final state, as state
+
+
+class Wanted(NamedTuple):
+    """Where the gradients go. Those of the parameters and the scale are added to what is there, all others written."""
+
+    dx: np.ndarray  # (T, B, I), strides as of x
+    dstate: State  # of the initial state
+    dweights: Sequence[Weights]  # C-contiguous; biases None where those of the weights are
+    # Of the state after each step, each part (D, T, B, H), C-contiguous: of h, dy included, and of c as h does not
+    # depend on it. Unwritten past a row's end.
+    dsteps: State | None = None
+    dscale: np.ndarray | None = None  # (D, T, B, H), C-contiguous: of the scale, if there is one
 
 
 class Backend(Protocol):
@@ -47,41 +80,13 @@ class Backend(Protocol):
         The result may refer to the arrays of `weights`: they stay unchanged while it is in use.
         """
 
-    def forward(
-        self,
-        packed: Any,
-        x: np.ndarray,
-        state: State,
-        lengths: np.ndarray | None,
-        y: np.ndarray,
-        out_state: State,
-        saved: np.ndarray | None,
-        threads: int,
-    ) -> None:
-        """Fill y and out_state; fill `saved` unless it is None."""
+    def forward(self, packed: Any, run: Run, after: State, threads: int) -> None:
+        """Fill y, saved unless it is None, and `after`: each row's state after its last valid step.
+
+        The arrays of `after` may be those of the initial state.
+        """
 
     def backward(
-        self,
-        cell: Cell,
-        weights: Sequence[Weights],
-        x: np.ndarray,
-        y: np.ndarray,
-        state: State,
-        lengths: np.ndarray | None,
-        saved: np.ndarray | None,
-        dy: np.ndarray | None,
-        dstate: tuple[np.ndarray | None, ...],
-        dx: np.ndarray,
-        dstate0: State,
-        dweights: Sequence[Weights],
-        threads: int,
-        dsteps: State | None = None,
+        self, cell: Cell, weights: Sequence[Weights], run: Run, given: Given, wanted: Wanted, threads: int
     ) -> None:
-        """Fill dx and dstate0 (the gradient of `state`); *add* the parameters' gradients into `dweights`.
-
-        x, y, state, lengths and saved are those of the forward call. dy is laid out as y, dx as x (contiguous
-        features), dstate as state; dy and each part of dstate may be None for zero. The arrays of `dweights` are
-        C-contiguous; its biases are None where those of `weights` are.
-        dsteps, each part (D, T, B, H) and C-contiguous, takes the gradient of the state after each step: of h, dy
-        included, and of c as h does not depend on it; it stays unwritten past a row's end.
-        """
+        """Fill and add to what is wanted, from the run as forward left it."""

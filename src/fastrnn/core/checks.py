@@ -220,6 +220,14 @@ def lengths(value: ArrayLike | None, T: int, B: int, batched: bool) -> Array | N
     return contiguous(array, np.dtype(np.int64))
 
 
+def booleans(name: str, value: ArrayLike, shape: Shape) -> Array:
+    """An array of True and False: numbers are refused, since they might be lengths or places."""
+    array = real(name, value)
+    if array.dtype.kind != "b" and array.size:
+        raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
+    return shaped(name, array, shape).astype(bool, copy=False)
+
+
 def parts(name: str, value: Any, states: int) -> Sequence[tuple[str, Any]]:
     """What a state consists of, (h,) or (h, c), each with its name."""
     if states == 1:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..spec import Cell
 from . import checks
+from .steps import CallSteps, read_steps
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -33,6 +34,11 @@ class LayerSpec(NamedTuple):
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    @property
+    def reverse(self) -> tuple[bool, ...]:
+        """Of each direction: whether it goes from a row's last step to its first."""
+        return (False, True)[: self.directions]
 
     @property
     def output_size(self) -> int:
@@ -136,7 +142,7 @@ class Call(NamedTuple):
 
     x: Array  # (T, B, I)
     state: tuple[Array, ...]  # each (L·D, B, H)
-    lengths: Array | None  # (B,) int64
+    steps: CallSteps
     batched: bool
     cell: bool = False  # whether the caller's arrays have no axis over time
 
@@ -231,7 +237,16 @@ def state_shape(spec: LayerSpec, B: int, batched: bool) -> tuple[int, ...]:
     return (runs, B, H) if batched else (runs, H)
 
 
-def read_call(spec: LayerSpec, x: ArrayLike, state: Any, lengths: ArrayLike | None, copy_state: bool = False) -> Call:
+def read_call(
+    spec: LayerSpec,
+    x: ArrayLike,
+    state: Any,
+    lengths: Any = None,
+    resets: Any = None,
+    state_scale: Any = None,
+    mask: Any = None,
+    copy_state: bool = False,
+) -> Call:
     """Check and convert the arguments of a layer's call."""
     I = spec.input_size
     expected = ("B", "T", I) if spec.batch_first else ("T", "B", I)
@@ -240,7 +255,8 @@ def read_call(spec: LayerSpec, x: ArrayLike, state: Any, lengths: ArrayLike | No
     given = time_major(given, spec.batch_first)
     T, B = given.shape[:2]
     parts = read_state(spec, state, state_shape(spec, B, batched), spec.inner_state(B), copy_state)
-    return Call(given, parts, checks.lengths(lengths, T, B, batched), batched)
+    steps = read_steps(spec, T, B, batched, lengths, resets, state_scale, mask)
+    return Call(steps.gather(given), parts, steps, batched)
 
 
 # --- a cell's layout: x (B, n) or unbatched (n,); state (B, H) or (H,)
@@ -264,4 +280,5 @@ def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any, copy_state: bool =
     given = one_step(given)
     B = given.shape[1]
     shape = cell_shape(B, spec.hidden_size, batched)
-    return Call(given, read_state(spec, state, shape, spec.inner_state(B), copy_state), None, batched, cell=True)
+    parts = read_state(spec, state, shape, spec.inner_state(B), copy_state)
+    return Call(given, parts, CallSteps(), batched, cell=True)

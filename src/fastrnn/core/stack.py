@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import Backend
+from ..backends.base import Backend, Given, Run, Wanted
 from ..spec import Weights
 from . import config
-from .geometry import Array, Call, LayerSpec, aligned_empty, empty
-from .tape import Run, Tape
+from .geometry import Array, Call, LayerSpec, aligned_empty, empty, zeros
+from .tape import Tape
 
 
 def layer_state(state: Sequence[Any], layer: int, directions: int) -> tuple[Any, ...]:
@@ -40,15 +40,16 @@ def packing(
 
 def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
     """Fill y and return the final state."""
-    x, state, lengths = call.x, call.state, call.lengths
+    x, state = call.x, call.state
     if x.size == 0:
         return tuple(part.copy() for part in state)
     after = tuple(empty(part.shape, spec.dtype) for part in state)
     D, threads, layers = spec.directions, config.get_num_threads(), iter(packed)
+    steps = call.steps.of(spec.reverse)
     for k in range(spec.num_layers):
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
-        before, then = layer_state(state, k, D), layer_state(after, k, D)
-        backend.forward(next(layers), x, before, lengths, target, then, None, threads)  # and nothing holds the weights
+        run = Run(x, layer_state(state, k, D), steps, spec.reverse, target, None)
+        backend.forward(next(layers), run, layer_state(after, k, D), threads)  # and nothing holds the weights
         x = target
     return after
 
@@ -60,14 +61,16 @@ def record(
     call: Call,
     y: Array,
     rng: np.random.Generator | None = None,
-) -> tuple[tuple[Array, ...], list[Run]]:
+) -> tuple[tuple[Array, ...], list[Run], list[Array | None]]:
     """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer."""
-    x, state, lengths = call.x, call.state, call.lengths
+    x, state = call.x, call.state
     if x.size == 0:
-        return tuple(part.copy() for part in state), []
+        return tuple(part.copy() for part in state), [], []
     after = tuple(empty(part.shape, spec.dtype) for part in state)
     (T, B, _), D, S, threads = x.shape, spec.directions, len(spec.cell.saved), config.get_num_threads()
+    steps = call.steps.of(spec.reverse)
     runs: list[Run] = []
+    masks: list[Array | None] = []
     for k, layer in enumerate(weights):
         kept = None
         if k and spec.dropout and rng is not None:
@@ -75,52 +78,45 @@ def record(
             x = drop(x, kept, spec.dropout)
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
-        before, then = layer_state(state, k, D), layer_state(after, k, D)
+        run = Run(x, layer_state(state, k, D), steps, spec.reverse, target, saved)
         # Nothing holds the packed weights after the call: their memory serves the next layer.
-        backend.forward(backend.pack(spec.cell, layer, threads, T), x, before, lengths, target, then, saved, threads)
-        runs.append(Run(x, target, before, saved, kept))
+        backend.forward(backend.pack(spec.cell, layer, threads, T), run, layer_state(after, k, D), threads)
+        runs.append(run)
+        masks.append(kept)
         x = target
-    return after, runs
+    return after, runs, masks
 
 
 def backprop(
-    tape: Tape,
-    dy: Array | None,
-    dafter: Sequence[Array | None],
-    dx: Array,
-    dweights: Sequence[Sequence[Weights]],
-    dsteps: tuple[Array, ...] | None = None,
-) -> tuple[Array, ...]:
-    """Fill dx, add the parameters' gradients into `dweights`, and return the gradient of the initial state.
+    tape: Tape, given: Given, dx: Array, dweights: Sequence[Sequence[Weights]], dsteps: tuple[Array, ...] | None = None
+) -> tuple[tuple[Array, ...], Array | None]:
+    """Fill dx, add to `dweights`; return the gradients of the initial state and of the scale, (T, B, H), if any.
 
-    dy, dx and the parts of dafter are laid out as y, x and the state in `record`; all but dx may be None for zero.
-    dsteps, each part (L·D, T, B, H), takes the gradients of the state after every step.
+    What is given and dx are laid out as y, x and the state in `record`. dsteps, each part (L·D, T, B, H), takes the
+    gradients of the state after every step.
     """
     spec, call = tape.spec, tape.call
+    dscale = None if call.steps.scale is None else zeros((*call.x.shape[:2], spec.hidden_size), spec.dtype)
     if not tape.runs:
-        return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, dafter))
+        return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, given.dstate)), dscale
     dstate = tuple(empty(part.shape, spec.dtype) for part in call.state)
-    D, threads = spec.directions, config.get_num_threads()
-    for k, (x, y, state, saved, kept) in reversed(list(enumerate(tape.runs))):
-        target = dx if k == 0 else empty(x.shape, spec.dtype)
-        tape.backend.backward(
-            spec.cell,
-            tape.weights[k],
-            x,
-            y,
-            state,
-            call.lengths,
-            saved,
-            dy,
-            layer_state(dafter, k, D),
+    D, threads, dy = spec.directions, config.get_num_threads(), given.dy
+    for k, (run, kept) in reversed(list(enumerate(zip(tape.runs, tape.kept)))):
+        target = dx if k == 0 else empty(run.x.shape, spec.dtype)
+        by_scale = None if dscale is None else zeros((D, *dscale.shape), spec.dtype)
+        wanted = Wanted(
             target,
             layer_state(dstate, k, D),
             dweights[k],
-            threads,
             None if dsteps is None else layer_state(dsteps, k, D),
+            by_scale,
         )
+        given_here = Given(dy, layer_state(given.dstate, k, D))
+        tape.backend.backward(spec.cell, tape.weights[k], run, given_here, wanted, threads)
+        if by_scale is not None:
+            dscale += by_scale.sum(axis=0)
         dy = target if kept is None else drop(target, kept, spec.dropout, out=target)
-    return dstate
+    return dstate, dscale
 
 
 def drop(values: Array, kept: Array, dropout: float, out: Array | None = None) -> Array:

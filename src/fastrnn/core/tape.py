@@ -7,21 +7,11 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
-from ..backends.base import Backend
+from ..backends.base import Backend, Run
 from ..spec import Weights
 from .geometry import Array, Call, LayerSpec
 
 S = TypeVar("S")  # a state: an array h, or a pair (h, c)
-
-
-class Run(NamedTuple):
-    """One layer's pass, as its backward needs it."""
-
-    x: Array
-    y: Array
-    state: tuple[Array, ...]
-    saved: Array | None
-    kept: Array | None  # which elements of x dropout left, None for all
 
 
 class Tape:
@@ -32,7 +22,7 @@ class Tape:
     backend it is from, and belongs to them: it can be neither copied nor pickled.
     """
 
-    __slots__ = ("backend", "call", "owner", "runs", "spec", "weights")
+    __slots__ = ("backend", "call", "kept", "owner", "runs", "spec", "weights")
 
     def __init__(
         self,
@@ -42,9 +32,11 @@ class Tape:
         weights: Sequence[Sequence[Weights]],
         call: Call,
         runs: Sequence[Run],
+        kept: Sequence[Array | None] = (None,),
     ) -> None:
+        """`runs` are the layers' passes, `kept` says which elements of their x dropout left, None for all."""
         self.owner, self.spec, self.backend = owner, spec, backend
-        self.weights, self.call, self.runs = weights, call, runs
+        self.weights, self.call, self.runs, self.kept = weights, call, runs, kept
 
     @property
     def gates(self) -> tuple[dict[str, Array], ...]:
@@ -52,7 +44,7 @@ class Tape:
 
         LSTM has "i", "f", "g", "o" and "c", the state after the step; GRU has "r", "z", "n" and "hn", which is
         W_hn h + b_hn; RNN has none. Each is (T, B, H), with batch_first (B, T, H), unbatched (T, H), of a cell (B, H)
-        or (H,), and read-only. Past a row's length the values mean nothing.
+        or (H,), and read-only. Past a row's length, and where a mask is False, the values mean nothing.
         """
         names = self.spec.cell.saved
         return tuple(
@@ -69,6 +61,9 @@ class Tape:
     def _given(self, array: Array) -> Array:
         """A read-only view of a (T, B, n) array in the caller's layout."""
         call = self.call
+        if call.steps.places is not None:
+            moved, array = array, np.zeros(array.shape, array.dtype)
+            call.steps.scatter(moved, array)
         view = array.swapaxes(0, 1) if self.spec.batch_first and call.batched else array[...]
         view = view if call.batched else view[:, 0]
         view = view[0] if call.cell else view
@@ -117,12 +112,14 @@ class Grads(NamedTuple, Generic[S]):
     `states`, if `backward` was asked for it, are those by the state after every step: shaped as the state, with an
     axis over time before it, (T, L·D, B, H), unbatched (T, L·D, H). That by h counts what y gives to the loss, too;
     that by c is of c alone, as h does not depend on it. Past a row's length they are zero.
+    `state_scale` is that by forward's argument of this name, if it was given.
     """
 
     x: Array
     state: S
     params: dict[str, Array]
     states: S | None = None
+    state_scale: Array | None = None
 
     def __repr__(self) -> str:
         return describe_fields(self)

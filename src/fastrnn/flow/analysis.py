@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core import checks
 from ..core.geometry import Array, Call, read_call, sequence_shape, time_major
+from ..core.steps import CallSteps
 from . import gates
 from .jacobians import (
     FLOAT64,
@@ -159,7 +160,7 @@ def read_row(
     call = read_call(spec, x, state, lengths)
     T, B, _ = call.x.shape
     b = index("row", row, B)
-    valid = T if call.lengths is None else int(call.lengths[b])
+    valid = T if call.steps.lengths is None else int(call.steps.lengths[b])
     if valid == 0:
         raise ValueError(f"x: expected at least one valid step in row {b}, got none")
     if dy is not None:
@@ -167,7 +168,10 @@ def read_row(
         dy = time_major(checks.strided(dy, FLOAT64), spec.batch_first)[:valid, b : b + 1]
         finite("dy", dy)
     alone = call._replace(
-        x=call.x[:valid, b : b + 1], state=tuple(part[:, b : b + 1] for part in call.state), lengths=None, batched=True
+        x=call.x[:valid, b : b + 1],
+        state=tuple(part[:, b : b + 1] for part in call.state),
+        steps=CallSteps(),
+        batched=True,
     )
     finite("x", alone.x)
     for name, part in checks.parts("state", bare(alone.state), len(alone.state)):

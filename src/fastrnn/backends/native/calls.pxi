@@ -1,5 +1,6 @@
 """The contract of base.py: pack, forward and backward."""
 
+from fastrnn.backends.base import Given, Wanted
 from fastrnn.spec import CELLS as TABLE
 
 cdef dict CELLS = {fr_cell_name(code).decode(): code for code in range(FR_CELLS)}
@@ -89,68 +90,80 @@ def pack(cell, weights, int threads, steps=None):
     return Packed(cell, weights, threads, steps)
 
 
-def forward(Packed packed not None, x, state, lengths, y, out_state, saved, int threads):
-    cdef Shape s = shape_of(x, state[0])
+cdef void set_entry(fr_entry *entry, object steps, ptrdiff_t d, Shape *s) except *:
+    """What becomes of the states of the d-th direction between steps."""
+    memset(entry, 0, sizeof(fr_entry))
+    if steps.resets is not None:
+        entry.resets = <const uint8_t *>pointer(steps.resets) + d * s.T * s.B
+    if steps.scale is not None:
+        entry.scale = sequence(steps.scale, 0, s.item)
+        entry.scale_by_unit = steps.scale.shape[2] == s.H
+
+
+def forward(Packed packed not None, run, after, int threads):
+    cdef Shape s = shape_of(run.x, run.state[0])
     cdef fr_forward_run runs[2]
-    cdef fr_forward_run *run
-    cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
+    cdef fr_forward_run *r
+    cdef const int64_t *lengths = <const int64_t *>pointer(run.steps.lengths)
     cdef bint has_c = fr_cells[packed.cell].states == 2
     cdef ptrdiff_t saved_size = s.T * s.B * s.H * fr_cells[packed.cell].saved * s.item
-    cdef char *saved_data = <char *>pointer(saved if saved_size else None, PyBUF_WRITABLE)
+    cdef char *saved = <char *>pointer(run.saved if saved_size else None, PyBUF_WRITABLE)
     cdef int d
     for d in range(packed.count):
-        run = &runs[d]
-        run.packed = packed.directions[d]
-        run.reverse = d
-        run.x = sequence(x, 0, s.item)
-        run.y = sequence(y, d * s.H, s.item, PyBUF_WRITABLE)
-        run.h0 = part(state[0], d, &s)
-        run.h = part(out_state[0], d, &s, PyBUF_WRITABLE)
-        run.c0 = part(state[1], d, &s) if has_c else NULL
-        run.c = part(out_state[1], d, &s, PyBUF_WRITABLE) if has_c else NULL
-        run.saved = NULL if saved_data == NULL else saved_data + d * saved_size
-    run_forward(runs, packed.count, s.T, s.B, row_lengths, threads, flop(packed.cell, &s, packed.count))
+        r = &runs[d]
+        r.packed = packed.directions[d]
+        r.reverse = run.reverse[d]
+        r.x = sequence(run.x, 0, s.item)
+        r.y = sequence(run.y, d * s.H, s.item, PyBUF_WRITABLE)
+        r.h0 = part(run.state[0], d, &s)
+        r.h = part(after[0], d, &s, PyBUF_WRITABLE)
+        r.c0 = part(run.state[1], d, &s) if has_c else NULL
+        r.c = part(after[1], d, &s, PyBUF_WRITABLE) if has_c else NULL
+        r.saved = NULL if saved == NULL else saved + d * saved_size
+        set_entry(&r.entry, run.steps, d, &s)
+    run_forward(runs, packed.count, s.T, s.B, lengths, threads, flop(packed.cell, &s, packed.count))
 
 
-def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, int threads, dsteps=None):
-    cdef Shape s = shape_of(x, state[0])
+def backward(cell, weights, run, given, wanted, int threads):
+    cdef Shape s = shape_of(run.x, run.state[0])
     cdef fr_backward_run runs[2]
-    cdef fr_backward_run *run
-    cdef const int64_t *row_lengths = <const int64_t *>pointer(lengths)
+    cdef fr_backward_run *r
+    cdef const int64_t *lengths = <const int64_t *>pointer(run.steps.lengths)
     cdef fr_cell code = CELLS[cell.name]
     cdef bint has_c = fr_cells[code].states == 2
     cdef ptrdiff_t saved_size = s.T * s.B * s.H * fr_cells[code].saved * s.item
-    cdef char *saved_data = <char *>pointer(saved if saved_size else None)
+    cdef char *saved = <char *>pointer(run.saved if saved_size else None)
     cdef fr_status status
     cdef fr_interrupted *ask
-    cdef int d
+    cdef int d, count = len(weights)
     memset(runs, 0, sizeof(runs))
-    for d in range(len(weights)):
-        run = &runs[d]
-        run.cell, run.dtype, run.input_size, run.hidden_size = code, s.dtype, s.I, s.H
-        run.weights = weights_of(weights[d])
-        run.reverse = d
-        run.x = sequence(x, 0, s.item)
-        run.y = sequence(y, d * s.H, s.item)
-        run.dy = sequence(dy, d * s.H, s.item)
-        run.dx = sequence(dx, 0, s.item, PyBUF_WRITABLE)
-        run.h0 = part(state[0], d, &s)
-        run.dh = part(dstate[0], d, &s)
-        run.dh0 = part(dstate0[0], d, &s, PyBUF_WRITABLE)
+    for d in range(count):
+        r = &runs[d]
+        r.cell, r.dtype, r.input_size, r.hidden_size = code, s.dtype, s.I, s.H
+        r.weights = weights_of(weights[d])
+        r.reverse = run.reverse[d]
+        r.x = sequence(run.x, 0, s.item)
+        r.y = sequence(run.y, d * s.H, s.item)
+        r.dy = sequence(given.dy, d * s.H, s.item)
+        r.dx = sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE)
+        r.h0 = part(run.state[0], d, &s)
+        r.dh = part(given.dstate[0], d, &s)
+        r.dh0 = part(wanted.dstate[0], d, &s, PyBUF_WRITABLE)
         if has_c:
-            run.c0 = part(state[1], d, &s)
-            run.dc = part(dstate[1], d, &s)
-            run.dc0 = part(dstate0[1], d, &s, PyBUF_WRITABLE)
-        run.saved = NULL if saved_data == NULL else saved_data + d * saved_size
-        run.gradients.w_ih = pointer(dweights[d].w_ih, PyBUF_WRITABLE)
-        run.gradients.w_hh = pointer(dweights[d].w_hh, PyBUF_WRITABLE)
-        run.gradients.b_ih = pointer(dweights[d].b_ih, PyBUF_WRITABLE)
-        run.gradients.b_hh = pointer(dweights[d].b_hh, PyBUF_WRITABLE)
-        if dsteps is not None:
-            run.dh_steps = pointer(dsteps[0][d], PyBUF_WRITABLE)
-            run.dc_steps = pointer(dsteps[1][d], PyBUF_WRITABLE) if has_c else NULL
-    d = len(weights)
+            r.c0 = part(run.state[1], d, &s)
+            r.dc = part(given.dstate[1], d, &s)
+            r.dc0 = part(wanted.dstate[1], d, &s, PyBUF_WRITABLE)
+        r.saved = NULL if saved == NULL else saved + d * saved_size
+        into = wanted.dweights[d]
+        r.gradients.w_ih, r.gradients.w_hh = pointer(into.w_ih, PyBUF_WRITABLE), pointer(into.w_hh, PyBUF_WRITABLE)
+        r.gradients.b_ih, r.gradients.b_hh = pointer(into.b_ih, PyBUF_WRITABLE), pointer(into.b_hh, PyBUF_WRITABLE)
+        if wanted.dsteps is not None:
+            r.dh_steps = pointer(wanted.dsteps[0][d], PyBUF_WRITABLE)
+            r.dc_steps = pointer(wanted.dsteps[1][d], PyBUF_WRITABLE) if has_c else NULL
+        set_entry(&r.entry, run.steps, d, &s)
+        if wanted.dscale is not None:
+            r.dscale = pointer(wanted.dscale[d], PyBUF_WRITABLE)
     ask = asker()
     with nogil:
-        status = fr_backward(runs, d, s.T, s.B, row_lengths, threads, ask)
+        status = fr_backward(runs, count, s.T, s.B, lengths, threads, ask)
     check(status)

@@ -2,7 +2,7 @@
 """What csrc/ declares, for Cython."""
 
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 
 cdef extern from "fastrnn.h" nogil:
@@ -30,6 +30,10 @@ cdef extern from "fastrnn.h" nogil:
         void *data
         ptrdiff_t time
         ptrdiff_t row
+    ctypedef struct fr_entry:
+        const uint8_t *resets
+        fr_sequence scale
+        int scale_by_unit
     ctypedef struct fr_packed:
         pass
     ctypedef struct fr_forward_run:
@@ -42,6 +46,7 @@ cdef extern from "fastrnn.h" nogil:
         void *h
         void *c
         void *saved
+        fr_entry entry
     ctypedef struct fr_backward_run:
         fr_cell cell
         fr_dtype dtype
@@ -63,6 +68,8 @@ cdef extern from "fastrnn.h" nogil:
         fr_gradients gradients
         void *dh_steps
         void *dc_steps
+        fr_entry entry
+        void *dscale
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_interrupted *, fr_packed **)
     fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
     void fr_packed_free(fr_packed *)

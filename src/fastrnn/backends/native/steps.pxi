@@ -171,6 +171,6 @@ cdef class CellStep:
         for array in weights:
             dweights.append(None if array is None else self.zeros(array.shape, dtype))
         sums = type(weights)._make(dweights)
-        backward(cell, (weights,), run.x, run.y, run.state, None, run.saved, None, dafter, dx.reshape(inner_x),
-                 [array.reshape(inner) for array in before], (sums,), threads)
+        wanted = Wanted(dx.reshape(inner_x), [array.reshape(inner) for array in before], (sums,))
+        backward(cell, (weights,), run, Given(None, dafter), wanted, threads)
         return dx, before[0] if len(before) == 1 else tuple(before), sums

@@ -39,7 +39,8 @@ def forward_loop(cell_name, dtype):
     x, y = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, end = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
     index, vector = types.Array(types.int64, 1, "C", readonly=True), types.Array(real, 1, "C")
-    arguments = [x, index, index, start, start, y, end, end, *[vector] * 4, types.boolean]
+    entry = types.Array(types.uint8, 2, "C", readonly=True), x
+    arguments = [x, index, index, *entry, start, start, y, end, end, *[vector] * 4, types.boolean]
     return jit(loop, types.void(*arguments))
 
 
@@ -51,9 +52,9 @@ def backward_loop(cell_name, dtype):
     start, dstart = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
     vector, dvector = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
     index = types.Array(types.int64, 1, "C", readonly=True)
-    given = [x, index, index, x, start, start, vector, x]
+    given = [x, index, index, types.Array(types.uint8, 2, "C", readonly=True), x, x, start, start, vector, x]
     terms = types.Tuple([*[dvector] * 4, types.Array(types.intp, 2, "C")])
-    results = [dx, dstart, dstart, dvector, dvector, vector, vector, *[dvector] * 4]
+    results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4]
     flags = types.boolean, types.intp, types.intp, terms, types.intp, types.boolean
     return jit(loop, types.intp(*given, *results, *flags))
 
@@ -122,46 +123,57 @@ def longest_first(lengths, T, B):
     return order, lengths[order]
 
 
-def forward(packed, x, state, lengths, y, out_state, saved, threads):
+def entry_arrays(steps, d, dtype):
+    """Resets and scales of a direction; empty if there are none."""
+    resets = np.empty((0, 0), np.uint8) if steps.resets is None else steps.resets[d].view(np.uint8)
+    return resets, np.empty((0, 0, 0), dtype) if steps.scale is None else steps.scale
+
+
+def forward(packed, run, after, threads):
+    x, state, saved = run.x, run.state, run.saved
     (T, B, I), H = x.shape, state[0].shape[-1]
-    order, ends = longest_first(lengths, T, B)
+    order, ends = longest_first(run.steps.lengths, T, B)
     loop = forward_loop(packed.cell.name, x.dtype)
     row_flop = 2 * len(packed.cell.gates) * H * (I + H)
-    for d, direction in enumerate(packed.directions):
-        after = out_state[0][d], out_state[-1][d]
+    for d, (direction, reverse) in enumerate(zip(packed.directions, run.reverse)):
+        then = after[0][d], after[-1][d]
+        resets, scale = entry_arrays(run.steps, d, x.dtype)
         for top, end in parts(B, row_flop):
             rows, row_ends, before = order[top:end], ends[top:end], (state[0][d], state[-1][d])
             bounds = parts(T, (end - top) * row_flop)
-            for first, last in reversed(bounds) if d else bounds:
+            for first, last in reversed(bounds) if reverse else bounds:
                 part, ends_of_part = np.s_[first:last], np.clip(row_ends - first, 0, last - first)
                 keep = flat(None if saved is None else saved[d, part], x.dtype)
-                y_d = y[part, :, d * H : (d + 1) * H]
-                loop(x[part], rows, ends_of_part, *before, y_d, *after, keep, *direction, d == 1)
-                before = after
+                y_d, entry = run.y[part, :, d * H : (d + 1) * H], (resets[part], scale[part])
+                loop(x[part], rows, ends_of_part, *entry, *before, y_d, *then, keep, *direction, reverse)
+                before = then
 
 
-def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads, dsteps=None):
+def backward(cell, weights, run, given, wanted, threads):
+    x, y, state, saved, dx, dscale = run.x, run.y, run.state, run.saved, wanted.dx, wanted.dscale
     (T, B, I), H = x.shape, state[0].shape[-1]
-    order, ends = longest_first(lengths, T, B)
+    order, ends = longest_first(run.steps.lengths, T, B)
     loop = backward_loop(cell.name, x.dtype)
     row_flop = 4 * len(cell.gates) * H * (I + H)
     bounds = parts(T, B * row_flop)
     rows = parts(B, row_flop) if len(bounds) == T else [(0, B)]  # in parts of several steps, terms would change places
     dx[...] = 0
-    for running, given in zip(dstate0, dstate):
-        running[...] = 0 if given is None else given
-    for d, (w, dw) in enumerate(zip(weights, dweights)):
+    for running, start in zip(wanted.dstate, given.dstate):
+        running[...] = 0 if start is None else start
+    for d, (w, dw, reverse) in enumerate(zip(weights, wanted.dweights, run.reverse)):
         half = np.s_[:, :, d * H : (d + 1) * H]
-        start, dstart = (state[0][d], state[-1][d]), (dstate0[0][d], dstate0[-1][d])
+        start, dstart = (state[0][d], state[-1][d]), (wanted.dstate[0][d], wanted.dstate[-1][d])
         kept = flat(None if saved is None else saved[d], x.dtype)
-        dy_d = np.empty((0, 0, 0), x.dtype) if dy is None else dy[half]
+        dy = np.empty((0, 0, 0), x.dtype) if given.dy is None else given.dy[half]
         w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw]
-        after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*(dsteps or ()), None, None)[:2]]
+        parts_of_steps = (*(wanted.dsteps or ()), None, None)[:2]
+        after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*parts_of_steps, dscale)]
+        entry = entry_arrays(run.steps, d, x.dtype)
         terms, n = room_for_terms(cell, min(TERMS, T * B), I, H, x.dtype), 0
         for (first, last), (top, end) in product(reversed(bounds), rows):
-            given = x, order[top:end], ends[top:end], y[half], *start, kept, dy_d
+            read = x, order[top:end], ends[top:end], *entry, y[half], *start, kept, dy
             at_end = first == 0 and end == B
-            n = loop(*given, dx, *dstart, *after_steps, *w_flat, *dw_flat, d == 1, first, last, terms, n, at_end)
+            n = loop(*read, dx, *dstart, *after_steps, *w_flat, *dw_flat, reverse, first, last, terms, n, at_end)
 
 
 def room_for_terms(cell, size, I, H, dtype):

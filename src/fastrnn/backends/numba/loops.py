@@ -53,6 +53,31 @@ def gather_steps(xs, begin, x, rows, ends, k, reverse):
 
 
 @inlined
+def enter(state, at, resets, scale, t, row, unit, count):
+    """Change part of a row's state, `count` units from `unit` on, which begins at `at`, to what step t takes."""
+    if scale.size:
+        factors = features(scale, t, row)
+        for j in range(count):
+            state[unsigned(at + j)] *= factors[unit + j if factors.size > 1 else 0]
+    if resets.size and resets[t, row]:
+        for j in range(count):
+            state[unsigned(at + j)] = 0
+
+
+@inlined
+def leave(gradient, at, before, before_at, resets, scale, dscale, dscale_at, t, row, unit, count):
+    """Change the gradient by what step t took to that by the state before it; add what is the scale's to `dscale`."""
+    if resets.size and resets[t, row]:
+        for j in range(count):
+            gradient[unsigned(at + j)] = 0
+    if scale.size:
+        factors = features(scale, t, row)
+        for j in range(count):
+            dscale[unsigned(dscale_at + j)] += gradient[unsigned(at + j)] * before[unsigned(before_at + j)]
+            gradient[unsigned(at + j)] *= factors[unit + j if factors.size > 1 else 0]
+
+
+@inlined
 def lanes_of(left, units):
     """How many of a panel's units to compute when `left` are left."""
     return min(units, -(-left // LANES) * LANES)
@@ -66,7 +91,7 @@ def build_forward(cell, layout):
     c_slot = 1 + cell.saved.index("c") if states == 2 else 0
     assert max(1 + kept, first + count) * units <= PITCH, "a row of the tile has no room for the values"
 
-    def forward(x, order, ends, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, reverse):
+    def forward(x, order, ends, resets, scale, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, reverse):
         (T, B, I), H = x.shape, h0.shape[1]
         panels, pitch = -(-H // units), gates * units
         padded = panels * units
@@ -94,6 +119,10 @@ def build_forward(cell, layout):
                         multiply(tiles, at, pairs, width, xs, 0, I, 1, w_ih, p * I * pitch, pitch, I)
                 t = T - 1 - k if reverse else k
                 live = begin[s + 1] - begin[s]
+                for b in range(live):
+                    enter(h, b * padded, resets, scale, t, some[b], 0, H)
+                    if states == 2:
+                        enter(c, b * padded, resets, scale, t, some[b], 0, H)
                 for p in range(panels):
                     real, lanes = min(units, H - p * units), lanes_of(H - p * units, units)
                     tile, width = (p * chunk * rows + begin[s]) * PITCH, pitch - units + lanes
@@ -135,8 +164,8 @@ def build_backward(cell, layout):
     slots = max(values, 2 + 2 * gates)
 
     def backward(
-        x, order, ends, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh,
-        reverse, first, last, terms, n, at_end,
+        x, order, ends, resets, scale, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, dscale, w_ih, w_hh,
+        dw_ih, dw_hh, db_ih, db_hh, reverse, first, last, terms, n, at_end,
     ):  # fmt: skip
         """The visited steps last-1 to first of the rows in `order`.
 
@@ -147,6 +176,7 @@ def build_backward(cell, layout):
         dh = np.empty(order.size * H, x.dtype)
         dc = np.empty(dh.size if states == 2 else 0, x.dtype)
         tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(slots * C, x.dtype)
+        enters, past = resets.size + scale.size > 0, np.empty(max(H, C), x.dtype)
         gather(dh, H, dh0, order)
         if states == 2:
             gather(dc, H, dc0, order)
@@ -162,6 +192,8 @@ def build_backward(cell, layout):
                     places[term, 0], places[term, 1] = t, row
                     copy(xs, term * I, features(x, t, row), 0, I)
                     copy(hs, term * H, h0[row] if initial else features(y, before, row), 0, H)
+                    if enters:
+                        enter(hs, term * H, resets, scale, t, row, 0, H)
                     for j in range(0, H, C):
                         real = min(C, H - j)
                         here, kept_here = (b + s) * H + j, (t * B + row) * kept * H + j
@@ -174,6 +206,9 @@ def build_backward(cell, layout):
                                 copy(block, 4 * C, c0[row], j, real)
                             else:
                                 copy(block, 4 * C, saved, ((before * B + row) * kept + saved_c) * H + j, real)
+                            if enters:
+                                copy(past, 0, block, 4 * C, real)
+                                enter(block, 4 * C, resets, scale, t, row, j, real)
                         if dh_steps.size:
                             copy(dh_steps, (t * B + row) * H + j, block, 0, real)
                         if dc_steps.size:
@@ -190,12 +225,20 @@ def build_backward(cell, layout):
                                 store(block, i + du_at * C, C, du_i)
                         copy(dh, here, block, 0, real)
                         if states == 2:
+                            if enters:
+                                at = (t * B + row) * H + j
+                                leave(block, C, past, 0, resets, scale, dscale, at, t, row, j, real)
                             copy(dc, here, block, C, real)
                         for g in range(gates):
                             copy(da, term * G + g * H + j, block, (2 + g) * C, real)
                             if split:
                                 copy(du, term * G + g * H + j, block, (du_at + g) * C, real)
                 add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, G)
+                for s in range(segment if enters else 0):
+                    row, at = order[b + s], (b + s) * H
+                    initial = t == ends[b + s] - 1 if reverse else t == 0
+                    copy(past, 0, h0[row] if initial else features(y, before, row), 0, H)
+                    leave(dh, at, past, 0, resets, scale, dscale, (t * B + row) * H, t, row, 0, H)
                 n += segment
                 b += segment
                 if n == size:

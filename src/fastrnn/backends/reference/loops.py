@@ -13,7 +13,7 @@ def affine(v, w, b):
     return v @ w.T if b is None else v @ w.T + b
 
 
-def steps(T, reverse):
+def visit(T, reverse):
     """The time steps in the order in which the direction visits them."""
     return range(T - 1, -1, -1) if reverse else range(T)
 
@@ -23,54 +23,62 @@ def live_rows(lengths, t):
     return slice(None) if lengths is None else np.flatnonzero(lengths > t)
 
 
+def entering(steps, d, t, rows, part):
+    """A part of the state as the step takes it: h or c of some rows, after what `steps` does to it."""
+    if steps.scale is not None:
+        part = part * steps.scale[t, rows]
+    return part if steps.resets is None else np.where(steps.resets[d, t, rows][:, None], 0, part)
+
+
 @np.errstate(all="ignore")
-def forward(packed, x, state, lengths, y, out_state, saved, threads):
+def forward(packed, run, after, threads):
     cell, weights = packed
+    x, state, steps, y, saved = run.x, run.state, run.steps, run.y, run.saved
     step = EQUATIONS[cell.name][0]
     T, H = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
-        h = state[0][d].copy()
-        c = state[1][d].copy() if len(cell.states) == 2 else None
+        now = [part[d].copy() for part in state]
         y_d = y[:, :, d * H : (d + 1) * H]
         y_d[...] = 0
-        for t in steps(T, reverse=d == 1):
-            rows = live_rows(lengths, t)
-            a, u = affine(x[t, rows], w.w_ih, w.b_ih), affine(h[rows], w.w_hh, w.b_hh)
-            h[rows], c_new, keep = step(a, u, h[rows], None if c is None else c[rows])
-            if c is not None:
-                c[rows] = c_new
-            y_d[t, rows] = h[rows]
+        for t in visit(T, run.reverse[d]):
+            rows = live_rows(steps.lengths, t)
+            h, c = [entering(steps, d, t, rows, part[rows]) for part in now] + [None] * (2 - len(now))
+            a, u = affine(x[t, rows], w.w_ih, w.b_ih), affine(h, w.w_hh, w.b_hh)
+            h, c, keep = step(a, u, h, c)
+            for part, new in zip(now, (h, c)):
+                part[rows] = new
+            y_d[t, rows] = h
             if saved is not None:
                 for s, value in enumerate(keep):
                     saved[d, t, rows, s] = value
-        out_state[0][d] = h
-        if c is not None:
-            out_state[1][d] = c
+        for part, new in zip(after, now):
+            part[d] = new
 
 
 @np.errstate(all="ignore")
-def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0, dweights, threads, dsteps=None):
+def backward(cell, weights, run, given, wanted, threads):
+    x, steps, y, saved, dx = run.x, run.steps, run.y, run.saved, wanted.dx
     step = EQUATIONS[cell.name][1]
-    T, B, H = len(x), x.shape[1], state[0].shape[-1]
+    T, B, H = len(x), x.shape[1], run.state[0].shape[-1]
     dx[...] = 0
-    for d, (w, dw) in enumerate(zip(weights, dweights)):
-        order = steps(T, reverse=d == 1)
-        y_d = y[:, :, d * H : (d + 1) * H]
-        dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*dstate, None)[:2])
+    for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
+        order = visit(T, run.reverse[d])
+        half = np.s_[d * H : (d + 1) * H]
+        dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*given.dstate, None)[:2])
         for k in reversed(range(T)):
             t = order[k]
-            rows = live_rows(lengths, t)
-            h_prev, c_prev = previous_state(cell, order, k, d, rows, y_d, state, lengths, saved)
+            rows = live_rows(steps.lengths, t)
+            before = previous_state(cell, run, order, k, d, rows)
+            h_prev, c_prev = [entering(steps, d, t, rows, part) for part in before] + [None] * (2 - len(before))
             keep = () if saved is None else [saved[d, t, rows, s] for s in range(len(cell.saved))]
-            dh_t = dh[rows] if dy is None else dh[rows] + dy[t, rows, d * H : (d + 1) * H]
-            if dsteps is not None:
-                for part, now in zip(dsteps, (dh_t, dc[rows])):
+            dh_t = dh[rows] if given.dy is None else dh[rows] + given.dy[t, rows, half]
+            if wanted.dsteps is not None:
+                for part, now in zip(wanted.dsteps, (dh_t, dc[rows])):
                     part[d, t, rows] = now
-            da, du, dh_prev, dc_prev = step(dh_t, dc[rows], y_d[t, rows], h_prev, c_prev, keep)
+            da, du, dh_prev, dc_prev = step(dh_t, dc[rows], y[t, rows, half], h_prev, c_prev, keep)
 
-            dh[rows] = du @ w.w_hh + dh_prev
-            if len(cell.states) == 2:
-                dc[rows] = dc_prev
+            for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, (du @ w.w_hh + dh_prev, dc_prev))):
+                part[rows] = now
             dx[t, rows] += da @ w.w_ih
             dw.w_ih[...] += da.T @ x[t, rows]
             dw.w_hh[...] += du.T @ h_prev
@@ -78,20 +86,32 @@ def backward(cell, weights, x, y, state, lengths, saved, dy, dstate, dx, dstate0
                 dw.b_ih[...] += da.sum(axis=0)
             if dw.b_hh is not None:
                 dw.b_hh[...] += du.sum(axis=0)
-        dstate0[0][d] = dh
-        if len(cell.states) == 2:
-            dstate0[1][d] = dc
+        for part, now in zip(wanted.dstate, (dh, dc)):
+            part[d] = now
 
 
-def previous_state(cell, order, k, d, rows, y_d, state, lengths, saved):
-    """h and c before the k-th visited step: the initial state where a row's sequence starts there."""
-    h, c = state[0][d][rows], state[1][d][rows] if len(cell.states) == 2 else None
+def leaving(run, wanted, d, t, rows, before, gradients):
+    """From the gradients by the state as the step took it to those by the state before, (dh,) or (dh, dc)."""
+    steps, found = run.steps, list(zip(before, gradients))
+    if steps.resets is not None:
+        found = [(part, np.where(steps.resets[d, t, rows][:, None], 0, g)) for part, g in found]
+    if steps.scale is None:
+        return [g for _, g in found]
+    wanted.dscale[d, t, rows] += sum(part * g for part, g in found)
+    return [g * steps.scale[t, rows] for _, g in found]
+
+
+def previous_state(cell, run, order, k, d, rows):
+    """h, or h and c, before the k-th visited step: the initial state where a row's sequence starts there."""
+    H = run.state[0].shape[-1]
+    first = [part[d][rows] for part in run.state]
     if k == 0:
-        return h, c
+        return first
     t_prev = order[k - 1]
-    h_prev = y_d[t_prev, rows]
-    c_prev = saved[d, t_prev, rows, cell.saved.index("c")] if len(cell.states) == 2 else None
-    if lengths is None:
-        return h_prev, c_prev
-    started = (lengths[rows] > t_prev)[:, None]
-    return np.where(started, h_prev, h), None if c is None else np.where(started, c_prev, c)
+    found = [run.y[t_prev, rows, d * H : (d + 1) * H]]
+    if len(cell.states) == 2:
+        found.append(run.saved[d, t_prev, rows, cell.saved.index("c")])
+    if run.steps.lengths is None:
+        return found
+    started = (run.steps.lengths[rows] > t_prev)[:, None]
+    return [np.where(started, part, initial) for part, initial in zip(found, first)]
