@@ -5,7 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import KINDS, bare, make_case, make_layer, parts_of
+from cases import CELL_KINDS as KINDS
+from cases import bare, make_case, make_layer, parts_of
 
 import fastrnn
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
+from fastrnn.spec import CELLS
 
 DTYPES = [np.float32, np.float64]
 
@@ -112,7 +113,7 @@ def examples(draw):
         kind,
         draw(size),
         draw(size),
-        num_layers=1 if kind == "rnn_relu" else draw(st.integers(1, 3)),
+        num_layers=1 if kind.endswith("relu") else draw(st.integers(1, 3)),
         bidirectional=draw(st.booleans()),
         batch_first=draw(st.booleans()),
         bias=draw(st.booleans()),
@@ -123,7 +124,7 @@ def examples(draw):
     lead = (T,) if unbatched else (B, T) if layer.batch_first else (T, B)
     D = 1 + layer.bidirectional
     state = (layer.num_layers * D, *(() if unbatched else (B,)), layer.hidden_size)
-    parts = 2 if kind == "lstm" else 1
+    parts = len(CELLS[kind].states)
     shapes = [(*lead, layer.input_size), (*lead, D * layer.hidden_size), *[state] * 2 * parts]
     plain = [rng.standard_normal(shape).astype(layer.dtype) for shape in shapes]
     lengths = rng.integers(0, T + 1, B) if not unbatched and draw(st.booleans()) else None
@@ -214,7 +215,7 @@ def steps(draw):
     layer = make_layer(kind, draw(size), draw(size), layers, dtype=dtype, rng=draw(st.integers(0, 100)))
     rows = () if unbatched else (B,)
     rng = np.random.default_rng(draw(st.integers(0, 100)))
-    parts = 2 if kind == "lstm" else 1
+    parts = len(CELLS[kind].states)
     shapes = [(*rows, layer.input_size), *[(layers, *rows, layer.hidden_size)] * parts]
     plain = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     names = [name for name in LAYOUTS if B or unbatched or name not in NOT_EMPTY]
@@ -254,7 +255,7 @@ def test_which_way_a_call_takes(kind, batch_first):
     with fastrnn.use_backend("native"):
         layer = make_layer(kind, 3, 4, batch_first=batch_first)
         short = layer.freeze()._short
-    x, state = np.ones((2, 2, 3), "f4"), bare(tuple(np.ones((1, 2, 4), "f4") for _ in range(1 + (kind == "lstm"))))
+    x, state = np.ones((2, 2, 3), "f4"), bare(tuple(np.ones((1, 2, 4), "f4") for _ in CELLS[kind].states))
     assert short.sequence(x, state, None, 1) is not None and short.step(x[0], state, None, 1) is not None
     for name, layout in LAYOUTS.items():
         if name not in ("plain", "read-only"):

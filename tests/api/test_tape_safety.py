@@ -5,7 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import KINDS, assert_same_bits, bare, make_case, make_layer, parts_of
+from cases import CELL_KINDS as KINDS
+from cases import assert_same_bits, bare, make_case, make_layer, parts_of
 
 import fastrnn
 

@@ -124,7 +124,7 @@ class Case:
             return rng.uniform(-1, 1, shape).astype(dtype)
 
         self.cell, self.view = cell, view
-        shapes = (G, I), (G, H), (G,), (G,)
+        shapes = [(G, I), (G, H), (G,), (G,), *[(len(cell.vectors) * H,)] * bool(cell.vectors)]
         self.weights = [Weights(*[uniform(*shape) / dtype(H) ** 0.5 for shape in shapes]) for _ in range(D)]
         self.x, self.dy = view(uniform(T, B, I)), view(uniform(T, B, D * H))
         self.state, self.dstate = ([uniform(D, B, H) for _ in cell.states] for _ in range(2))
@@ -140,10 +140,10 @@ class Case:
         backend.forward(backend.pack(cell, self.weights, 1), passed, out, 1)
         if not train:
             return [y, *out]
-        dweights = [Weights(*map(np.zeros_like, w)) for w in self.weights]
+        dweights = [Weights(*[None if v is None else np.zeros_like(v) for v in w]) for w in self.weights]
         wanted = Wanted(dx, dstate0, dweights)
         backend.backward(cell, self.weights, passed, Given(self.dy, self.dstate), wanted, 1)
-        return [y, *out, dx, *dstate0, *(gradient for w in dweights for gradient in w)]
+        return [y, *out, dx, *dstate0, *(gradient for w in dweights for gradient in w if gradient is not None)]
 
 
 def assert_close(case):
@@ -198,7 +198,7 @@ def test_strides_change_no_bit(cell, view):
 def test_repeated_and_read_only_input():
     case = Case(LSTM, 9, 5, 6, 20)
     case.x = np.broadcast_to(case.x[:1, :1], case.x.shape)
-    for array in [*case.state, case.dy, *(array for w in case.weights for array in w)]:
+    for array in [*case.state, case.dy, *(array for w in case.weights for array in w if array is not None)]:
         array.flags.writeable = False
     actual = case.run(calls)
     case.x = case.x.copy()
@@ -242,7 +242,7 @@ def test_many_python_threads_at_once():
 COMPILE = """
 import numpy as np
 from fastrnn.backends.numba import calls
-loop = calls.forward_loop("rnn_relu", np.dtype(np.float32))
+loop = calls.forward_loop("rnn_relu", False, np.dtype(np.float32))
 print(sum(loop.stats.cache_hits.values()), sum(loop.stats.cache_misses.values()))
 """
 

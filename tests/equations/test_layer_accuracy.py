@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from cases import KINDS, make_case, run, tolerance
 
-import fastrnn
 from fastrnn import ulps, verify
 from fastrnn.backends import reference
 from fastrnn.spec import Weights
@@ -31,10 +30,8 @@ def given_and_expected(kind, size, dtype):
 def reference_results(case, wider):
     """The layers know no long double: the bare functions of the reference."""
     layer = case.layer
-    name = {fastrnn.LSTM: "lstm", fastrnn.GRU: "gru"}.get(type(layer)) or f"rnn_{layer.nonlinearity}"
-    weights = Weights(
-        *(layer.params[f"{w}_l0"].astype(wider) for w in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    )
+    name, ((own,),) = layer._spec.cell.name, layer._weights
+    weights = Weights(*[None if array is None else array.astype(wider) for array in own])
     state, dstate = (tuple(part.astype(wider) for part in parts) for parts in (case.state, case.dstate))
     inputs = verify.Inputs((weights,), case.x.astype(wider), state, case.lengths, case.dy.astype(wider), dstate)
     forward, backward = verify.run(reference, verify.Case(name, *case.x.shape, layer.hidden_size), inputs)
@@ -44,6 +41,7 @@ def reference_results(case, wider):
         "dw_hh[0]": "weight_hh_l0",
         "db_ih[0]": "bias_ih_l0",
         "db_hh[0]": "bias_hh_l0",
+        "dvectors[0]": "alpha_l0",
     }
     return {names.get(key, key): array for key, array in (forward | backward).items()}
 

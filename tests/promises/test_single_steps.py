@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cases import KINDS, assert_same_bits, bare, parts_of
+from cases import CELL_KINDS as KINDS
+from cases import assert_same_bits, bare, parts_of
 
 import fastrnn
 

@@ -79,7 +79,7 @@ def lstm_coupled_forward(a, u, h, c, own):
     i, g, o = split(a + u, 3)
     p_i, p_o = own.p or (None, None)
     i, g = own.gate(looking(i, p_i, c)), own.candidate(g)
-    c = (1 - i) * c + i * g
+    c = c + i * (g - c)
     o = own.gate(looking(o, p_o, c))
     h = o * own.output(c)
     return h, c, (i, g, o, c)
@@ -117,24 +117,26 @@ def gru_backward(dh, dc, h, h_prev, c_prev, saved, own):
 
 def leaky_tanh_forward(a, u, h, c, own):
     (alpha,), f = own.p, np.tanh(a + u)
-    return (1 - alpha) * h + alpha * f, None, (f,)
+    return h + alpha * (f - h), None, (f,)
 
 
 def leaky_tanh_backward(dh, dc, h, h_prev, c_prev, saved, own):
     (alpha,), (f,) = own.p, saved
-    da = dh * alpha * (1 - f**2)
-    return da, da, dh * (1 - alpha), None, (dh * (f - h_prev),)
+    df = dh * alpha
+    da = df * (1 - f**2)
+    return da, da, dh - df, None, (dh * (f - h_prev),)
 
 
 def leaky_relu_forward(a, u, h, c, own):
     (alpha,), f = own.p, np.maximum(a + u, 0)
-    return (1 - alpha) * h + alpha * f, None, (f,)
+    return h + alpha * (f - h), None, (f,)
 
 
 def leaky_relu_backward(dh, dc, h, h_prev, c_prev, saved, own):
     (alpha,), (f,) = own.p, saved
-    da = np.where(f <= 0, 0, dh * alpha)
-    return da, da, dh * (1 - alpha), None, (dh * (f - h_prev),)
+    df = dh * alpha
+    da = np.where(f <= 0, 0, df)
+    return da, da, dh - df, None, (dh * (f - h_prev),)
 
 
 EQUATIONS = {
