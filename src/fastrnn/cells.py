@@ -54,7 +54,7 @@ def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: We
         return None
     after, y, before, saved = found
     call = Call(one_step(x), before, CallSteps(), x.ndim == 2, cell=True)
-    run = Run(call.x, before, Steps(), spec.reverse, y, saved)
+    run = Run(call.x, before, Steps(), spec.reverse_of(0), y, saved)
     return after, Tape(owner, spec, backend, [(weights,)], call, [run])
 
 

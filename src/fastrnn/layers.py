@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     # The gradient of a final state: of h, or of (h, c), a part of which may be None for zero.
     StateGradient = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
 
+    OneDirection = Literal["forward", "reverse"]
+    Direction = OneDirection | tuple[OneDirection, ...] | list[OneDirection]
+
 
 class Layer(Parameters, DescribedLayer, Generic[S]):
     """What RNN, LSTM and GRU share: the base class of all three, not to be made itself."""
@@ -80,6 +83,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         rng: Any,
         init: Init,
         forget_bias: float | None = None,
+        direction: Direction = "forward",
     ) -> None:
         spec = LayerSpec(
             cell,
@@ -92,6 +96,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             checks.flag("bidirectional", bidirectional),
             checks.float_dtype(dtype),
         )
+        spec = spec._replace(backward=checks.direction(direction, spec.num_layers, spec.bidirectional))
         generator = checks.generator(rng)
         check_memory(spec)
         if spec.dropout and spec.num_layers == 1:
@@ -135,8 +140,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         x       (T, B, I), with batch_first=True (B, T, I); unbatched (T, I)
         state   the initial state, None for zeros: h, or for LSTM (h, c), each (L·D, B, H), unbatched (L·D, H)
         lengths (B,) integers: the valid steps of each row; None for T in all. Past them y is zero and x is not read
-        resets  (T, B) booleans: where True the row begins anew, as after a state of zeros. Of a bidirectional layer
-                neither direction's state passes between that step and the one before
+        resets  (T, B) booleans: where True the row begins anew, as after a state of zeros: no direction's state
+                passes between that step and the one before
         state_scale  (T, B) or (T, B, H): multiplies the state, h and c, that comes to that step; likewise in every
                 layer and direction
         mask    (T, B) booleans: where False the step does not happen. The state stays, y is zero, x is not read
@@ -254,6 +259,7 @@ class RNN(Layer[Array]):
 
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -278,14 +284,16 @@ class RNN(Layer[Array]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
     ) -> None:
         cell = rnn_cell(nonlinearity)
         super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init
-        )
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init,
+            direction=direction,
+        )  # fmt: skip
 
     @property
     def nonlinearity(self) -> Literal["tanh", "relu"]:
@@ -303,6 +311,7 @@ class LSTM(Layer[tuple[Array, Array]]):
 
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -328,13 +337,15 @@ class LSTM(Layer[tuple[Array, Array]]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
         forget_bias: float | None = None,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        super().__init__(LSTM_CELL, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias)
+        options = bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction
+        super().__init__(LSTM_CELL, *sizes, *options)
 
 
 class GRU(Layer[Array]):
@@ -348,6 +359,7 @@ class GRU(Layer[Array]):
 
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -371,10 +383,12 @@ class GRU(Layer[Array]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
     ) -> None:
         super().__init__(
-            GRU_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init
-        )
+            GRU_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init,
+            direction=direction,
+        )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import Backend, Given, Run, Wanted
+from ..backends.base import Backend, Given, Run, Steps, Wanted
 from ..spec import Weights
 from . import config
 from .geometry import Array, Call, LayerSpec, aligned_empty, empty, zeros
@@ -38,6 +38,16 @@ def packing(
         yield backend.pack(spec.cell, layer, config.get_num_threads(), steps)
 
 
+def layer_steps(spec: LayerSpec, call: Call) -> Iterator[tuple[Steps, tuple[bool, ...]]]:
+    """For each layer the steps as a backend takes them, and which of its directions are reverse."""
+    known: dict[tuple[bool, ...], Steps] = {}
+    for k in range(spec.num_layers):
+        reverse = spec.reverse_of(k)
+        if reverse not in known:
+            known[reverse] = call.steps.of(reverse)
+        yield known[reverse], reverse
+
+
 def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
     """Fill y and return the final state."""
     x, state = call.x, call.state
@@ -45,10 +55,9 @@ def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, 
         return tuple(part.copy() for part in state)
     after = tuple(empty(part.shape, spec.dtype) for part in state)
     D, threads, layers = spec.directions, config.get_num_threads(), iter(packed)
-    steps = call.steps.of(spec.reverse)
-    for k in range(spec.num_layers):
+    for k, (steps, reverse) in enumerate(layer_steps(spec, call)):
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
-        run = Run(x, layer_state(state, k, D), steps, spec.reverse, target, None)
+        run = Run(x, layer_state(state, k, D), steps, reverse, target, None)
         backend.forward(next(layers), run, layer_state(after, k, D), threads)  # and nothing holds the weights
         x = target
     return after
@@ -68,17 +77,16 @@ def record(
         return tuple(part.copy() for part in state), [], []
     after = tuple(empty(part.shape, spec.dtype) for part in state)
     (T, B, _), D, S, threads = x.shape, spec.directions, len(spec.cell.saved), config.get_num_threads()
-    steps = call.steps.of(spec.reverse)
     runs: list[Run] = []
     masks: list[Array | None] = []
-    for k, layer in enumerate(weights):
+    for k, (layer, (steps, reverse)) in enumerate(zip(weights, layer_steps(spec, call))):
         kept = None
         if k and spec.dropout and rng is not None:
             kept = rng.random(x.shape, np.float32) >= spec.dropout
             x = drop(x, kept, spec.dropout)
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
-        run = Run(x, layer_state(state, k, D), steps, spec.reverse, target, saved)
+        run = Run(x, layer_state(state, k, D), steps, reverse, target, saved)
         # Nothing holds the packed weights after the call: their memory serves the next layer.
         backend.forward(backend.pack(spec.cell, layer, threads, T), run, layer_state(after, k, D), threads)
         runs.append(run)
