@@ -42,7 +42,7 @@ def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weigh
         return recorded
     call = read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
-    after, runs, _ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
+    after, runs, *_ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
     return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
 
 

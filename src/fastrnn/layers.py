@@ -168,10 +168,15 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         resets: ArrayLike | None = None,
         state_scale: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        checkpoint: int | None = None,
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
 
         Arguments, results and errors are those of a call. `tape.gates` and `tape.outputs` show what was computed.
+
+        checkpoint  for long sequences: keep the state of every so many steps only, and what is between them, the gates,
+                    is computed again in `backward`. The same bits, for a third more work; least memory at √T. The
+                    tape has the y of every layer all the same, but no `gates`
 
         The tape refers to x, state_scale and the parameters: leave them unchanged until `backward` has been called. y,
         which the tape has too, is read-only.
@@ -180,14 +185,15 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         of any of NumPy's. Layers that are made in the processes, with rng=None or a seed for each, draw different ones.
         """
         spec, backend, weights = self._spec, config.backend(), self._weights
+        every = None if checkpoint is None else checks.integer("checkpoint", checkpoint)
         call = read_call(spec, x, state, lengths, resets, state_scale, mask, copy_state=True)
         y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
         outputs = time_major(y, spec.batch_first)
         filled = call.steps.room_for(outputs)
         rng = None if self._rng is None else self._rng.generator
-        after, runs, kept = stack.record(spec, backend, weights, call, filled, rng)
+        after, runs, kept, checkpoints = stack.record(spec, backend, weights, call, filled, rng, every)
         call.steps.scatter(filled, outputs)
-        tape = Tape(self, spec, backend, weights, call, runs, kept)
+        tape = Tape(self, spec, backend, weights, call, runs, kept, checkpoints)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
         return y[...], as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
 
@@ -344,8 +350,9 @@ class LSTM(Layer[tuple[Array, Array]]):
         forget_bias: float | None = None,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        options = bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction
-        super().__init__(LSTM_CELL, *sizes, *options)
+        super().__init__(
+            LSTM_CELL, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction
+        )
 
 
 class GRU(Layer[Array]):

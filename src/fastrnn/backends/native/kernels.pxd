@@ -47,6 +47,11 @@ cdef extern from "fastrnn.h" nogil:
         void *c
         void *saved
         fr_entry entry
+    ctypedef struct fr_span:
+        ptrdiff_t first
+        ptrdiff_t last
+        fr_gradients open
+
     ctypedef struct fr_backward_run:
         fr_cell cell
         fr_dtype dtype
@@ -70,6 +75,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dc_steps
         fr_entry entry
         void *dscale
+        fr_span span
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_interrupted *, fr_packed **)
     fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
     void fr_packed_free(fr_packed *)

@@ -165,9 +165,9 @@ def build_backward(cell, layout):
 
     def backward(
         x, order, ends, resets, scale, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, dscale, w_ih, w_hh,
-        dw_ih, dw_hh, db_ih, db_hh, reverse, first, last, terms, n, at_end,
+        dw_ih, dw_hh, db_ih, db_hh, reverse, first, last, start, terms, n, at_end,
     ):  # fmt: skip
-        """The visited steps last-1 to first of the rows in `order`.
+        """The visited steps last-1 to first of the rows in `order`; `saved` begins at the step `start`.
 
         n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
         """
@@ -196,7 +196,7 @@ def build_backward(cell, layout):
                         enter(hs, term * H, resets, scale, t, row, 0, H)
                     for j in range(0, H, C):
                         real = min(C, H - j)
-                        here, kept_here = (b + s) * H + j, (t * B + row) * kept * H + j
+                        here, kept_here = (b + s) * H + j, ((t - start) * B + row) * kept * H + j
                         copy(block, 0, dh, here, real)
                         if dy.size:
                             add(block, 0, features(dy, t, row), j, real)
@@ -205,7 +205,8 @@ def build_backward(cell, layout):
                             if initial:
                                 copy(block, 4 * C, c0[row], j, real)
                             else:
-                                copy(block, 4 * C, saved, ((before * B + row) * kept + saved_c) * H + j, real)
+                                c_before = (((before - start) * B + row) * kept + saved_c) * H + j
+                                copy(block, 4 * C, saved, c_before, real)
                             if enters:
                                 copy(past, 0, block, 4 * C, real)
                                 enter(block, 4 * C, resets, scale, t, row, j, real)
