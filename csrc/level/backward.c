@@ -275,8 +275,8 @@ static const real *entered_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row
     return to;
 }
 
-/* `hands_on`: the step that comes next is another call's. Returns whether the call ends; who learns it before the others
- * goes on to where they meet. */
+/* `hands_on`: the step that comes next is another call's. Returns whether the call ends; who learns it before the
+ * others goes on to where they meet. */
 static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_before, int hands_on) {
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
     ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
