@@ -96,9 +96,9 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             checks.flag("bidirectional", bidirectional),
             checks.float_dtype(dtype),
         )
-        spec = spec._replace(backward=checks.direction(direction, spec.num_layers, spec.bidirectional))
         generator = checks.generator(rng)
         check_memory(spec)
+        spec = spec._replace(backward=checks.direction(direction, spec.num_layers, spec.bidirectional))
         if spec.dropout and spec.num_layers == 1:
             warnings.warn(
                 f"dropout={spec.dropout} does nothing with num_layers=1: it acts between the layers", stacklevel=3

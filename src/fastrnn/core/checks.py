@@ -95,6 +95,8 @@ def not_negative(name: str, value: Any) -> float:
 
 def direction(value: Any, num_layers: int, bidirectional: bool) -> tuple[bool, ...]:
     """Of each layer, whether its only direction is the reverse one; () where none is."""
+    if isinstance(value, str) and value == "forward":
+        return ()
     words = (value,) * num_layers if isinstance(value, str) else value
     if not isinstance(words, (tuple, list)) or not all(isinstance(word, str) for word in words):
         raise TypeError(f"direction: expected 'forward', 'reverse' or a tuple of them, got {value!r}")
