@@ -28,18 +28,36 @@ typedef enum { FR_F32, FR_F64 } fr_dtype;
 typedef enum { FR_EXP, FR_SIGMOID, FR_TANH } fr_activation;
 typedef enum { FR_OK = 0, FR_NO_MEMORY = -1, FR_INTERRUPTED = -2 } fr_status;
 
+/* What a cell's activations may be; alpha and beta as ONNX has them. */
+typedef enum {
+    FR_F_SIGMOID, FR_F_HARD_SIGMOID, FR_F_TANH, FR_F_RELU, FR_F_LEAKY_RELU, FR_F_THRESHOLDED_RELU, FR_F_ELU,
+    FR_F_SOFTSIGN, FR_F_SOFTPLUS, FR_F_AFFINE, FR_F_SCALED_TANH, FR_F_LINEAR
+} fr_function_kind;
+typedef struct {
+    fr_function_kind kind;
+    double alpha, beta;
+} fr_function;
+
+/* How a cell differs from the plain one. */
+enum { FR_GATES, FR_CANDIDATE, FR_OUTPUT, FR_ROLES };
+typedef struct {
+    fr_function functions[FR_ROLES];
+    double clip; /* the activations of gates and candidate take what is within -clip .. clip; 0: anything */
+} fr_options;
+
 /* The parameters of one direction, row-major, the gates in the order of the table in spec.py. */
 typedef struct {
     const void *w_ih; /* (G*H, I) */
     const void *w_hh; /* (G*H, H) */
     const void *b_ih; /* (G*H) or NULL */
     const void *b_hh; /* (G*H) or NULL */
+    const void *vectors; /* (V*H): the cell's parameters per unit; NULL where it has none, or does without */
 } fr_weights;
 
 /* Their gradients; the kernels add into them. */
 typedef struct {
     void *w_ih, *w_hh;
-    void *b_ih, *b_hh; /* NULL: not wanted */
+    void *b_ih, *b_hh, *vectors; /* NULL: not wanted */
 } fr_gradients;
 
 /* Element (t, b, j) of a sequence is data[t * time + b * row + j]. */
@@ -62,12 +80,13 @@ typedef int fr_interrupted(void);
 /* One direction's weights, rearranged for the forward kernels of one instruction-set level; immutable. */
 typedef struct fr_packed fr_packed;
 
+/* `options`, here and below: NULL for a plain cell, which then must have no vectors it may do without. */
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
-                  int threads, fr_interrupted *interrupted, fr_packed **packed);
+                  const fr_options *options, int threads, fr_interrupted *interrupted, fr_packed **packed);
 /* The same without packing: forward reads the weights at every step, and rearranges them as it goes. For few steps; the
  * arrays have to stay. */
 fr_status fr_unpacked(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
-                      const fr_weights *weights, fr_packed **packed);
+                      const fr_weights *weights, const fr_options *options, fr_packed **packed);
 void fr_packed_free(fr_packed *packed); /* NULL is allowed */
 
 /* One direction of one layer. */
@@ -82,6 +101,7 @@ typedef struct {
     void *c;          /* (B, H); two states only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
     fr_entry entry;
+    fr_sequence noise; /* (T, B, H), or data NULL: added to the pre-activations of a cell of one gate */
 } fr_forward_run;
 
 /* Runs the directions of a layer; they share T, B, lengths, and differ in all else. `lengths`: (B), each 0..T, or
@@ -104,6 +124,7 @@ typedef struct {
     fr_dtype dtype;
     ptrdiff_t input_size, hidden_size;
     fr_weights weights;
+    const fr_options *options;
     int reverse;
     fr_sequence x, y;      /* as in the forward call, y as it left it; read only */
     const void *h0, *c0;   /* as in the forward call */

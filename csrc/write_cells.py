@@ -11,7 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COLUMNS = 4  # of a tile
-MAX_SAVED = 5  # as level/cell.h has it
+MAX_SAVED = 5  # as level/cell.h has it, like
+MAX_VECTORS = 3
 
 HEAD = """\
 /* Written by write_cells.py from src/fastrnn/spec.py: the cells, and the shapes of their tiles.
@@ -35,7 +36,11 @@ def check(cell, none):
         if fed not in columns or (letter == "x" and not columns.startswith(fed)):
             where = "neighbours, from the first column on" if letter == "x" else "neighbours"
             raise ValueError(f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}")
-    for what, n, most in (("columns", len(cell.phases[0].x), COLUMNS), ("saved values", len(cell.saved), MAX_SAVED)):
+    for what, n, most in (
+        ("columns", len(cell.phases[0].x), COLUMNS),
+        ("saved values", len(cell.saved), MAX_SAVED),
+        ("vectors", len(cell.vectors + cell.peepholes), MAX_VECTORS),
+    ):
         if n > most:
             raise ValueError(f"{cell.name}: expected at most {most} {what}, got {n}")
     if ("c" in cell.states) != ("c" in cell.saved):
@@ -62,11 +67,13 @@ def cell_line(cell, none):
         "saved": len(cell.saved),
         "saved_c": cell.saved.index("c") if "c" in cell.saved else -1,
         "carries": int(cell.carries),
+        "vectors": len(cell.vectors + cell.peepholes),
         "columns": len(phase.x),
     }
-    facts = ", ".join(f".{name} = {value}" for name, value in numbers.items())
+    facts = [f".{name} = {value}" for name, value in numbers.items()]
     upper = cell.name.upper()
-    lines = [f"CELL({upper}, {cell.name}, {facts},\n     {', '.join(parts)})"]
+    first, rest = ", ".join(facts[:5]), ", ".join(facts[5:] + parts)
+    lines = [f"CELL({upper}, {cell.name}, {first},\n     {rest})"]
     if cell.saved:
         lines.append(f"SAVED({', '.join(f'{upper}_{name.upper()}' for name in cell.saved)})")
     return "\n".join(lines)

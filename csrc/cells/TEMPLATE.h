@@ -9,8 +9,10 @@ enum { TEMPLATE_STAGES = 1 };
 
 /* Takes one stage of n rows, side by side. Column k of the tile, as the table's phase has them, comes by take_column;
  * u->h is h_prev until the last stage, which leaves h there; u->c likewise, if the cell has a c. What the backward pass
- * reads goes to u->saved[TEMPLATE_...], by the names in the table. */
-INLINE void template_forward(const int stage, const int n, forward_units *u) {
+ * reads goes to u->saved[TEMPLATE_...], by the names in the table. `o` is for cells whose activations may be chosen:
+ * they take activate(o, role, ...) for vsigmoid and vtanh, and d_activate for the derivatives. */
+INLINE void template_forward(const fr_options *o, const int stage, const int n, forward_units *u) {
+    (void)o;
     switch (stage) {
     case 0:
         take_column(n, u, 0, u->h);
@@ -19,4 +21,7 @@ INLINE void template_forward(const int stage, const int n, forward_units *u) {
 
 /* From dh (and dc) to the gradients of the columns, u->d, and, if the cell carries, of h_prev beside the recurrent
  * product, u->carry. Derivatives of activations go by their results: d_sigmoid(s), d_tanh(t). */
-INLINE void template_backward(backward_units *u) { u->d[0] = u->dh; }
+INLINE void template_backward(const fr_options *o, backward_units *u) {
+    (void)o;
+    u->d[0] = u->dh;
+}

@@ -15,6 +15,7 @@ typedef struct {
     int saved;    /* values per unit, row and step that the backward pass reads */
     int saved_c;  /* the place of c among them, -1 for none */
     int carries;  /* whether dh reaches the previous h beside the recurrent product */
+    int vectors;  /* parameters per unit that it has or may have */
     int columns;  /* of a tile, per block of hidden units */
     fr_fed x, h;
 } fr_cell_facts;

@@ -51,7 +51,8 @@ INLINE const real *enter_block(const backward_state *b, ptrdiff_t t, ptrdiff_t r
 }
 
 /* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. */
-INLINE void derive_block(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
+INLINE void derive_block(const int cell, const fr_options *o, const backward_state *b, const step *s, ptrdiff_t rank,
+                         ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
     const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
@@ -82,12 +83,18 @@ INLINE void derive_block(const int cell, const backward_state *b, const step *s,
     }
     if (run->dh_steps)
         vstore_n((real *)run->dh_steps + at_step, dh, n);
-    cell_backward(cell, &u);
+    if (fr_cells[cell].vectors)
+        u.vectors = run->weights.vectors ? (const real *)run->weights.vectors + j : NULL, u.step = H;
+    cell_backward(cell, o, &u);
     const ptrdiff_t p = j / panel_units(cell), block = j % panel_units(cell) / LANES;
     vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + block * width;
     UNROLL(8)
     for (int c = 0; c < width; c++)
         out[c] = u.d[c];
+    if (fr_cells[cell].vectors && b->vectors)
+        UNROLL(4)
+        for (int v = 0; v < fr_cells[cell].vectors; v++)
+            *vector_terms(b, p, s->term + rank, v, (int)block) = u.d_vectors[v];
     if (has_c && b->enters)
         u.dc = leave_units(&run->entry, b->batch, s->t, row, j, n, c_before - j, u.dc, run->dscale, H);
     if (has_c)
@@ -99,16 +106,19 @@ INLINE void derive_block(const int cell, const backward_state *b, const step *s,
 /* The same for C blocks of units from j on. */
 typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C);
 
-#define CELL(NAME, name, ...) \
-    static void derive_##name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, \
-                              int C) { \
+#define DERIVE(name, cell, options) \
+    static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
         for (int c = 0; c < C; c++, j += LANES) \
-            derive_block(FR_##NAME, b, s, rank, j, dh[c]); \
+            derive_block(cell, options, b, s, rank, j, dh[c]); \
     }
+#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL)
+#include "cells.def"
+#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, b->run->options)
 #include "cells.def"
 
-static derive_function *const derive[] = {
-#define CELL(NAME, name, ...) derive_##name,
+/* By whether the cell has options. */
+static derive_function *const derive[][2] = {
+#define CELL(NAME, name, ...) {derive_##name, derive_general_##name},
 #include "cells.def"
 };
 
@@ -167,6 +177,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     ptrdiff_t terms[GROUP_ROWS] = {0};
     const int resumes = continues && s->resumes;
     continues = continues && !resumes;
+    derive_function *const function = derive[b->cell][b->run->options != NULL];
     const int later = continues && b->run->entry.scale.data; /* dy comes after the product: it is not multiplied */
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
@@ -193,8 +204,8 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         return;
     }
     for (int k = 0; k < rows * panels; k++)
-        derive[b->cell](b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
-                        dh + k * COLUMNS, wide_columns(b->H, panel + k % panels));
+        function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
+                 wide_columns(b->H, panel + k % panels));
 }
 
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
@@ -312,12 +323,13 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const size_t w_hh = (size_t)weight_rows(b, 0) * COLUMNS * VEC_BYTES;
     const size_t w_ih = (size_t)weight_rows(b, 1) * COLUMNS * VEC_BYTES;
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
+    const size_t d_vectors = (size_t)(b->panels * b->capacity * b->vectors * panel_blocks(b->cell)) * VEC_BYTES;
     const ptrdiff_t entered = b->run->entry.scale.data ? b->capacity : 1;
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
                             b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->H),
                             b->unpacked[1] ? 0 : w_ih * (size_t)wide_panels(b->I),
                             b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES,
-                            (size_t)b->capacity * sizeof(real *),
+                            (size_t)b->capacity * sizeof(real *), d_vectors,
                             b->enters ? (size_t)(entered * b->H) * sizeof(real) : 0};
     if (scratch) {
         char *next = scratch;
@@ -325,18 +337,20 @@ static size_t lay_out(backward_state *b, char *scratch) {
         b->w_hh = (real *)(next += sizes[0]);
         b->w_ih = (real *)(next += sizes[1]);
         b->block = (vec *)(next += sizes[2]) + b->share->index * block;
-        b->x = (const real **)(next += sizes[3]);
+        b->d_vectors = (vec *)(next += sizes[3]);
+        b->x = (const real **)(next += sizes[5]);
         b->h = (const real **)(next += sizes[4]);
         b->dx = (real **)(next += sizes[4]);
         b->entered = (real *)(next + sizes[4]);
     }
-    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4] + sizes[5];
+    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4] + sizes[5] + sizes[6];
 }
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.cell = run->cell;
     b.enters = changes(&run->entry);
+    b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors : 0;
     b.panels = count_panels(b.cell, b.H);
     b.first = run->span.first;
     b.last = run->span.last ? run->span.last : batch->T;
@@ -396,6 +410,9 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
         vec *d = b->d + p * b->capacity * COLUMNS;
         memmove(d, d + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+        if (b->vectors)
+            memmove(vector_terms(b, p, 0, 0, 0), vector_terms(b, p, keep, 0, 0),
+                    count * (size_t)(b->vectors * panel_blocks(b->cell)) * VEC_BYTES);
     }
     if (b->share->index == 0) {
         memmove(b->x, b->x + keep, count * sizeof *b->x);

@@ -39,6 +39,8 @@ typedef struct {
     real *entered;           /* (capacity, H): h as each term's step took it, if there are scales; if there are only
                                 resets, H zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
+    int vectors;             /* of the cell whose gradients are wanted */
+    vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
     real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
     int unpacked[2];         /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
@@ -54,6 +56,12 @@ INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
 /* How many of W_ih's (from_x) or W_hh's rows d has elements for. */
 INLINE ptrdiff_t weight_rows(const backward_state *b, int from_x) {
     return b->H * fed_part(b->cell, from_x)->count;
+}
+
+/* A term's part of the gradient of a vector at a block of panel p's units. */
+INLINE vec *vector_terms(const backward_state *b, ptrdiff_t p, ptrdiff_t term, int vector, int block) {
+    const int blocks = panel_blocks(b->cell);
+    return b->d_vectors + ((p * b->capacity + term) * b->vectors + vector) * blocks + block;
 }
 
 /* The runs of panel p. */

@@ -9,9 +9,9 @@
 #include "activations.h"
 #include "cells/facts.h"
 #include "fastrnn.h"
-#include "product.h"
+#include "functions.h"
 
-enum { MAX_SAVED = 5 };
+enum { MAX_SAVED = 5, MAX_VECTORS = 3 };
 
 #define SAVED(...) enum { __VA_ARGS__ };
 #include "cells.def"
@@ -22,30 +22,55 @@ typedef struct {
     vec h[SIDE_BY_SIDE];                 /* h_prev until the last stage, which leaves h */
     vec c[SIDE_BY_SIDE];                 /* c_prev, then c; of a cell with two states */
     vec saved[MAX_SAVED][SIDE_BY_SIDE];  /* what the backward pass reads, filled stage by stage */
+    const real *vectors;                 /* of the block's units, `step` apart; NULL where the cell does without */
+    ptrdiff_t step;
+    int lanes;                           /* of the block's units */
 } forward_units;
 
 /* A block of hidden units of one row in the backward pass. */
 typedef struct {
     int lanes;                          /* of the block's units */
     const real *h, *h_prev, *c_prev;    /* of the forward pass; c_prev of a cell with two states */
+    const real *vectors;                /* of the block's units, `step` apart; NULL where the cell does without */
+    ptrdiff_t step;
     vec saved[MAX_SAVED];               /* likewise */
     vec dh;         /* of h, whole */
     vec dc;         /* in: of c, but for what comes by way of h; out: of c_prev */
     vec d[COLUMNS]; /* out: of the columns; of one that h feeds, of the product by h */
+    vec d_vectors[MAX_VECTORS]; /* out: of the vectors, by this row and step */
     vec carry;      /* out: what reaches h_prev beside the recurrent product, where the cell carries */
 } backward_units;
 
 /* v = column k of the pre-activations. */
 INLINE void take_column(const int n, const forward_units *u, const int k, vec *v) { EACH(r, n) v[r] = u->a[r][k]; }
 
+/* The k-th of the block's vectors. */
+INLINE vec take_vector(const real *vectors, ptrdiff_t step, int k, int lanes) {
+    return vload_n(vectors + k * step, lanes);
+}
+
+/* result = an activation of v: of a plain cell (o is NULL) the sigmoid of a gate and the tanh of all else. The two may
+ * be the same. */
+INLINE void activate(const fr_options *o, const int role, const int n, vec *v, vec *result) {
+    if (o)
+        LEVEL(fr_apply)(o, role, n, v, result);
+    else if (role == FR_GATES)
+        vsigmoid(n, v, result);
+    else
+        vtanh(n, v, result);
+}
+
 /* What the derivative reads of the states: what it does not take is not loaded. */
 INLINE vec take_h(const backward_units *u) { return vload_n(u->h, u->lanes); }
 INLINE vec take_h_prev(const backward_units *u) { return vload_n(u->h_prev, u->lanes); }
 INLINE vec take_c_prev(const backward_units *u) { return vload_n(u->c_prev, u->lanes); }
 
-/* The derivatives of the activations, by their results. */
-INLINE vec d_sigmoid(vec s) { return s * (1 - s); }
-INLINE vec d_tanh(vec t) { return 1 - t * t; }
+/* The derivative of an activation, by its result. */
+INLINE vec d_activate(const fr_options *o, const int role, vec result) {
+    if (o)
+        return LEVEL(fr_derivative)(o, role, result);
+    return role == FR_GATES ? d_sigmoid(result) : d_tanh(result);
+}
 
 #define CELL_EQUATIONS
 #include "cells.def"
@@ -64,21 +89,21 @@ INLINE int cell_stages(const int cell) {
 }
 
 /* Takes one stage of n rows. */
-INLINE void cell_forward(const int cell, const int stage, const int n, forward_units *u) {
+INLINE void cell_forward(const int cell, const fr_options *o, const int stage, const int n, forward_units *u) {
     switch (cell) {
 #define CELL(NAME, name, ...) \
     case FR_##NAME: \
-        name##_forward(stage, n, u); \
+        name##_forward(o, stage, n, u); \
         break;
 #include "cells.def"
     }
 }
 
-INLINE void cell_backward(const int cell, backward_units *u) {
+INLINE void cell_backward(const int cell, const fr_options *o, backward_units *u) {
     switch (cell) {
 #define CELL(NAME, name, ...) \
     case FR_##NAME: \
-        name##_backward(u); \
+        name##_backward(o, u); \
         break;
 #include "cells.def"
     }

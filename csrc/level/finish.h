@@ -15,8 +15,8 @@ typedef struct {
 } finish_state;
 
 /* Takes one stage of the block-th block of units. */
-INLINE void finish_stage(const int cell, const int block, const int stage, const int n, const forward_state *f,
-                         finish_state *s) {
+INLINE void finish_stage(const int cell, const fr_options *o, const int block, const int stage, const int n,
+                         const forward_state *f, finish_state *s) {
     const fr_forward_run *run = f->run;
     const ptrdiff_t H = f->weights->H, j = s->p * panel_units(cell) + block * LANES;
     const int last = cell_stages(cell) - 1, kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
@@ -24,12 +24,15 @@ INLINE void finish_stage(const int cell, const int block, const int stage, const
     forward_units *u = &s->units;
     if (stage == 0) {
         EACH(r, n) u->a[r] = s->a[r] + block * fr_cells[cell].columns;
+        if (fr_cells[cell].vectors)
+            u->vectors = f->weights->vectors ? (const real *)f->weights->vectors + j : NULL, u->step = H;
+        u->lanes = lanes;
         if (has_c)
             EACH(r, n) u->c[r] = vload_n((real *)run->c + s->row[r] * H + j, lanes);
     }
     if (fr_cells[cell].carries && stage == last)
         EACH(r, n) u->h[r] = vload_n(s->h_prev[r] + j, lanes);
-    cell_forward(cell, stage, n, u);
+    cell_forward(cell, o, stage, n, u);
     if (stage != last)
         return;
     EACH(r, n) vstore_n(at(&run->y, s->t, s->row[r]) + j, u->h[r], lanes);

@@ -23,6 +23,26 @@ static const panel_functions *functions_of(const forward_state *f, ptrdiff_t p) 
     return p == f->weights->panels - 1 ? &f->last : &f->full;
 }
 
+/* Adds what the run has of noise to the pre-activations of `rows` rows at panel p. */
+static void add_noise(const forward_state *f, vec *sums, int sum_step, int rows, ptrdiff_t p, ptrdiff_t t,
+                      ptrdiff_t i) {
+    const ptrdiff_t first = p * panel_units(f->weights->cell), H = f->weights->H;
+    const int blocks = panel_columns(f->weights->cell, H, p);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < blocks; c++) {
+            const ptrdiff_t j = first + c * LANES;
+            sums[r * sum_step + c] += vload_n(at(&f->run->noise, t, owned_row(f, i + r)) + j, min_lanes(H - j));
+        }
+}
+
+/* Takes sums to h, c and what is saved. */
+static void finish(const forward_state *f, const panel_functions *functions, vec *sums, int sum_step, int rows,
+                   ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) {
+    if (f->run->noise.data)
+        add_noise(f, sums, sum_step, rows, p, t, i);
+    functions->finish(f, sums, sum_step, rows, p, t, i);
+}
+
 /* Rows whose sums wait to be finished together. */
 enum { FINISH_ROWS = 12 };
 
@@ -36,7 +56,7 @@ static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
             rows = tile_rows(most - done, functions->limit);
             functions->tiles->step[rows - 1](f, p, t, i + done, sums + done * COLUMNS);
         }
-        functions->finish(f, sums, COLUMNS, done, p, t, i);
+        finish(f, functions, sums, COLUMNS, done, p, t, i);
     }
 }
 
@@ -46,7 +66,7 @@ static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
     vec sums[TILE_ROWS * COLUMNS];
     functions->tiles->pair[live - 1](f, p, t, 0, sums);
     for (int q = 0; q < PAIR; q++)
-        functions->finish(f, sums + q * COLUMNS, PAIR * COLUMNS, (int)live, p + q, t, 0);
+        finish(f, functions, sums + q * COLUMNS, PAIR * COLUMNS, (int)live, p + q, t, 0);
 }
 
 /* Step t of the first `live` owned rows through one panel, some rows after others. Returns whether the call is to
@@ -73,7 +93,7 @@ static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_
             x[r] = at(&f->run->x, t, owned_row(f, i + r));
         for (ptrdiff_t p = f->panel; p < f->panel_end; p++) {
             LEVEL(fr_unpacked_sums)(f->weights, p, (int)rows, x, f->h_prev + i, sums);
-            functions_of(f, p)->finish(f, sums, COLUMNS, (int)rows, p, t, i);
+            finish(f, functions_of(f, p), sums, COLUMNS, (int)rows, p, t, i);
             if (fr_share_worked(share, panel_flop + (double)rows * share->row_flop / (double)(f->panel_end - f->panel)))
                 return 1;
         }
@@ -141,6 +161,8 @@ static ptrdiff_t hoist_chunk(forward_state *f, const fr_share *share, ptrdiff_t 
 static row_function *row_function_of(const forward_state *f) {
     const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
     if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)
+        return NULL;
+    if (f->weights->general || f->run->noise.data)
         return NULL;
     return LEVEL(fr_row_function)(f->weights->cell, f->last.tiles->columns, pair);
 }
@@ -244,8 +266,9 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
     const ptrdiff_t H = weights->H;
     forward_state f = {.run = run, .weights = weights, .batch = batch};
     lay_out(&f, share, scratch);
-    f.full = LEVEL(fr_panel_functions)(weights->cell, panel_columns(weights->cell, H, 0));
-    f.last = LEVEL(fr_panel_functions)(weights->cell, panel_columns(weights->cell, H, weights->panels - 1));
+    f.full = LEVEL(fr_panel_functions)(weights->cell, weights->general, panel_columns(weights->cell, H, 0));
+    f.last = LEVEL(fr_panel_functions)(weights->cell, weights->general,
+                                       panel_columns(weights->cell, H, weights->panels - 1));
 
     ptrdiff_t j = f.panel * panel_units(weights->cell), end = f.panel_end * panel_units(weights->cell);
     ptrdiff_t units = (end < H ? end : H) - j;

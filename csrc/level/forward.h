@@ -73,8 +73,9 @@ INLINE void enter_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
 INLINE ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n - 1 - k : k; }
 
 /* How panels of so many columns of a cell are computed. */
-panel_functions LEVEL(fr_panel_functions)(int cell, int columns);
-finish_function *LEVEL(fr_finish)(int cell);
+panel_functions LEVEL(fr_panel_functions)(int cell, int general, int columns);
+/* `general`: for a cell with options. */
+finish_function *LEVEL(fr_finish)(int cell, int general);
 /* NULL: the cell has none for panels of so many columns, one or two (`pair`) at a time. */
 row_function *LEVEL(fr_row_function)(int cell, int columns, int pair);
 

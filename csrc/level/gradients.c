@@ -234,6 +234,25 @@ static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, 
     }
 }
 
+/* Adds a block of terms to the vectors' gradients that the share owns. */
+static void add_vectors(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size, blocks = panel_blocks(b->cell);
+    real *gradient = b->run->gradients.vectors, *open = b->run->span.open.vectors;
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++)
+        for (int k = 0; k < b->vectors * blocks; k++) {
+            const ptrdiff_t j = p * panel_units(b->cell) + k % blocks * LANES;
+            real *out = gradient + k / blocks * b->H + j;
+            const int lanes = min_lanes(b->H - j);
+            real *opened = open ? open + k / blocks * b->H + j : NULL;
+            if (lanes <= 0)
+                continue;
+            vec sum = ends.begin ? vload_n(opened, lanes) : (vec){0};
+            for (ptrdiff_t i = 0; i < terms; i++)
+                sum += *vector_terms(b, p, term + i, k / blocks, k % blocks);
+            vstore_n(ends.stay ? opened : out, ends.stay ? sum : vload_n(out, lanes) + sum, lanes);
+        }
+}
+
 void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays) {
     for (ptrdiff_t next; begin < end; begin = next, opened = 0) {
         const ptrdiff_t most = opened ? BLOCK - opened : OUTER_BLOCKS * BLOCK;
@@ -247,6 +266,6 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
         if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, begin, next))
             return;
         for (ptrdiff_t term = begin; term < next; term += BLOCK)
-            add_biases(b, ends, term, block_terms(term, next));
+            add_biases(b, ends, term, block_terms(term, next)), add_vectors(b, ends, term, block_terms(term, next));
     }
 }

@@ -20,7 +20,7 @@ INLINE int finish_stages(const int cell, const int C) { return C / fr_cells[cell
 
 /* The k-th of them. */
 INLINE void finish_kth(const int cell, const int k, const forward_state *f, finish_state *s) {
-    finish_stage(cell, k / cell_stages(cell), k % cell_stages(cell), 1, f, s);
+    finish_stage(cell, NULL, k / cell_stages(cell), k % cell_stages(cell), 1, f, s);
 }
 
 /* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `sums` and so to

@@ -90,11 +90,11 @@ static const shape_tiles shapes[] = {
 #include "cells.def"
 };
 
-panel_functions LEVEL(fr_panel_functions)(int cell, int columns) {
+panel_functions LEVEL(fr_panel_functions)(int cell, int general, int columns) {
     static hoist_function *const *const hoist[] = {hoist_1, hoist_2, hoist_3, hoist_4};
     const int x = fed_columns(cell, columns, 1), h = fed_columns(cell, columns, 0), first_h = fr_cells[cell].h.first;
     const shape_tiles *s = shapes;
     while (s->columns != columns || s->x != x || s->first_h != first_h || s->h != h)
         s++;
-    return (panel_functions){s, hoist[x - 1], LEVEL(fr_finish)(cell), tile_limit(x > h ? x : h)};
+    return (panel_functions){s, hoist[x - 1], LEVEL(fr_finish)(cell, general), tile_limit(x > h ? x : h)};
 }

@@ -83,6 +83,9 @@ struct fr_packed {
     ptrdiff_t panels, panel_size; /* panel_size in elements */
     void *data;                   /* (panels, panel_size), aligned; NULL: the kernels pack as they go, ... */
     const fr_weights *weights;    /* ... from these */
+    const void *vectors;          /* (V, H), or NULL */
+    int general;                  /* whether there are ... */
+    fr_options options;           /* ... these */
     fr_workspace memory;          /* holds data: a mutable layer packs anew on every call, into warm memory */
 };
 

@@ -25,7 +25,7 @@ from .functional import (
     rnn_tanh_cell_backward,
     rnn_tanh_cell_forward,
 )
-from .layers import GRU, LSTM, RNN, Layer
+from .layers import GRU, LSTM, RNN, Layer, LeakyRNN
 
 __all__ = [
     "GRU",
@@ -39,6 +39,7 @@ __all__ = [
     "Grads",
     "LSTMCell",
     "Layer",
+    "LeakyRNN",
     "RNNCell",
     "Tape",
     "__version__",

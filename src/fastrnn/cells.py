@@ -49,7 +49,7 @@ def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weigh
 def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: Weights, x: Any, state: Any) -> Any:
     """As `record_cell` by the backend's short way; None where it has none, or an argument needs a closer look."""
     short = getattr(backend, "cell_step", None)
-    found = None if short is None else short.record(spec.cell, x, state, *weights, config.get_num_threads())
+    found = None if short is None else short.record(spec.cell, x, state, *weights[:4], config.get_num_threads())
     if found is None:
         return None
     after, y, before, saved = found
@@ -129,7 +129,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
     def __call__(self, x: ArrayLike, state: S | None = None) -> S:
         """Return the next state: of x (B, I) or (I,), from h, or of LSTMCell (h, c), (B, H) or (H,), None for zeros."""
         spec, backend, weights = self._spec, config.backend(), self._weights
-        after = step_at_once(backend, spec.cell, x, state, *weights[0][0])
+        after = step_at_once(backend, spec.cell, x, state, *weights[0][0][:4])
         if after is not None:
             return after
         return infer_cell(spec, backend, stack.packing(spec, backend, weights, steps=1), x, state)
@@ -159,7 +159,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
         It keeps the weights as they are, too, for pickling: twice their memory, but for the numpy backend.
         """
-        return FrozenCell(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
+        return FrozenCell(self._spec, repr(self), self._grouped(self.state_dict()), config.backend())
 
 
 class OneStateCell(RecurrentCell[Array]):

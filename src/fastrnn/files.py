@@ -64,7 +64,8 @@ def known_kinds() -> dict[str, Any]:
     """The classes that files may name."""
     from . import cells, layers, train
 
-    found: list[Any] = [layers.RNN, layers.LSTM, layers.GRU, cells.RNNCell, cells.LSTMCell, cells.GRUCell]
+    found: list[Any] = [layers.RNN, layers.LSTM, layers.GRU, layers.LeakyRNN]
+    found += [cells.RNNCell, cells.LSTMCell, cells.GRUCell]
     found += train.KINDS
     return {kind.__name__: kind for kind in found}
 

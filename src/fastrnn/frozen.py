@@ -56,13 +56,14 @@ def infer(
     resets: ArrayLike | None,
     state_scale: ArrayLike | None,
     mask: ArrayLike | None,
+    noise: ArrayLike | None,
 ) -> tuple[Array, Any]:
     """The outputs and the final state of a whole sequence, from and to the caller's layout."""
-    if short is not None and resets is None and state_scale is None and mask is None:
+    if short is not None and resets is None and state_scale is None and mask is None and noise is None:
         answer = short.sequence(x, state, lengths, config.get_num_threads())
         if answer is not None:
             return answer
-    call = read_call(spec, x, state, lengths, resets, state_scale, mask)
+    call = read_call(spec, x, state, lengths, resets, state_scale, mask, noise)
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
     filled = call.steps.room_for(outputs)
@@ -147,7 +148,8 @@ def thaw(kind: type[Frozen], spec: LayerSpec, label: str, weights: Any, name: st
     def read(array: PortableArray | None) -> Array | None:
         return None if array is None else array.own(spec.dtype)
 
-    return kind(spec, label, [tuple(Weights._make(map(read, d)) for d in layer) for layer in weights], backend)
+    own = [tuple(Weights(*map(read, d)) for d in layer) for layer in weights]  # type: ignore[arg-type]
+    return kind(spec, label, own, backend)
 
 
 class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
@@ -164,10 +166,11 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         resets: ArrayLike | None = None,
         state_scale: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
     ) -> tuple[Array, S]:
         """Return (y, state), as the layer it was frozen from would."""
         spec, backend = self._spec, self._backend
-        return infer(spec, backend, self._packed, self._short, x, state, lengths, resets, state_scale, mask)
+        return infer(spec, backend, self._packed, self._short, x, state, lengths, resets, state_scale, mask, noise)
 
     def step(
         self,

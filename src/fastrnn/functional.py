@@ -73,8 +73,8 @@ def spec_of(cell: Cell, I: int, H: int, bias: bool, dtype: np.dtype) -> LayerSpe
 
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
     # Views stay what they are, whatever shape the caller's arrays are given meanwhile.
-    kept = Weights._make([w.view() if type(w) is np.ndarray else w for w in weights])
-    w_ih, w_hh, b_ih, b_hh = kept
+    kept = Weights(*[w.view() if type(w) is np.ndarray else w for w in weights])
+    w_ih, w_hh, b_ih, b_hh, _ = kept
     if type(w_ih) is np.ndarray and type(w_hh) is np.ndarray and w_ih.ndim == 2 and w_hh.ndim == 2:
         spec = spec_of(cell, w_ih.shape[1], w_hh.shape[1], b_ih is not None or b_hh is not None, w_hh.dtype)
         recorded = record_at_once(config.backend(), owner, spec, kept, x, state)
@@ -90,10 +90,10 @@ def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLi
         found = backprop_at_once(tape, named)
         if found is not None:
             dx, dstate, sums = found
-            return CellGrads(dx, dstate, *sums)
+            return CellGrads(dx, dstate, *sums[:4])
     dafter = read_cell_gradients(tape, *named)
     if isinstance(accumulate, CellGrads):
-        accumulate = {name: getattr(accumulate, name) for name in Weights._fields}
+        accumulate = {name: getattr(accumulate, name) for name in Weights._fields[:4]}
     if isinstance(accumulate, Mapping):
         accumulate = {name: array for name, array in accumulate.items() if array is not None}
     weights = {name: array for name, array in tape.weights[0][0]._asdict().items() if array is not None}

@@ -20,7 +20,7 @@ values, and masked arrays that mask an element, are a TypeError, other shapes a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import numpy as np
@@ -41,21 +41,24 @@ from .core.geometry import (
     zeros,
 )
 from .core.initialise import Init
+from .core.options import with_options
 from .core.params import Accumulators, Parameters, check_memory, group, layer_suffixes, rnn_cell, under
 from .core.portable import portable
 from .core.statedict import read_arrays, read_sizes
 from .core.tape import Grads, S, Tape, check_tape
 from .frozen import FrozenLayer, infer, shortcut
 from .spec import GRU as GRU_CELL
+from .spec import LEAKY_RELU, LEAKY_TANH, LSTM_COUPLED, Cell
 from .spec import LSTM as LSTM_CELL
 from .spec import RNN_RELU as RNN_RELU_CELL
 from .spec import RNN_TANH as RNN_CELL
-from .spec import Cell
 
 if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import ArrayLike, DTypeLike
+
+    Activations = Sequence[str | tuple[str, float] | tuple[str, float, float]]
 
     # The gradient of a final state: of h, or of (h, c), a part of which may be None for zero.
     StateGradient = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
@@ -83,6 +86,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         rng: Any,
         init: Init,
         forget_bias: float | None = None,
+        alpha: ArrayLike | None = None,
+        train_alpha: bool = True,
         direction: Direction = "forward",
     ) -> None:
         spec = LayerSpec(
@@ -104,7 +109,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
                 f"dropout={spec.dropout} does nothing with num_layers=1: it acts between the layers", stacklevel=3
             )
         self._rng = portable(generator) if spec.dropout and spec.num_layers > 1 else None
-        super().__init__(spec, layer_suffixes(spec), generator, init, forget_bias)
+        leaks = None if alpha is None else read_alpha(alpha, spec)
+        super().__init__(spec, layer_suffixes(spec), generator, init, forget_bias, leaks, train_alpha)
 
     @classmethod
     def from_state_dict(cls, mapping: Mapping[str, ArrayLike], prefix: str = "", **options: Any) -> Self:
@@ -116,7 +122,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         Raises TypeError or ValueError for names that no such layer has, and as `load_state_dict` does.
         """
         arrays = read_arrays(under(prefix, mapping), prefix)
-        layer = cls(**read_sizes(arrays, len(cls._cell.gates), prefix, layers=True) | options)
+        gates = len(LSTM_COUPLED.gates if options.get("coupled") else cls._cell.gates)
+        layer = cls(**read_sizes(arrays, gates, prefix, layers=True) | options)
         layer.load_state_dict(arrays)
         return layer
 
@@ -134,6 +141,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         resets: ArrayLike | None = None,
         state_scale: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
     ) -> tuple[Array, S]:
         """Return (y, state): the outputs and the final state. Nothing is kept for `backward`; dropout is inactive.
 
@@ -145,9 +153,10 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         state_scale  (T, B) or (T, B, H): multiplies the state, h and c, that comes to that step; likewise in every
                 layer and direction
         mask    (T, B) booleans: where False the step does not happen. The state stays, y is zero, x is not read
+        noise   (T, B, D·H): added to the argument of f in a single layer of RNN or LeakyRNN; no gradient is taken by it
         y       (T, B, D·H), laid out as x; the new arrays y and state have the layer's dtype
 
-        resets, state_scale and mask are laid out as x: (B, T, ·) with batch_first, unbatched without B.
+        resets, state_scale, mask and noise are laid out as x: (B, T, ·) with batch_first, unbatched without B.
 
         Raises ValueError for a wrong shape or length, TypeError for what are no real numbers.
 
@@ -157,7 +166,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         spec, backend = self._spec, config.backend()
         packed = stack.packing(spec, backend, self._weights, count_steps(spec, x))
         short = shortcut(spec, backend, packed)
-        return infer(spec, backend, packed, short, x, state, lengths, resets, state_scale, mask)
+        return infer(spec, backend, packed, short, x, state, lengths, resets, state_scale, mask, noise)
 
     def forward(
         self,
@@ -168,6 +177,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         resets: ArrayLike | None = None,
         state_scale: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
         checkpoint: int | None = None,
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
@@ -186,7 +196,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """
         spec, backend, weights = self._spec, config.backend(), self._weights
         every = None if checkpoint is None else checks.integer("checkpoint", checkpoint)
-        call = read_call(spec, x, state, lengths, resets, state_scale, mask, copy_state=True)
+        call = read_call(spec, x, state, lengths, resets, state_scale, mask, noise, copy_state=True)
         y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
         outputs = time_major(y, spec.batch_first)
         filled = call.steps.room_for(outputs)
@@ -254,7 +264,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
 
         It keeps the weights as they are, too, for pickling: twice their memory, but for the numpy backend.
         """
-        return FrozenLayer(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
+        return FrozenLayer(self._spec, repr(self), self._grouped(self.state_dict()), config.backend())
 
 
 class RNN(Layer[Array]):
@@ -270,6 +280,10 @@ class RNN(Layer[Array]):
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
+    activations    of f alone, in a list, a name or
+                   (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
+                   thresholded_relu, elu, softsign, softplus, affine, scaled_tanh, linear
+    clip           a bound of what the activations of gates and candidate take: within -clip .. clip
 
     Parameters are named and shaped as torch.nn.RNN's. Raises TypeError or ValueError that names the argument.
 
@@ -294,16 +308,20 @@ class RNN(Layer[Array]):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
+        activations: Activations | None = None,
+        clip: float | None = None,
     ) -> None:
-        cell = rnn_cell(nonlinearity)
+        cell = with_options(rnn_cell(nonlinearity), activations, clip)
         super().__init__(
             cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init,
             direction=direction,
         )  # fmt: skip
 
     @property
-    def nonlinearity(self) -> Literal["tanh", "relu"]:
-        return "relu" if self._spec.cell == RNN_RELU_CELL else "tanh"
+    def nonlinearity(self) -> str:
+        """The name of f."""
+        cell = self._spec.cell
+        return cell.name.split("_")[1] if cell.options is None else cell.options.functions[1].name
 
 
 class LSTM(Layer[tuple[Array, Array]]):
@@ -324,6 +342,13 @@ class LSTM(Layer[tuple[Array, Array]]):
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases,
                    but forget gates' 1
     forget_bias    the sum of both biases of every forget gate, instead of init's: large ones remember longer
+    peephole       gates see c: i and f that of the step before, o the new one, each unit by a factor of its own, the
+                   parameters peephole_l0, (3·H,) in the order i, f, o (Gers & Schmidhuber 2000)
+    coupled        f = 1 - i, without parameters of its own: gates i, g, o (Greff et al. 2017)
+    activations    of the gates, of g and of c instead of ("sigmoid", "tanh", "tanh"), each a name or
+                   (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
+                   thresholded_relu, elu, softsign, softplus, affine, scaled_tanh, linear
+    clip           a bound of what the activations of gates and candidate take: within -clip .. clip
 
     Parameters are named and shaped as torch.nn.LSTM's. Raises TypeError or ValueError that names the argument.
 
@@ -348,10 +373,15 @@ class LSTM(Layer[tuple[Array, Array]]):
         rng: Any = None,
         init: Init = "torch",
         forget_bias: float | None = None,
+        peephole: bool = False,
+        coupled: bool = False,
+        activations: Activations | None = None,
+        clip: float | None = None,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
+        cell = with_options(LSTM_CELL, activations, clip, peephole, coupled)
         super().__init__(
-            LSTM_CELL, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction
+            cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction=direction
         )
 
 
@@ -371,6 +401,10 @@ class GRU(Layer[Array]):
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
+    activations    of the gates and of n instead of ("sigmoid", "tanh"), each a name or
+                   (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
+                   thresholded_relu, elu, softsign, softplus, affine, scaled_tanh, linear
+    clip           a bound of what the activations of gates and candidate take: within -clip .. clip
 
     Parameters are named and shaped as torch.nn.GRU's. Raises TypeError or ValueError that names the argument.
 
@@ -394,8 +428,84 @@ class GRU(Layer[Array]):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
+        activations: Activations | None = None,
+        clip: float | None = None,
     ) -> None:
+        sizes, cell = (input_size, hidden_size, num_layers), with_options(GRU_CELL, activations, clip)
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, direction=direction)
+
+
+class LeakyRNN(Layer[Array]):
+    """Leaky integrators: h_t = (1 - α) h_(t-1) + α f(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh + noise_t) (Jaeger 2007).
+
+    α = Δt / τ for units of the time constant τ: a continuous-time network, stepped by Euler's rule.
+
+    x (T, B, input_size) goes in, y (T, B, hidden_size) and the final state h come out; `lengths` says
+    where rows end. See `__call__`, `forward` and `backward`.
+
+    alpha          a number, or one per unit (H,), above 0 and at most 1; the same in all layers and directions
+    train_alpha    whether it is a parameter, alpha_l0 (H,), with a gradient; nothing keeps it within 0 .. 1 then
+    nonlinearity   f, "tanh" or "relu"
+    num_layers     layers on top of each other, dropout between them in `forward`
+    bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
+    batch_first    x and y are (B, T, ·); the state never is
+    dtype          float32 or float64, of parameters and results
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
+
+    Parameters are named and shaped as torch.nn.RNN's. Raises TypeError or ValueError that names the argument.
+
+        >>> layer = fastrnn.LeakyRNN(input_size=8, hidden_size=32, alpha=0.2, rng=0)
+        >>> y, state = layer(np.zeros((50, 16, 8)), noise=0.1 * np.random.default_rng(0).normal(size=(50, 16, 32)))
+    """
+
+    _cell = LEAKY_TANH
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        alpha: ArrayLike = 0.1,
+        train_alpha: bool = False,
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        direction: Direction = "forward",
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "torch",
+    ) -> None:
+        cell, sizes = LEAKY_RELU if rnn_cell(nonlinearity) == RNN_RELU_CELL else LEAKY_TANH, (input_size, hidden_size)
+        train = checks.flag("train_alpha", train_alpha)
         super().__init__(
-            GRU_CELL, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init,
-            direction=direction,
+            cell, *sizes, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, None, alpha, train,
+            direction,
         )  # fmt: skip
+        self._alpha = np.array(alpha, np.float64).tolist()
+
+    @property
+    def nonlinearity(self) -> Literal["tanh", "relu"]:
+        return "relu" if self._spec.cell == LEAKY_RELU else "tanh"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return super().config | {"alpha": self._alpha, "train_alpha": not self._constants}
+
+    def __repr__(self) -> str:
+        alpha = self._alpha if isinstance(self._alpha, float) else "[...]"
+        return f"{super().__repr__()[:-1]}, alpha={alpha}{', train_alpha=True' * (not self._constants)})"
+
+
+def read_alpha(alpha: Any, spec: LayerSpec) -> Array:
+    """The leaks of the units, (H,), in the layer's dtype."""
+    given = checks.shaped("alpha", checks.real("alpha", alpha), (), (spec.hidden_size,))
+    found = np.array(np.broadcast_to(given, (spec.hidden_size,)), spec.dtype)
+    outside = ~((found > 0) & (found <= 1))
+    if outside.any():
+        raise ValueError(f"alpha: expected numbers above 0 and at most 1, got {found[outside][0]}")
+    return found

@@ -21,6 +21,22 @@ class Phase(NamedTuple):
     h: str
 
 
+class Function(NamedTuple):
+    """An activation, with alpha and beta as ONNX has them; 0 where it takes none."""
+
+    name: str
+    alpha: float = 0.0
+    beta: float = 0.0
+
+
+class Options(NamedTuple):
+    """How a layer's cell differs from the plain one."""
+
+    functions: tuple[Function, ...]  # of the gates, the candidate, the output
+    clip: float = 0.0  # gates and candidate take what is within -clip .. clip; 0: anything
+    peephole: bool = False
+
+
 class Cell(NamedTuple):
     """The shape of a cell's arithmetic.
 
@@ -29,6 +45,9 @@ class Cell(NamedTuple):
     saved    the values of each hidden unit, row and step that a tape has beside x and y
     phases   the products of a step, one after the other
     carries  whether the previous h enters the step beside the recurrent product too
+    vectors  parameters of each hidden unit
+    peepholes  such that it has if its options say so
+    options  of a layer's cell; None in the table, and for a plain cell
     """
 
     name: str
@@ -37,6 +56,14 @@ class Cell(NamedTuple):
     saved: tuple[str, ...]
     phases: tuple[Phase, ...]
     carries: bool = False
+    vectors: tuple[str, ...] = ()
+    peepholes: tuple[str, ...] = ()
+    options: Options | None = None
+
+    @property
+    def own_vectors(self) -> tuple[str, ...]:
+        """The vectors that a layer of this cell has."""
+        return self.vectors + (self.peepholes if self.options and self.options.peephole else ())
 
     @property
     def splits(self) -> bool:
@@ -46,7 +73,32 @@ class Cell(NamedTuple):
 
 RNN_TANH = Cell("rnn_tanh", gates="a", states="h", saved=(), phases=(Phase(x="a", h="a"),))
 RNN_RELU = RNN_TANH._replace(name="rnn_relu")
-LSTM = Cell("lstm", gates="ifgo", states="hc", saved=("i", "f", "g", "o", "c"), phases=(Phase(x="ifgo", h="ifgo"),))
+LSTM = Cell(
+    "lstm",
+    gates="ifgo",
+    states="hc",
+    saved=("i", "f", "g", "o", "c"),
+    phases=(Phase(x="ifgo", h="ifgo"),),
+    peepholes=("i", "f", "o"),
+)
+LSTM_COUPLED = Cell(  # f = 1 - i
+    "lstm_coupled",
+    gates="igo",
+    states="hc",
+    saved=("i", "g", "o", "c"),
+    phases=(Phase(x="igo", h="igo"),),
+    peepholes=("i", "o"),
+)
+LEAKY_TANH = Cell(
+    "leaky_tanh",
+    gates="a",
+    states="h",
+    saved=("f",),
+    phases=(Phase(x="a", h="a"),),
+    carries=True,
+    vectors=("alpha",),
+)
+LEAKY_RELU = LEAKY_TANH._replace(name="leaky_relu")
 GRU = Cell(
     "gru",
     gates="rzn",
@@ -56,7 +108,7 @@ GRU = Cell(
     carries=True,
 )
 
-CELLS = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU)}
+CELLS = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU, LSTM_COUPLED, LEAKY_TANH, LEAKY_RELU)}
 
 
 class Weights(NamedTuple):
@@ -66,3 +118,4 @@ class Weights(NamedTuple):
     w_hh: np.ndarray  # (G·H, H)
     b_ih: np.ndarray | None = None  # (G·H,)
     b_hh: np.ndarray | None = None  # (G·H,)
+    vectors: np.ndarray | None = None  # (V·H,): those of Cell.own_vectors, one after the other

@@ -108,9 +108,16 @@ def inputs(case: Case, dtype: str) -> Inputs:
         return rng.uniform(-(H**-0.5), H**-0.5, shape).astype(dtype)
 
     rows = len(spec.gates) * H
-    weights = tuple(
-        Weights(weight(rows, I), weight(rows, H), *((weight(rows), weight(rows)) if bias else ())) for _ in range(D)
-    )
+
+    def vectors() -> np.ndarray | None:
+        return rng.uniform(0.1, 1, len(spec.own_vectors) * H).astype(dtype) if spec.own_vectors else None
+
+    def direction() -> Weights:
+        matrices = weight(rows, I), weight(rows, H)
+        biases = (weight(rows), weight(rows)) if bias else (None, None)
+        return Weights(*matrices, *biases, vectors())
+
+    weights = tuple(direction() for _ in range(D))
     x, dy = normal(T, B, I), positive(T, B, D * H)
     state, dstate = (tuple(draw(D, B, H) for _ in spec.states) for draw in (normal, positive))
     lengths = None

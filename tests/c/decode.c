@@ -44,11 +44,12 @@ static layout next_layout(bytes *b, int read) {
 
 static layer_spec next_spec(bytes *b) {
     const int kind = next(b), there = next(b), way = next(b);
-    layer_spec s = {.cell = (fr_cell)(kind & 3), .dtype = (fr_dtype)(kind >> 2 & 1), .lengths = kind >> 3 & 1,
+    layer_spec s = {.cell = (fr_cell)((kind & 3) + (kind >> 6) * 4) % FR_CELLS,
+                    .dtype = (fr_dtype)(kind >> 2 & 1), .lengths = kind >> 3 & 1,
                     .directions = 1 + (kind >> 4 & 1), .reverse = kind >> 5 & 1, .b_ih = !(there & 1),
                     .b_hh = !(there & 2), .dy_there = !(there & 4), .dh_there = !(there & 8), .dc_there = !(there & 16),
                     .resets = there >> 5 & 1, .scale = (there >> 6) % 3,
-                    .trains = way & 3, .in_place = way >> 2 & 1, .seed = (uint64_t)next(b)};
+                    .trains = way & 3, .in_place = way >> 2 & 1, .general = way >> 7 & 1, .seed = (uint64_t)next(b)};
     s.T = extent(b) * (way >> 3 & 1 ? 8 : 1), s.B = extent(b), s.I = extent(b), s.H = extent(b);
     s.x = next_layout(b, 1), s.y = next_layout(b, 0), s.dy = next_layout(b, 1), s.dx = next_layout(b, 0);
     while (layer_flop(&s) > (way >> 4 & 7 ? MOST_FLOP : MOST_FLOP_OF_SOME)) {

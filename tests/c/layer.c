@@ -144,6 +144,21 @@ static void make_lengths(layer *l, uint64_t *state) {
     }
 }
 
+static const fr_options *options_of(const layer *l) { return l->spec.general ? &l->options : NULL; }
+
+/* Functions whose results stay finite. */
+static void make_options(layer *l, uint64_t *state) {
+    static const fr_function bounded[] = {{FR_F_SIGMOID, 0, 0}, {FR_F_HARD_SIGMOID, 0.2, 0.5}, {FR_F_TANH, 0, 0},
+                                          {FR_F_SOFTSIGN, 0, 0}, {FR_F_SCALED_TANH, 0.7, 1.5}};
+    for (int role = 0; role < FR_ROLES; role++)
+        l->options.functions[role] = bounded[(int)(2.5 * (draw(state) + 1)) % 5];
+    l->options.clip = draw(state) > 0 ? 0.5 : 0;
+}
+
+static int vectors_of(const layer_spec *s) {
+    return s->general || fr_cells[s->cell].states == 1 ? fr_cells[s->cell].vectors : 0;
+}
+
 static fr_entry add_entry(layer *l, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const layout plain = {0, 1, 1, 0, 0};
@@ -169,6 +184,7 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
     w->w_hh = add_filled(l, gates * s->H, 0, state, scale);
     w->b_ih = s->b_ih ? add_filled(l, gates, 0, state, scale) : NULL;
     w->b_hh = s->b_hh ? add_filled(l, gates, 0, state, scale) : NULL;
+    w->vectors = vectors_of(s) ? add_filled(l, vectors_of(s) * s->H, 0, state, 0.5) : NULL;
     fr_forward_run *run = &l->forward[d];
     *run = (fr_forward_run){.reverse = s->directions == 2 ? d : s->reverse, .x = x, .y = half(l, y, d)};
     run->entry = add_entry(l, state);
@@ -191,8 +207,8 @@ static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint6
     const int has_c = fr_cells[s->cell].states == 2;
     l->backward[d] = (fr_backward_run){
         .cell = s->cell, .dtype = s->dtype, .input_size = s->I, .hidden_size = s->H, .weights = l->weights[d],
-        .reverse = forward->reverse, .x = forward->x, .y = forward->y, .h0 = forward->h0, .c0 = forward->c0,
-        .saved = forward->saved, .dy = half(l, dy, d), .dx = dx,
+        .options = options_of(l), .reverse = forward->reverse, .x = forward->x, .y = forward->y, .h0 = forward->h0,
+        .c0 = forward->c0, .saved = forward->saved, .dy = half(l, dy, d), .dx = dx,
         .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dc = has_c && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dh0 = add_untouched(l, units), .dc0 = has_c ? add_untouched(l, units) : NULL,
@@ -201,13 +217,15 @@ static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint6
         .dc_steps = has_c && s->dc_there ? add_untouched(l, s->T * units) : NULL,
         .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),
                       s->b_ih ? add_filled(l, gates, 1, state, 1) : NULL,
-                      s->b_hh ? add_filled(l, gates, 1, state, 1) : NULL}};
+                      s->b_hh ? add_filled(l, gates, 1, state, 1) : NULL,
+                      vectors_of(s) ? add_filled(l, vectors_of(s) * s->H, 1, state, 1) : NULL}};
 }
 
 void layer_make(layer *l, const layer_spec *spec) {
     uint64_t state = spec->seed;
     *l = (layer){.spec = *spec};
     make_lengths(l, &state);
+    make_options(l, &state);
     const ptrdiff_t width = spec->directions * spec->H;
     fr_sequence x = add_sequence(l, &spec->x, spec->I, 0, &state), y = add_sequence(l, &spec->y, width, 1, &state);
     for (int d = 0; d < spec->directions; d++)
@@ -238,7 +256,8 @@ fr_status layer_pack(layer *l, int threads) {
     for (int d = 0; d < l->spec.directions && status == FR_OK; d++) {
         fr_packed_free(l->packed[d]);
         l->packed[d] = NULL;
-        status = fr_pack(l->spec.cell, l->spec.dtype, l->spec.I, l->spec.H, &l->weights[d], threads, NULL, &l->packed[d]);
+        status = fr_pack(l->spec.cell, l->spec.dtype, l->spec.I, l->spec.H, &l->weights[d], options_of(l), threads, NULL,
+                         &l->packed[d]);
         l->forward[d].packed = l->packed[d];
     }
     return status;
@@ -315,7 +334,8 @@ static const char *direction_fault(const layer *l, int d) {
     const struct {
         const void *data;
         ptrdiff_t elements;
-    } arrays[] = {{b->dscale, s->T * units}, {f->h, units}, {f->c, units}, {b->dh0, units}, {b->dc0, units},
+    } arrays[] = {{b->gradients.vectors, vectors_of(s) * s->H}, {b->dscale, s->T * units}, {f->h, units},
+                  {f->c, units}, {b->dh0, units}, {b->dc0, units},
                   {b->gradients.w_ih, gates * s->I},
                   {b->gradients.w_hh, gates * s->H}, {b->gradients.b_ih, gates}, {b->gradients.b_hh, gates}};
     const char *fault = sequence_fault(l, &f->y, s->H);

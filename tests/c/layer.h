@@ -24,6 +24,7 @@ typedef struct {
     int in_place;            /* the final state over the initial one; only without training */
     int dy_there, dh_there, dc_there;
     int resets, scale;       /* of the entry: whether some rows are reset; 0, or 1: a factor per row, 2: per unit */
+    int general;             /* the cell has options, and vectors that it may have */
     layout x, y, dy, dx;
     uint64_t seed; /* of the contents */
 } layer_spec;
@@ -43,6 +44,7 @@ typedef struct {
     int n_buffers;
     int64_t *row_lengths; /* or NULL */
     fr_weights weights[2];
+    fr_options options;
     fr_packed *packed[2];
     fr_forward_run forward[2];
     fr_backward_run backward[2];

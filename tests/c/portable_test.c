@@ -194,16 +194,17 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
     void *saved[2] = {0};
     fr_packed *packed[2] = {0};
     for (int d = 0; d < p->directions; d++) {
-        const fr_weights w = {a->data[W_IH + d], a->data[W_HH + d], a->data[B_IH + d], a->data[B_HH + d]};
-        const fr_gradients g = {a->data[G_IH + d], a->data[G_HH + d], a->data[GB_IH + d], a->data[GB_HH + d]};
+        const fr_weights w = {a->data[W_IH + d], a->data[W_HH + d], a->data[B_IH + d], a->data[B_HH + d], NULL};
+        const fr_gradients g = {a->data[G_IH + d], a->data[G_HH + d], a->data[GB_IH + d], a->data[GB_HH + d],
+                                NULL};
         const ptrdiff_t s = (d * p->B + first) * H;
         const int kept = p->cell == FR_LSTM ? 5 : p->cell == FR_GRU ? 4 : 0;
         const fr_sequence x = sequence(p, a, X, I, first, 0), y = sequence(p, a, Y, width, first, d * H);
         saved[d] = kept ? allocate((size_t)(T * B * kept * H) * item(p->dtype)) : NULL;
-        CHECK(fr_pack(p->cell, p->dtype, I, H, &w, threads, NULL, &packed[d]) == FR_OK, "fr_pack");
+        CHECK(fr_pack(p->cell, p->dtype, I, H, &w, NULL, threads, NULL, &packed[d]) == FR_OK, "fr_pack");
         forward[d] = (fr_forward_run){packed[d], d, x, y, from(p, a, H0, s), from(p, a, C0, s), from(p, a, H1, s),
-                                      from(p, a, C1, s), saved[d], {0}};
-        backward[d] = (fr_backward_run){p->cell, p->dtype, I, H, w, d, x, y, from(p, a, H0, s), from(p, a, C0, s),
+                                      from(p, a, C1, s), saved[d], {0}, {0}};
+        backward[d] = (fr_backward_run){p->cell, p->dtype, I, H, w, NULL, d, x, y, from(p, a, H0, s), from(p, a, C0, s),
                                         saved[d], sequence(p, a, DY, width, first, d * H), from(p, a, DH, s),
                                         from(p, a, DC, s), sequence(p, a, DX, I, first, 0), from(p, a, DH0, s),
                                         from(p, a, DC0, s), g, NULL, NULL, {0}, NULL, {0}};
@@ -374,9 +375,10 @@ static void activate(fr_cell cell, fr_dtype dtype, const void *x, void *out) {
     for (int i = 0; i < gates * UNITS; i++)
         set(w_ih, dtype, i, 1);
     fr_packed *packed = NULL;
-    CHECK(fr_pack(cell, dtype, 1, UNITS, &(fr_weights){.w_ih = w_ih, .w_hh = w_hh}, 1, NULL, &packed) == FR_OK, "fr_pack");
+    CHECK(fr_pack(cell, dtype, 1, UNITS, &(fr_weights){.w_ih = w_ih, .w_hh = w_hh}, NULL, 1, NULL, &packed) == FR_OK,
+          "fr_pack");
     const fr_forward_run run = {packed, 0, {(void *)x, 0, 1}, {y, 0, UNITS}, zero, zero, y, c,
-                                lstm ? saved : NULL, {0}};
+                                lstm ? saved : NULL, {0}, {0}};
     CHECK(fr_forward(&run, 1, 1, SAMPLES, NULL, 1, NULL) == FR_OK, "fr_forward");
     for (ptrdiff_t row = 0; row < SAMPLES; row++)
         for (int j = 0; j < UNITS; j++)

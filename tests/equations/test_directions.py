@@ -145,8 +145,9 @@ def test_every_way_in_gives_the_same(backend, kind, direction):
 
 
 def options(layer):
-    nonlinearity = {"nonlinearity": layer.nonlinearity} if isinstance(layer, fastrnn.RNN) else {}
-    return {"direction": layer.direction, **nonlinearity}
+    """What the names and shapes of parameters do not show."""
+    names = ("direction", "nonlinearity", "coupled")
+    return {name: value for name, value in layer.config.items() if name in names}
 
 
 @pytest.mark.parametrize(

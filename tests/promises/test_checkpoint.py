@@ -109,6 +109,21 @@ def test_same_bits_on_any_number_of_threads(level, kind, size, options):
                 assert_same_bits(array, expected[name], f"{name}, {threads} threads, checkpoint={every}")
 
 
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"direction": "reverse"}], ids=str)
+def test_same_bits_of_cells_with_options(everywhere, options):
+    """The gradients of peepholes and of leaks, one number per unit, are sums of the same blocks; noise is per step."""
+    rng, lengths = np.random.default_rng(7), [41, 20, 0, 33, 41, 7, 40, 39, 1]
+    lstm = fastrnn.LSTM(6, 19, peephole=True, clip=0.5, rng=rng, **options)
+    leaky = fastrnn.LeakyRNN(6, 19, alpha=0.3, train_alpha=True, rng=rng, **options)
+    noise = rng.standard_normal((41, 9, leaky.output_size)).astype(np.float32)
+    for layer, between in ((lstm, {}), (leaky, {"noise": noise})):
+        case = make_case("lstm", 41, 9, 6, 19, seed=7, **options)
+        parts = len(parts_of(layer.zero_state(9)))
+        case = case._replace(layer=layer, lengths=lengths, between=between)
+        case = case._replace(state=case.state[:parts], dstate=case.dstate[:parts])
+        assert_checkpoints_change_nothing(case, (9,) if everywhere == "numpy" else (1, 9, 20))
+
+
 def test_values_that_are_not_finite(everywhere):
     """NaN has a sign and a payload, which depend on which of two summands came first: they are not compared."""
     case = make_case("lstm", 30, 3, 6, 19, seed=5, bidirectional=True)

@@ -23,14 +23,23 @@ class Case(NamedTuple):
 
 
 KINDS = tuple(CELLS)
+CELL_KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")  # that torch has, too, and that have a class of one step
+VARIANTS = {  # the cells that a class has beside its own
+    "rnn_relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
+    "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
+    "leaky_tanh": (fastrnn.LeakyRNN, {"alpha": 0.3, "train_alpha": True}),
+    "leaky_relu": (fastrnn.LeakyRNN, {"alpha": 0.3, "train_alpha": True, "nonlinearity": "relu"}),
+}
 CLASSES = {value._cell.name: value for value in vars(layers).values() if hasattr(value, "_cell")}
 
 
 def make_layer(kind, *args, **options):
     """A layer of this cell."""
-    if kind.startswith("rnn"):
-        return fastrnn.RNN(*args, nonlinearity=kind[4:], **options)
-    return CLASSES[kind](*args, **options)
+    make = CLASSES.get(kind)
+    if kind in VARIANTS:
+        make, own = VARIANTS[kind]
+        options = own | options
+    return make(*args, **options)
 
 
 BETWEEN = (("resets",), ("state_scale",), ("mask",), ("resets", "state_scale", "mask"))

@@ -35,6 +35,7 @@ class Steps(NamedTuple):
 
     lengths: np.ndarray | None = None  # (B,) int64: valid steps of each row, 0..T; None for T in all rows
     resets: np.ndarray | None = None  # (D, T, B) bool, C-contiguous: the state is zero before that step; None for never
+    noise: np.ndarray | None = None  # (T, B, D·H), features contiguous: added to a cell's only pre-activation
     scale: np.ndarray | None = None  # (T, B, H) or (T, B, 1), features contiguous: multiplies h and c before that step
 
 

@@ -103,10 +103,11 @@ def in_time(run: Run, d: int, first: int, last: int) -> slice:
 
 def part_of(run: Run, d: int, first: int, last: int, state: State, y: Array, saved: Array | None) -> Run:
     """The visited steps first to last - 1 of one direction as a run of their own."""
-    here, (lengths, resets, scale) = in_time(run, d, first, last), run.steps
+    here, (lengths, resets, noise, scale), H = in_time(run, d, first, last), run.steps, state[0].shape[-1]
     steps = Steps(
         None if lengths is None else np.clip(lengths - here.start, 0, last - first),
         None if resets is None else resets[d : d + 1, here],
+        None if noise is None else noise[here, :, d * H : (d + 1) * H],
         None if scale is None else scale[here],
     )
     return Run(run.x[here], state, steps, (run.reverse[d],), y, saved)

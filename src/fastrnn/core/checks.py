@@ -86,6 +86,13 @@ def positive(name: str, value: Any) -> float:
     return found
 
 
+def finite(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not abs(found) < float("inf"):
+        raise ValueError(f"{name}: expected a finite number, got {found}")
+    return found
+
+
 def not_negative(name: str, value: Any) -> float:
     found = number(name, value)
     if not 0 <= found < float("inf"):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..spec import Cell
 from . import checks
+from .options import described
 from .steps import CallSteps, read_steps
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ class DescribedCell:
         spec = self._spec
         found: dict[str, Any] = {"input_size": spec.input_size, "hidden_size": spec.hidden_size}
         if len(spec.cell.gates) == 1:
-            found["nonlinearity"] = spec.cell.name.removeprefix("rnn_")
-        return found | {"bias": spec.bias, "dtype": spec.dtype.name}
+            found["nonlinearity"] = spec.cell.name.split("_")[1]
+        return found | described(spec.cell) | {"bias": spec.bias, "dtype": spec.dtype.name}
 
     def zero_state(self, B: int | None = None) -> Any:
         """A state of zeros for B rows, (B, H), or without B for unbatched input, (H,): an array, of LSTM a pair."""
@@ -163,7 +164,8 @@ def describe(name: str, spec: LayerSpec) -> str:
     """The call that makes a layer or cell of this spec, without the defaults."""
     options = {
         "num_layers": (spec.num_layers, 1),
-        "nonlinearity": (spec.cell.name.removeprefix("rnn_"), "tanh" if len(spec.cell.gates) == 1 else spec.cell.name),
+        "nonlinearity": (spec.cell.name.split("_")[1] if len(spec.cell.gates) == 1 else "tanh", "tanh"),
+        **{name: (value, None) for name, value in described(spec.cell).items()},
         "bias": (spec.bias, True),
         "batch_first": (spec.batch_first, False),
         "dropout": (spec.dropout, 0.0),
@@ -258,6 +260,7 @@ def read_call(
     resets: Any = None,
     state_scale: Any = None,
     mask: Any = None,
+    noise: Any = None,
     copy_state: bool = False,
 ) -> Call:
     """Check and convert the arguments of a layer's call."""
@@ -268,7 +271,7 @@ def read_call(
     given = time_major(given, spec.batch_first)
     T, B = given.shape[:2]
     parts = read_state(spec, state, state_shape(spec, B, batched), spec.inner_state(B), copy_state)
-    steps = read_steps(spec, T, B, batched, lengths, resets, state_scale, mask)
+    steps = read_steps(spec, T, B, batched, lengths, resets, state_scale, mask, noise)
     return Call(steps.gather(given), parts, steps, batched)
 
 

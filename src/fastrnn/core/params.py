@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of Weights
+VECTORS = ("peephole", "alpha")  # what the vectors of a cell are called
 
 
 def rnn_cell(nonlinearity: Any) -> Cell:
@@ -43,20 +44,25 @@ def shapes(spec: LayerSpec, suffixes: list[list[str]]) -> dict[str, tuple[int, .
         for suffix in layer:
             sizes = ((rows, inputs), (rows, H), (rows,), (rows,))
             found |= {kind + suffix: size for kind, size in zip(KINDS[: 4 if spec.bias else 2], sizes)}
+            if spec.cell.own_vectors:
+                found[vectors_of(spec.cell) + suffix] = (len(spec.cell.own_vectors) * H,)
     return found
+
+
+def vectors_of(cell: Cell) -> str:
+    """What a cell's vectors are called, for the name of the parameter that holds them."""
+    return "alpha" if cell.vectors else "peephole"
 
 
 def group(arrays: Mapping[str, Array], suffixes: list[list[str]]) -> list[tuple[Weights, ...]]:
     """Named arrays as the weights of each layer and direction."""
-    return [
-        tuple(
-            Weights(
-                arrays["weight_ih" + s], arrays["weight_hh" + s], arrays.get("bias_ih" + s), arrays.get("bias_hh" + s)
-            )
-            for s in layer
-        )
-        for layer in suffixes
-    ]
+
+    def weights(suffix: str) -> Weights:
+        w_ih, w_hh, *rest = (arrays.get(kind + suffix) for kind in (*KINDS, *VECTORS))
+        b_ih, b_hh, *vectors = rest
+        return Weights(w_ih, w_hh, b_ih, b_hh, next((v for v in vectors if v is not None), None))  # type: ignore
+
+    return [tuple(weights(suffix) for suffix in layer) for layer in suffixes]
 
 
 ARRAY_BYTES = 256  # that an array and its name take, at the least, beside its elements
@@ -229,20 +235,30 @@ class Parameters(Named):
         rng: np.random.Generator,
         init: Init = "torch",
         forget_bias: float | None = None,
+        alpha: Array | None = None,
+        train_alpha: bool = True,
     ) -> None:
+        """`alpha` (H,) is what the parameters of this name begin with, or, unless they are trained, what they are."""
         init, forget_bias = scheme(init), bias_value(forget_bias, spec.bias)
         self._spec = spec
         self._suffixes = suffixes
-        self._arrange(draw(shapes(spec, suffixes), spec, rng, init, forget_bias))
+        arrays = draw(shapes(spec, suffixes), spec, rng, init, forget_bias)
+        leaks = {name: np.array(alpha, spec.dtype) for name in arrays if name.startswith("alpha")}
+        self._constants = {} if train_alpha else leaks
+        self._arrange({name: leaks.get(name, array) for name, array in arrays.items() if name not in self._constants})
 
     def _arrange(self, arrays: dict[str, Array]) -> None:
         """Make `arrays` the parameters, for the callers, by name, and for the kernels, by layer."""
         super()._arrange(arrays)
-        self._weights = group(arrays, self._suffixes)
+        self._weights = self._grouped(arrays)
+
+    def _grouped(self, arrays: Mapping[str, Array]) -> list[tuple[Weights, ...]]:
+        """The weights of each layer and direction, with the constants among them."""
+        return group({**arrays, **self._constants}, self._suffixes)
 
     def _read(self, loaded: Mapping[str, PortableArray]) -> dict[str, Array]:
         spec = self._spec
-        sizes = shapes(spec, self._suffixes)
+        sizes = {name: size for name, size in shapes(spec, self._suffixes).items() if name not in self._constants}
         return {name: checks.shaped(name, loaded[name].own(spec.dtype), size) for name, size in sizes.items()}
 
     def __setattr__(self, name: str, value: object) -> None:

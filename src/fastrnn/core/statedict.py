@@ -11,7 +11,7 @@ import numpy as np
 from . import checks
 from .geometry import Array
 
-LAYER_NAME = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
+LAYER_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh)|peephole|alpha)_l(\d+)(_reverse)?")
 CELL_NAME = re.compile(r"(weight|bias)_(ih|hh)")
 
 
@@ -50,6 +50,10 @@ def read_sizes(arrays: Mapping[str, Array], gates: int, prefix: str, layers: boo
     found: dict[str, Any] = {"input_size": w_ih.shape[1], "hidden_size": size, "dtype": dtype}
     found["bias"] = any(name.startswith("bias") for name in arrays)
     if layers:
-        found["num_layers"] = 1 + max(int(match[3]) for match in matches.values() if match)
-        found["bidirectional"] = any(match[4] for match in matches.values() if match)
+        if any(name.startswith("peephole") for name in arrays):
+            found["peephole"] = True
+        if any(name.startswith("alpha") for name in arrays):
+            found["train_alpha"] = True
+        found["num_layers"] = 1 + max(int(match[2]) for match in matches.values() if match)
+        found["bidirectional"] = any(match[3] for match in matches.values() if match)
     return found

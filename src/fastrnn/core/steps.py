@@ -1,4 +1,4 @@
-"""Which steps a call's rows have, and what becomes of their states between them: lengths, resets, state_scale, mask.
+"""Which steps a call's rows have, and what comes to them: lengths, resets, state_scale, mask, noise.
 
 T  time steps     B  rows     H  hidden_size
 """
@@ -29,20 +29,21 @@ class CallSteps(NamedTuple):
     lengths: Array | None = None  # (B,) int64
     resets: Array | None = None  # (T, B) bool: the state does not pass from the step before to that one
     scale: Array | None = None  # (T, B, H) or (T, B, 1)
+    noise: Array | None = None  # (T, B, D·H)
     places: Array | None = None  # (T, B): where the steps were, the valid ones first
     by_unit: bool = False  # whether the caller's state_scale has an axis over the units
 
     @property
     def plain(self) -> bool:
         """Whether nothing but lengths is given."""
-        return self.resets is None and self.scale is None and self.places is None
+        return self.resets is None and self.scale is None and self.noise is None and self.places is None
 
     def of(self, reverse: Sequence[bool]) -> Steps:
         """As a backend takes them: resets for each direction."""
         if self.resets is None:
-            return Steps(self.lengths, None, self.scale)
+            return Steps(self.lengths, None, self.noise, self.scale)
         resets = np.stack([self._resets_backward() if backward else self.resets for backward in reverse])
-        return Steps(self.lengths, resets, self.scale)
+        return Steps(self.lengths, resets, self.noise, self.scale)
 
     def _resets_backward(self) -> Array:
         """Where a state that comes from the step after is zeroed: what would pass between two steps is the same."""
@@ -89,11 +90,19 @@ class CallSteps(NamedTuple):
 
 
 def read_steps(
-    spec: LayerSpec, T: int, B: int, batched: bool, lengths: Any, resets: Any, state_scale: Any, mask: Any
+    spec: LayerSpec,
+    T: int,
+    B: int,
+    batched: bool,
+    lengths: Any,
+    resets: Any,
+    state_scale: Any,
+    mask: Any,
+    noise: Any,
 ) -> CallSteps:
     """Check and convert the arguments; those of a sequence are laid out as x."""
     ends = checks.lengths(lengths, T, B, batched)
-    if resets is None and state_scale is None and mask is None:
+    if resets is None and state_scale is None and mask is None and noise is None:
         return CallSteps(ends)
     shape = ((B, T) if spec.batch_first else (T, B)) if batched else (T,)
 
@@ -110,13 +119,18 @@ def read_steps(
         given = checks.shaped("state_scale", checks.real("state_scale", state_scale), shape, (*shape, spec.hidden_size))
         by_unit = given.ndim > len(shape)
         scale = checks.strided(time_major(given if by_unit else given[..., None]), spec.dtype)
+    added = None
+    if noise is not None:
+        if len(spec.cell.gates) > 1 or spec.num_layers > 1:
+            raise ValueError("noise: expected None for a cell of several gates or a stack of layers, got noise")
+        given = checks.shaped("noise", checks.real("noise", noise), (*shape, spec.output_size))
+        added = checks.strided(time_major(given), spec.dtype)
     if mask is None:
-        return CallSteps(ends, zeroed, scale, by_unit=by_unit)
+        return CallSteps(ends, zeroed, scale, added, by_unit=by_unit)
     valid = time_major(checks.booleans("mask", mask, shape))
     if ends is not None:
         valid = valid & (np.arange(T)[:, None] < ends)
     places = np.argsort(~valid, axis=0, kind="stable")
     moved = CallSteps(np.count_nonzero(valid, axis=0).astype(np.int64), places=places, by_unit=by_unit)
-    return moved._replace(
-        resets=None if zeroed is None else moved.gather(zeroed), scale=None if scale is None else moved.gather(scale)
-    )
+    resets, scale, noise = [None if array is None else moved.gather(array) for array in (zeroed, scale, added)]
+    return moved._replace(resets=resets, scale=scale, noise=noise)

@@ -128,7 +128,7 @@ def gradient_flow(
     does, for an index out of range, a row without a step, and for values that are not finite, or do not stay so.
     """
     if not isinstance(layer, KINDS):
-        raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {checks.kind(layer)}")
+        raise TypeError(f"layer: expected an RNN, LSTM, GRU or LeakyRNN, got {checks.kind(layer)}")
     k = index("layer_index", layer_index, layer.num_layers)
     d = index("direction", direction, 2 if layer.bidirectional else 1)
     num_exponents = checks.integer("num_exponents", num_exponents)

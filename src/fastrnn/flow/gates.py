@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ..backends.reference.cells import EQUATIONS
+from ..backends.reference.functions import Own
 from ..backends.reference.loops import affine
 from ..core.geometry import Array
 from .jacobians import Path
 
 # The gates of each cell, in the order in which the reference's equations return them, and the one that keeps the past.
-GATES = {"lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n")}
-KEEPERS = {"lstm": "f", "gru": "z"}
+GATES = {"lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n"), "lstm_coupled": ("i", "g", "o")}
+KEEPERS = {"lstm": "f", "gru": "z", "lstm_coupled": "f"}
 SIGMOIDS = ("i", "f", "o", "r", "z")
 LOW, HIGH = 0.1, 0.9  # Karpathy et al., Visualizing and understanding recurrent networks (2015)
 
@@ -22,19 +23,22 @@ def cell_name(path: Path) -> str:
 
 def gates(path: Path) -> dict[str, Array]:
     """The gates of every step, each (T, H), by the reference's equations; of an RNN its output, as "h"."""
-    name, (w_ih, w_hh, *biases) = cell_name(path), path.layer.params.values()
-    b_ih, b_hh = biases or (None, None)
+    name, w = cell_name(path), path.layer._weights[0][0]
+    own = Own(path.layer._spec.cell, w.vectors, path.layer.hidden_size)
     h, c = path.states[0][:-1], path.states[1][:-1] if len(path.states) == 2 else None
-    a, u = affine(path.x, w_ih, b_ih), affine(h, w_hh, b_hh)
-    after, _, kept = EQUATIONS[name][0](a, u, h, c)
-    return dict(zip(GATES[name], kept)) if name in GATES else {"h": after}
+    a, u = affine(path.x, w.w_ih, w.b_ih), affine(h, w.w_hh, w.b_hh)
+    after, _, kept = EQUATIONS[name][0](a, u, h, c, own)
+    if name not in GATES:
+        return {"h": after}
+    found = dict(zip(GATES[name], kept))
+    return found | {"f": 1 - found["i"]} if name == "lstm_coupled" else found
 
 
 def saturation(name: str, values: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
     """The fractions of units of which each gate is saturated low, and high, at each step: (T,) by gate."""
     low, high = {}, {}
     for gate, value in values.items():
-        if name == "rnn_relu":
+        if name.endswith("relu"):
             low[gate], high[gate] = (value <= 0).mean(axis=1), np.zeros(len(value))
         else:
             low[gate] = (value < (LOW if gate in SIGMOIDS else -HIGH)).mean(axis=1)

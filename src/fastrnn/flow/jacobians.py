@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.geometry import Array, Call
-from ..layers import GRU, LSTM, RNN
+from ..layers import GRU, LSTM, RNN, LeakyRNN
 
 FLOAT64 = np.dtype(np.float64)
-KINDS = (RNN, LSTM, GRU)
+KINDS = (RNN, LSTM, GRU, LeakyRNN)
 
 
 class Path(NamedTuple):
@@ -38,10 +38,10 @@ class Path(NamedTuple):
 
 def one_direction(layer: Any, k: int, d: int) -> Any:
     """Direction d of layer k as a layer of its own, its parameters converted to float64."""
-    kind = next(kind for kind in KINDS if isinstance(layer, kind))
-    options: dict[str, Any] = {"nonlinearity": layer.nonlinearity} if isinstance(layer, RNN) else {}
-    inputs = layer._spec.output_size if k else layer.input_size
-    alone: Any = kind(inputs, layer.hidden_size, bias=layer.bias, dtype=FLOAT64, rng=0, **options)
+    kind: Any = next(kind for kind in KINDS if isinstance(layer, kind))
+    sizes = {"input_size": layer._spec.output_size if k else layer.input_size, "num_layers": 1}
+    plain = {"batch_first": False, "dropout": 0.0, "bidirectional": False, "dtype": FLOAT64}
+    alone = kind(**(layer.config | sizes | plain), rng=0)
     suffix = f"_l{k}" + ("_reverse" if d else "")
     alone.load_state_dict({name: layer.params[name.removesuffix("_l0") + suffix] for name in alone.params})
     return alone

@@ -37,8 +37,28 @@ cdef void set_state(fr_forward_run *run, bint has_c, Plain *now, Plain *after, p
         run.c0, run.c = now[1].data + offset, after[1].data + offset
 
 
+cdef list FUNCTIONS = [  # in the order of fr_function_kind
+    "sigmoid", "hard_sigmoid", "tanh", "relu", "leaky_relu", "thresholded_relu", "elu", "softsign", "softplus", "affine",
+    "scaled_tanh", "linear",
+]
+
+
+cdef fr_options *options_of(object cell, fr_options *room) except? NULL:
+    """A cell's options, written to `room`; NULL for a plain cell."""
+    cdef int i
+    if cell.options is None:
+        return NULL
+    for i in range(3):
+        function = cell.options.functions[i]
+        room.functions[i].kind = <fr_function_kind><int>FUNCTIONS.index(function.name)
+        room.functions[i].alpha, room.functions[i].beta = function.alpha, function.beta
+    room.clip = cell.options.clip
+    return room
+
+
 cdef fr_weights weights_of(object w) except *:
     cdef fr_weights result
+    result.vectors = pointer(w.vectors)
     result.w_ih, result.w_hh = pointer(w.w_ih), pointer(w.w_hh)
     result.b_ih, result.b_hh = pointer(w.b_ih), pointer(w.b_hh)
     return result
@@ -58,6 +78,8 @@ cdef class Packed:
 
     def __cinit__(self, cell, weights, int threads, steps):
         cdef fr_weights w
+        cdef fr_options room
+        cdef fr_options *options = options_of(cell, &room)
         cdef fr_dtype dtype
         cdef fr_status status
         cdef fr_interrupted *ask
@@ -71,13 +93,13 @@ cdef class Packed:
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
             if steps is not None and steps <= FEW_STEPS:
                 self.weights = weights  # which the kernels read
-                status = fr_unpacked(self.cell, dtype, I, H, &w, &self.directions[self.count])
+                status = fr_unpacked(self.cell, dtype, I, H, &w, options, &self.directions[self.count])
             elif elements < LEAST_PACKED_WITHOUT_GIL:
-                status = fr_pack(self.cell, dtype, I, H, &w, threads, NULL, &self.directions[self.count])
+                status = fr_pack(self.cell, dtype, I, H, &w, options, threads, NULL, &self.directions[self.count])
             else:
                 ask = asker()
                 with nogil:
-                    status = fr_pack(self.cell, dtype, I, H, &w, threads, ask, &self.directions[self.count])
+                    status = fr_pack(self.cell, dtype, I, H, &w, options, threads, ask, &self.directions[self.count])
             check(status, "packed weights")
             self.count += 1
 
@@ -121,6 +143,7 @@ def forward(Packed packed not None, run, after, int threads):
         r.c = part(after[1], d, &s, PyBUF_WRITABLE) if has_c else NULL
         r.saved = NULL if saved == NULL else saved + d * saved_size
         set_entry(&r.entry, run.steps, d, &s)
+        r.noise = sequence(run.steps.noise, d * s.H, s.item)
     run_forward(runs, packed.count, s.T, s.B, lengths, threads, flop(packed.cell, &s, packed.count))
 
 
@@ -128,6 +151,7 @@ cdef fr_gradients gradients_of(object w) except *:
     cdef fr_gradients result
     result.w_ih, result.w_hh = pointer(w.w_ih, PyBUF_WRITABLE), pointer(w.w_hh, PyBUF_WRITABLE)
     result.b_ih, result.b_hh = pointer(w.b_ih, PyBUF_WRITABLE), pointer(w.b_hh, PyBUF_WRITABLE)
+    result.vectors = pointer(w.vectors, PyBUF_WRITABLE)
     return result
 
 
@@ -151,12 +175,15 @@ def backward(cell, weights, run, given, wanted, int threads):
     cdef char *saved = <char *>pointer(run.saved if saved_size else None)
     cdef fr_status status
     cdef fr_interrupted *ask
+    cdef fr_options room
+    cdef fr_options *options = options_of(cell, &room)
     cdef int d, count = len(weights)
     memset(runs, 0, sizeof(runs))
     for d in range(count):
         r = &runs[d]
         r.cell, r.dtype, r.input_size, r.hidden_size = code, s.dtype, s.I, s.H
         r.weights = weights_of(weights[d])
+        r.options = options
         r.reverse = run.reverse[d]
         r.x = sequence(run.x, 0, s.item)
         r.y = sequence(run.y, d * s.H, s.item)

@@ -21,11 +21,22 @@ cdef extern from "fastrnn.h" nogil:
         const void *w_hh
         const void *b_ih
         const void *b_hh
+        const void *vectors
+    ctypedef enum fr_function_kind:
+        pass
+    ctypedef struct fr_function:
+        fr_function_kind kind
+        double alpha
+        double beta
+    ctypedef struct fr_options:
+        fr_function functions[3]
+        double clip
     ctypedef struct fr_gradients:
         void *w_ih
         void *w_hh
         void *b_ih
         void *b_hh
+        void *vectors
     ctypedef struct fr_sequence:
         void *data
         ptrdiff_t time
@@ -47,6 +58,7 @@ cdef extern from "fastrnn.h" nogil:
         void *c
         void *saved
         fr_entry entry
+        fr_sequence noise
     ctypedef struct fr_span:
         ptrdiff_t first
         ptrdiff_t last
@@ -58,6 +70,7 @@ cdef extern from "fastrnn.h" nogil:
         ptrdiff_t input_size
         ptrdiff_t hidden_size
         fr_weights weights
+        const fr_options *options
         int reverse
         fr_sequence x
         fr_sequence y
@@ -76,8 +89,10 @@ cdef extern from "fastrnn.h" nogil:
         fr_entry entry
         void *dscale
         fr_span span
-    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, int, fr_interrupted *, fr_packed **)
-    fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, fr_packed **)
+    fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *, int,
+                      fr_interrupted *, fr_packed **)
+    fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *,
+                          fr_packed **)
     void fr_packed_free(fr_packed *)
     fr_status fr_forward(const fr_forward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)
     fr_status fr_backward(const fr_backward_run *, int, ptrdiff_t, ptrdiff_t, const int64_t *, int, fr_interrupted *)

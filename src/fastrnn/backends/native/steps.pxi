@@ -42,6 +42,8 @@ cdef class CellStep:
 
     cdef bint read(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, StepCall *s) except -1:
         """Whether all arguments are plain and fit together; else the caller checks and converts."""
+        if cell.options is not None or cell.vectors:
+            return False
         s.code = CELLS[cell.name]
         s.parts = fr_cells[s.code].states
         cdef ptrdiff_t gates = fr_cells[s.code].gates
@@ -81,7 +83,8 @@ cdef class CellStep:
         cdef fr_packed *packed = NULL
         weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh = s.ih.data, s.hh.data, s.bias_ih.data, s.bias_hh.data
         memset(&run, 0, sizeof(run))
-        check(fr_unpacked(s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H, &weights, &packed), "weights")
+        weights.vectors = NULL
+        check(fr_unpacked(s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H, &weights, NULL, &packed), "weights")
         run.packed, run.saved = packed, saved
         run.x.data, run.x.row = s.x.data, s.I
         run.y.data, run.y.row = y, s.H

@@ -11,10 +11,12 @@ from numba import from_dtype, types
 from ...spec import CELLS, Cell
 from ..base import Span
 from . import activations
-from .cells import LAYOUTS
+from .cells import GENERAL, LAYOUTS
 from .compiling import jit
+from .functions import as_vector
 from .loops import TERMS, build_backward, build_forward
 from .packing import pack as pack_panels
+from .products import COLUMNS
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("NUMBA_DISABLE_JIT is set, and these kernels have to be compiled")
@@ -33,29 +35,36 @@ def packing(dtype):
     return jit(pack_panels, types.void(*packed, matrix, matrix, vector, vector, *[types.intp] * 6))
 
 
+def build(how, name, general):
+    """A loop of a cell of the table, plain, or with vectors and options."""
+    cell = CELLS[name]
+    return how(cell, GENERAL[name] if general and name in GENERAL else LAYOUTS[name], general or bool(cell.vectors))
+
+
 @cache
-def forward_loop(cell_name, dtype):
-    loop = build_forward(CELLS[cell_name], LAYOUTS[cell_name])
+def forward_loop(name, general, dtype):
+    loop = build(build_forward, name, general)
     real = from_dtype(dtype)
     x, y = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, end = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
     index, vector = types.Array(types.int64, 1, "C", readonly=True), types.Array(real, 1, "C")
     entry = types.Array(types.uint8, 2, "C", readonly=True), x
-    arguments = [x, index, index, *entry, start, start, y, end, end, *[vector] * 4, types.boolean]
+    own = types.Array(real, 1, "C", readonly=True)
+    arguments = [x, index, index, *entry, x, start, start, y, end, end, *[vector] * 4, own, own, types.boolean]
     return jit(loop, types.void(*arguments))
 
 
 @cache
-def backward_loop(cell_name, dtype):
-    loop = build_backward(CELLS[cell_name], LAYOUTS[cell_name])
+def backward_loop(name, general, dtype):
+    loop = build(build_backward, name, general)
     real = from_dtype(dtype)
     x, dx = types.Array(real, 3, "A", readonly=True), types.Array(real, 3, "A")
     start, dstart = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
     vector, dvector = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
     index = types.Array(types.int64, 1, "C", readonly=True)
     given = [x, index, index, types.Array(types.uint8, 2, "C", readonly=True), x, x, start, start, vector, x]
-    terms = types.Tuple([*[dvector] * 4, types.Array(types.intp, 2, "C")])
-    results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4]
+    terms = types.Tuple([*[dvector] * 5, types.Array(types.intp, 2, "C")])
+    results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4, vector, vector, dvector]
     flags = types.boolean, types.intp, types.intp, types.intp, terms, types.intp, types.boolean
     return jit(loop, types.intp(*given, *results, *flags))
 
@@ -92,7 +101,7 @@ def activate(activation, v, result):
 
 class Packed(NamedTuple):
     cell: Cell
-    directions: list  # of (w_ih, w_hh, starts), as packing.pack fills them
+    directions: list  # of (w_ih, w_hh, starts), as packing.pack fills them, and the vectors, padded to whole panels
 
 
 def flat(array, dtype):
@@ -112,8 +121,17 @@ def pack(cell, weights, threads, steps=None):
         sizes = len(cell.gates), f.units, f.count, f.hidden - f.first
         for first, last in parts(padded // f.units, PACK_FLOP * len(cell.gates) * f.units * (I + H)):
             packing(dtype)(*arrays, *given, *sizes, first, last)
-        packed.directions.append(arrays)
+        packed.directions.append((arrays, padded_vectors(cell, w, padded, dtype)))
     return packed
+
+
+def padded_vectors(cell, weights, padded, dtype):
+    """The vectors of a cell, (V, padded); zeros for peepholes that it does without, and behind the last unit."""
+    H = weights.w_hh.shape[1]
+    found = np.zeros((len(cell.vectors + cell.peepholes), padded), dtype)
+    if weights.vectors is not None:
+        found[:, :H] = weights.vectors.reshape(-1, H)
+    return found.reshape(-1)
 
 
 def longest_first(lengths, T, B):
@@ -134,9 +152,13 @@ def forward(packed, run, after, threads):
     x, state, saved = run.x, run.state, run.saved
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(run.steps.lengths, T, B)
-    loop = forward_loop(packed.cell.name, x.dtype)
-    row_flop = 2 * len(packed.cell.gates) * H * (I + H)
-    for d, (direction, reverse) in enumerate(zip(packed.directions, run.reverse)):
+    cell, options = packed.cell, as_vector(packed.cell.options, x.dtype)
+    loop = forward_loop(cell.name, cell.options is not None, x.dtype)
+    row_flop = 2 * len(cell.gates) * H * (I + H)
+    for d, ((arrays, vectors), reverse) in enumerate(zip(packed.directions, run.reverse)):
+        noise = np.empty((0, 0, 0), x.dtype)
+        if run.steps.noise is not None:
+            noise = run.steps.noise[:, :, d * H : (d + 1) * H]
         then = after[0][d], after[-1][d]
         resets, scale = entry_arrays(run.steps, d, x.dtype)
         for top, end in parts(B, row_flop):
@@ -145,8 +167,9 @@ def forward(packed, run, after, threads):
             for first, last in reversed(bounds) if reverse else bounds:
                 part, ends_of_part = np.s_[first:last], np.clip(row_ends - first, 0, last - first)
                 keep = flat(None if saved is None else saved[d, part], x.dtype)
-                y_d, entry = run.y[part, :, d * H : (d + 1) * H], (resets[part], scale[part])
-                loop(x[part], rows, ends_of_part, *entry, *before, y_d, *then, keep, *direction, reverse)
+                y_d, entry = run.y[part, :, d * H : (d + 1) * H], (resets[part], scale[part], noise[part])
+                own = vectors, options
+                loop(x[part], rows, ends_of_part, *entry, *before, y_d, *then, keep, *arrays, *own, reverse)
                 before = then
 
 
@@ -154,7 +177,7 @@ def backward(cell, weights, run, given, wanted, threads):
     x, y, state, saved, dx, dscale = run.x, run.y, run.state, run.saved, wanted.dx, wanted.dscale
     (T, B, I), H = x.shape, state[0].shape[-1]
     order, ends = longest_first(run.steps.lengths, T, B)
-    loop = backward_loop(cell.name, x.dtype)
+    loop, options = backward_loop(cell.name, cell.options is not None, x.dtype), as_vector(cell.options, x.dtype)
     row_flop = 4 * len(cell.gates) * H * (I + H)
     span = Span(0, T, []) if run.span is None else run.span
     bounds = parts(T, B * row_flop)
@@ -169,12 +192,13 @@ def backward(cell, weights, run, given, wanted, threads):
         start, dstart = (state[0][d], state[-1][d]), (wanted.dstate[0][d], wanted.dstate[-1][d])
         kept = flat(None if saved is None else saved[d], x.dtype)
         dy = np.empty((0, 0, 0), x.dtype) if given.dy is None else given.dy[half]
-        w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw]
+        w_flat, dw_flat = (flat(w.w_ih, x.dtype), flat(w.w_hh, x.dtype)), [flat(v, x.dtype) for v in dw[:4]]
+        own = padded_vectors(cell, w, -(-H // COLUMNS) * COLUMNS, x.dtype), options, flat(dw.vectors, x.dtype)
         parts_of_steps = (*(wanted.dsteps or ()), None, None)[:2]
         after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*parts_of_steps, dscale)]
         entry = entry_arrays(run.steps, d, x.dtype)
         if len(span.held) <= d:
-            span.held.append((room_for_terms(cell, min(TERMS, T * B), I, H, x.dtype), 0))
+            span.held.append((room_for_terms(cell, min(TERMS, T * B), I, H, dw.vectors, x.dtype), 0))
         (terms, n), begin = span.held[d], 0 if run.span is None else span.start(T, reverse)
         for (first, last), (top, end) in product(reversed(bounds), rows):
             if first >= last:
@@ -182,12 +206,13 @@ def backward(cell, weights, run, given, wanted, threads):
             read = x, order[top:end], ends[top:end], *entry, y[half], *start, kept, dy
             at_end = first == 0 and end == B
             steps = first, last, begin
-            n = loop(*read, dx, *dstart, *after_steps, *w_flat, *dw_flat, reverse, *steps, terms, n, at_end)
+            n = loop(*read, dx, *dstart, *after_steps, *w_flat, *dw_flat, *own, reverse, *steps, terms, n, at_end)
         span.held[d] = terms, n
 
 
-def room_for_terms(cell, size, I, H, dtype):
-    """For the x, h, da, du, and the (step, row) of the terms whose sum joins the gradients at once."""
-    G = len(cell.gates) * H
+def room_for_terms(cell, size, I, H, dvectors, dtype):
+    """For the x, h, da, du, dp, and the (step, row) of the terms whose sum joins the gradients at once."""
+    G, V = len(cell.gates) * H, 0 if dvectors is None else dvectors.size
     x, h, da = np.empty(size * I, dtype), np.empty(size * H, dtype), np.empty(size * G, dtype)
-    return x, h, da, np.empty(size * G, dtype) if cell.splits else da, np.empty((size, 2), np.intp)
+    du = np.empty(size * G, dtype) if cell.splits else da
+    return x, h, da, du, np.empty(size * V, dtype), np.empty((size, 2), np.intp)

@@ -3,6 +3,11 @@
     forward(v, h, c) -> h, *saved
     backward(dh, dc, h, h_prev, c_prev, *saved) -> dh_prev, dc_prev, da, du
 
+and of cells with vectors p, or with options o (functions.py), which is a plain cell's empty vector,
+
+    forward(v, h, c, p, o) -> h, *saved
+    backward(dh, dc, h, h_prev, c_prev, p, o, *saved) -> dh_prev, dc_prev, da, du, dp
+
 v holds the pre-activations of the gates, GRU's n as two: its input's share first, its state's share last. da and du are
 the gradients by the input's and by the state's share; dh_prev leaves out what flows back through du. In backward h is
 what it was only for a cell that saves nothing.
@@ -13,6 +18,7 @@ from typing import NamedTuple
 
 from .activations import d_sigmoid, d_tanh, sigmoid, tanh
 from .compiling import inlined
+from .functions import CANDIDATE, GATES, OUTPUT, apply, derivative, look
 from .intrinsics import fma
 
 
@@ -70,6 +76,115 @@ def gru_backward(dh, dc, h, h_prev, c_prev, r, z, n, u_n):
     return dh * z, dc, (da_r, da_z, da_n), (da_r, da_z, da_n * r)
 
 
+@inlined
+def leaky_tanh_forward(v, h, c, p, o):
+    f = tanh(v[0])
+    return fma(p[0], f - h, h), f
+
+
+@inlined
+def leaky_tanh_backward(dh, dc, h, h_prev, c_prev, p, o, f):
+    df = dh * p[0]
+    da = (df * d_tanh(f),)
+    return dh - df, dc, da, da, (dh * (f - h_prev),)
+
+
+@inlined
+def leaky_relu_forward(v, h, c, p, o):
+    f = max(v[0], type(h)(0))
+    return fma(p[0], f - h, h), f
+
+
+@inlined
+def leaky_relu_backward(dh, dc, h, h_prev, c_prev, p, o, f):
+    df, zero = dh * p[0], type(dh)(0)
+    da = (zero if f <= zero else df,)
+    return dh - df, dc, da, da, (dh * (f - h_prev),)
+
+
+@inlined
+def lstm_coupled_forward(v, h, c):
+    i, g, o = sigmoid(v[0]), tanh(v[1]), sigmoid(v[2])
+    c = fma(i, g - c, c)
+    return o * tanh(c), i, g, o, c
+
+
+@inlined
+def lstm_coupled_backward(dh, dc, h, h_prev, c_prev, i, g, o, c):
+    tanh_c = tanh(c)
+    dc = fma(dh * o, d_tanh(tanh_c), dc)
+    da = dc * (g - c_prev) * d_sigmoid(i), dc * i * d_tanh(g), dh * tanh_c * d_sigmoid(o)
+    return type(h)(0), dc * (type(i)(1) - i), da, da
+
+
+# --- with options
+
+
+@inlined
+def rnn_tanh_general_forward(v, h, c, p, o):
+    return (apply(o, CANDIDATE, v[0]),)
+
+
+@inlined
+def rnn_tanh_general_backward(dh, dc, h, h_prev, c_prev, p, o):
+    da = (dh * derivative(o, CANDIDATE, h),)
+    return type(h)(0), dc, da, da, ()
+
+
+@inlined
+def lstm_general_forward(v, h, c, p, opt):
+    i, f = apply(opt, GATES, look(v[0], p[0], c)), apply(opt, GATES, look(v[1], p[1], c))
+    g = apply(opt, CANDIDATE, v[2])
+    c = fma(f, c, i * g)
+    o = apply(opt, GATES, look(v[3], p[2], c))
+    return o * apply(opt, OUTPUT, c), i, f, g, o, c
+
+
+@inlined
+def lstm_general_backward(dh, dc, h, h_prev, c_prev, p, opt, i, f, g, o, c):
+    out_c = apply(opt, OUTPUT, c)
+    do = dh * out_c * derivative(opt, GATES, o)
+    dc = look(fma(dh * o, derivative(opt, OUTPUT, out_c), dc), p[2], do)
+    di, df = dc * g * derivative(opt, GATES, i), dc * c_prev * derivative(opt, GATES, f)
+    da = di, df, dc * i * derivative(opt, CANDIDATE, g), do
+    dc_prev = look(look(dc * f, p[0], di), p[1], df)
+    return type(h)(0), dc_prev, da, da, (di * c_prev, df * c_prev, do * c)
+
+
+@inlined
+def lstm_coupled_general_forward(v, h, c, p, opt):
+    i, g = apply(opt, GATES, look(v[0], p[0], c)), apply(opt, CANDIDATE, v[1])
+    c = fma(i, g - c, c)
+    o = apply(opt, GATES, look(v[2], p[1], c))
+    return o * apply(opt, OUTPUT, c), i, g, o, c
+
+
+@inlined
+def lstm_coupled_general_backward(dh, dc, h, h_prev, c_prev, p, opt, i, g, o, c):
+    out_c = apply(opt, OUTPUT, c)
+    do = dh * out_c * derivative(opt, GATES, o)
+    dc = look(fma(dh * o, derivative(opt, OUTPUT, out_c), dc), p[1], do)
+    di = dc * (g - c_prev) * derivative(opt, GATES, i)
+    da = di, dc * i * derivative(opt, CANDIDATE, g), do
+    return type(h)(0), look(dc * (type(i)(1) - i), p[0], di), da, da, (di * c_prev, do * c)
+
+
+@inlined
+def gru_general_forward(v, h, c, p, o):
+    a_n, v_r, v_z, u_n = v
+    r, z = apply(o, GATES, v_r), apply(o, GATES, v_z)
+    n = apply(o, CANDIDATE, fma(r, u_n, a_n))
+    return fma(z, h, fma(-z, n, n)), r, z, n, u_n
+
+
+@inlined
+def gru_general_backward(dh, dc, h, h_prev, c_prev, p, o, r, z, n, u_n):
+    da_n = dh * (type(z)(1) - z) * derivative(o, CANDIDATE, n)
+    da_r = da_n * u_n * derivative(o, GATES, r)
+    da_z = dh * (h_prev - n) * derivative(o, GATES, z)
+    return dh * z, dc, (da_r, da_z, da_n), (da_r, da_z, da_n * r), ()
+
+
 class Layout(NamedTuple):
     """A cell's equations and where forward's tile keeps their values: in slots of `units` columns, one per value.
 
@@ -89,4 +204,15 @@ LAYOUTS = {
     "rnn_relu": Layout(rnn_relu_forward, rnn_relu_backward, units=64, first=0, count=1, hidden=0),
     "lstm": Layout(lstm_forward, lstm_backward, units=16, first=1, count=4, hidden=1),
     "gru": Layout(gru_forward, gru_backward, units=16, first=0, count=4, hidden=1),  # a_n, r, z, u_n
+    "lstm_coupled": Layout(lstm_coupled_forward, lstm_coupled_backward, units=16, first=1, count=3, hidden=1),
+    "leaky_tanh": Layout(leaky_tanh_forward, leaky_tanh_backward, units=32, first=0, count=1, hidden=0),
+    "leaky_relu": Layout(leaky_relu_forward, leaky_relu_backward, units=32, first=0, count=1, hidden=0),
+}
+GENERAL = {  # the same with options
+    "rnn_tanh": LAYOUTS["rnn_tanh"]._replace(forward=rnn_tanh_general_forward, backward=rnn_tanh_general_backward),
+    "lstm": LAYOUTS["lstm"]._replace(forward=lstm_general_forward, backward=lstm_general_backward),
+    "gru": LAYOUTS["gru"]._replace(forward=gru_general_forward, backward=gru_general_backward),
+    "lstm_coupled": LAYOUTS["lstm_coupled"]._replace(
+        forward=lstm_coupled_general_forward, backward=lstm_coupled_general_backward
+    ),
 }

@@ -83,15 +83,62 @@ def lanes_of(left, units):
     return min(units, -(-left // LANES) * LANES)
 
 
-def build_forward(cell, layout):
-    """forward of a cell."""
+def plain_step(step):
+    """A forward equation called as one with vectors and options."""
+
+    @inlined
+    def call(v, h, c, vectors, unit, units, o):
+        return step(v, h, c)
+
+    return call
+
+
+def general_step(step, count):
+    """The same of an equation that has `count` vectors."""
+
+    @inlined
+    def call(v, h, c, vectors, unit, units, o):
+        return step(v, h, c, load(vectors, unit, units, count), o)
+
+    return call
+
+
+def plain_derivative(step, count):
+    """A derivative of `count` values called as one with vectors and options."""
+
+    @inlined
+    def call(block, i, vectors, unit, units, o):
+        dh_prev, dc_prev, da, du = step(*load(block, i, COLUMNS, count))
+        return dh_prev, dc_prev, da, du, da
+
+    return call
+
+
+def general_derivative(step, count, vectors_count):
+    """The same of an equation that has vectors."""
+    saved_count = count - 5
+
+    @inlined
+    def call(block, i, vectors, unit, units, o):
+        own = load(block, i, COLUMNS, 5)
+        saved = load(block, i + 5 * COLUMNS, COLUMNS, saved_count)
+        return step(*own, load(vectors, unit, units, vectors_count), o, *saved)
+
+    return call
+
+
+def build_forward(cell, layout, general):
+    """forward of a cell, plain, or with vectors and options."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
-    step, units = layout.forward, layout.units
+    vectors_count, units = len(cell.vectors + cell.peepholes), layout.units
+    evaluate = general_step(layout.forward, vectors_count) if general else plain_step(layout.forward)
     first, count, hidden = layout.first, layout.count, layout.hidden
     c_slot = 1 + cell.saved.index("c") if states == 2 else 0
     assert max(1 + kept, first + count) * units <= PITCH, "a row of the tile has no room for the values"
 
-    def forward(x, order, ends, resets, scale, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, reverse):
+    def forward(
+        x, order, ends, resets, scale, noise, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, vectors, o, reverse
+    ):  # fmt: skip
         (T, B, I), H = x.shape, h0.shape[1]
         panels, pitch = -(-H // units), gates * units
         padded = panels * units
@@ -130,9 +177,12 @@ def build_forward(cell, layout):
                     multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
                     for b in range(live):
                         at, unit = tile + b * PITCH, b * padded + p * units
+                        if noise.size:
+                            add(tiles, at + first * units, features(noise, t, some[b]), p * units, real)
                         for j in range(lanes):
                             v = load(tiles, at + first * units + j, units, count)
-                            values = step(v, h[unsigned(unit + j)], c[unsigned(unit + j)])
+                            own = p * units + j
+                            values = evaluate(v, h[unsigned(unit + j)], c[unsigned(unit + j)], vectors, own, padded, o)
                             store(tiles, at + j, units, values)
                         copy(features(y, t, some[b]), p * units, tiles, at, real)
                         copy(h_next, unit, tiles, at, lanes)
@@ -153,26 +203,32 @@ def build_forward(cell, layout):
     return forward
 
 
-def build_backward(cell, layout):
-    """backward of a cell."""
+def build_backward(cell, layout, general):
+    """backward of a cell, plain, or with vectors and options."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
-    step, split = layout.backward, cell.splits
+    split, vectors_count = cell.splits, len(cell.vectors + cell.peepholes) if general else 0
     saved_c = cell.saved.index("c") if states == 2 else 0
     du_at = 2 + gates  # slot of a block
     C, values = COLUMNS, 5 + kept
     # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du.
-    slots = max(values, 2 + 2 * gates)
+    dp_at = 2 + 2 * gates
+    slots = max(values, dp_at + vectors_count)
+    if general:
+        evaluate = general_derivative(layout.backward, values, vectors_count)
+    else:
+        evaluate = plain_derivative(layout.backward, values)
 
     def backward(
         x, order, ends, resets, scale, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, dscale, w_ih, w_hh,
-        dw_ih, dw_hh, db_ih, db_hh, reverse, first, last, start, terms, n, at_end,
+        dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, reverse, first, last, start, terms, n, at_end,
     ):  # fmt: skip
         """The visited steps last-1 to first of the rows in `order`; `saved` begins at the step `start`.
 
         n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
         """
         (T, B, I), H = x.shape, h0.shape[1]
-        (xs, hs, da, du, places), G, size = terms, gates * H, len(terms[4])
+        (xs, hs, da, du, dp, places), G, size = terms, gates * H, len(terms[5])
+        padded = vectors.size // vectors_count if vectors_count else 0
         dh = np.empty(order.size * H, x.dtype)
         dc = np.empty(dh.size if states == 2 else 0, x.dtype)
         tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(slots * C, x.dtype)
@@ -220,11 +276,15 @@ def build_backward(cell, layout):
                         for slot in range(kept):
                             copy(block, (5 + slot) * C, saved, kept_here + slot * H, real)
                         for i in range(lanes_of(real, C)):
-                            dh_prev, dc_prev, da_i, du_i = step(*load(block, i, C, values))
+                            dh_prev, dc_prev, da_i, du_i, dp_i = evaluate(block, i, vectors, j + i, padded, o)
                             store(block, i, C, (dh_prev, dc_prev) + da_i)
+                            if vectors_count:
+                                store(block, i + dp_at * C, C, dp_i)
                             if split:
                                 store(block, i + du_at * C, C, du_i)
                         copy(dh, here, block, 0, real)
+                        for k in range(vectors_count if dvectors.size else 0):
+                            copy(dp, (term * vectors_count + k) * H + j, block, (dp_at + k) * C, real)
                         if states == 2:
                             if enters:
                                 at = (t * B + row) * H + j
@@ -243,10 +303,10 @@ def build_backward(cell, layout):
                 n += segment
                 b += segment
                 if n == size:
-                    add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
+                    add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dp, dvectors)
                     n = 0
         if at_end and n:
-            add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh)
+            add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dp, dvectors)
         scatter(dh0, order, dh, H)
         if states == 2:
             scatter(dc0, order, dc, H)
@@ -256,7 +316,7 @@ def build_backward(cell, layout):
 
 
 @register_jitable
-def add_gradients(terms, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh):
+def add_gradients(terms, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dp, dvectors):
     """Add what the collected terms give to the gradients of the parameters and, by way of xs, of the input."""
     H, I = hs.size // len(places), dx.shape[2]
     G = da.size // len(places)
@@ -264,6 +324,7 @@ def add_gradients(terms, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, d
     add_product(dw_hh, G, H, tile, du, 1, G, hs, terms)
     add_sum(db_ih, tile, da, terms)
     add_sum(db_hh, tile, du, terms)
+    add_sum(dvectors, tile, dp, terms)
     xs[:] = 0
     add_product(xs, terms, I, tile, da, G, 1, w_ih, G)
     for k in range(terms):

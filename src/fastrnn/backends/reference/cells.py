@@ -1,28 +1,27 @@
 """The cells: one forward equation each and, beside it, its derivative.
 
-    forward(a, u, h, c) -> h, c, saved
-    backward(dh, dc, h, h_prev, c_prev, saved) -> da, du, dh_prev, dc_prev
+    forward(a, u, h, c, own) -> h, c, saved
+    backward(dh, dc, h, h_prev, c_prev, saved, own) -> da, du, dh_prev, dc_prev, dp
 
 Notation, per step and row:
 
     a = W_ih x + b_ih   the input's share of the pre-activations, (…, gates·H)
     u = W_hh h + b_hh   the state's share, (…, gates·H)
     dv                  the gradient of the loss by v
+    own                 the layer's activations, own.gate and others, their derivatives by their results, own.d_gate,
+                        and its vectors p, each (H,)
 
-dh_prev holds only what reaches the previous h beside the recurrent product u.
+dh_prev holds only what reaches the previous h beside the recurrent product u; dp are the parts of the vectors'
+gradients by step and row.
 
 Sources: Elman, Finding structure in time (1990); Hochreiter & Schmidhuber, Long short-term memory (1997), with the
 forget gate of Gers et al. (2000); Cho et al., Learning phrase representations (2014), in the variant of
-torch.nn.GRU, which applies r after the product.
+torch.nn.GRU, which applies r after the product; peepholes: Gers & Schmidhuber, Recurrent nets that time and count
+(2000); coupled gates: Greff et al., LSTM: a search space odyssey (2017); leaks: Jaeger et al., Optimization and
+applications of echo state networks with leaky-integrator neurons (2007).
 """
 
 import numpy as np
-
-
-def sigmoid(v):
-    """1 / (1 + exp(-v)), without overflow on either side."""
-    e = np.exp(-np.abs(v))
-    return np.where(v < 0, e, 1) / (1 + e)
 
 
 def split(v, parts):
@@ -30,60 +29,112 @@ def split(v, parts):
     return np.split(v, parts, axis=-1)
 
 
-def rnn_tanh_forward(a, u, h, c):
-    return np.tanh(a + u), None, ()
+def looking(v, p, c):
+    """v + p c, by a peephole p; v where there is none."""
+    return v if p is None else v + p * c
 
 
-def rnn_tanh_backward(dh, dc, h, h_prev, c_prev, saved):
-    da = dh * (1 - h * h)
-    return da, da, 0, None
+def rnn_tanh_forward(a, u, h, c, own):
+    return own.candidate(a + u), None, ()
 
 
-def rnn_relu_forward(a, u, h, c):
+def rnn_tanh_backward(dh, dc, h, h_prev, c_prev, saved, own):
+    da = dh * own.d_candidate(h)
+    return da, da, 0, None, ()
+
+
+def rnn_relu_forward(a, u, h, c, own):
     return np.maximum(a + u, 0), None, ()
 
 
-def rnn_relu_backward(dh, dc, h, h_prev, c_prev, saved):
+def rnn_relu_backward(dh, dc, h, h_prev, c_prev, saved, own):
     da = np.where(h <= 0, 0, dh)  # a NaN lets the gradient pass, as in torch
-    return da, da, 0, None
+    return da, da, 0, None, ()
 
 
-def lstm_forward(a, u, h, c):
+def lstm_forward(a, u, h, c, own):
     i, f, g, o = split(a + u, 4)
-    i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+    p_i, p_f, p_o = own.p or (None, None, None)
+    i, f, g = own.gate(looking(i, p_i, c)), own.gate(looking(f, p_f, c)), own.candidate(g)
     c = f * c + i * g
-    h = o * np.tanh(c)
+    o = own.gate(looking(o, p_o, c))
+    h = o * own.output(c)
     return h, c, (i, f, g, o, c)
 
 
-def lstm_backward(dh, dc, h, h_prev, c_prev, saved):
+def lstm_backward(dh, dc, h, h_prev, c_prev, saved, own):
     i, f, g, o, c = saved
-    tanh_c = np.tanh(c)
-    dc = dc + dh * o * (1 - tanh_c**2)
-    di = dc * g * i * (1 - i)
-    df = dc * c_prev * f * (1 - f)
-    dg = dc * i * (1 - g**2)
-    do = dh * tanh_c * o * (1 - o)
+    p_i, p_f, p_o = own.p or (None, None, None)
+    out_c = own.output(c)
+    do = dh * out_c * own.d_gate(o)
+    dc = looking(dc + dh * o * own.d_output(out_c), p_o, do)
+    di = dc * g * own.d_gate(i)
+    df = dc * c_prev * own.d_gate(f)
+    dg = dc * i * own.d_candidate(g)
     da = np.concatenate([di, df, dg, do], axis=-1)
-    return da, da, 0, dc * f
+    return da, da, 0, looking(looking(dc * f, p_i, di), p_f, df), (di * c_prev, df * c_prev, do * c)
 
 
-def gru_forward(a, u, h, c):
+def lstm_coupled_forward(a, u, h, c, own):
+    i, g, o = split(a + u, 3)
+    p_i, p_o = own.p or (None, None)
+    i, g = own.gate(looking(i, p_i, c)), own.candidate(g)
+    c = (1 - i) * c + i * g
+    o = own.gate(looking(o, p_o, c))
+    h = o * own.output(c)
+    return h, c, (i, g, o, c)
+
+
+def lstm_coupled_backward(dh, dc, h, h_prev, c_prev, saved, own):
+    i, g, o, c = saved
+    p_i, p_o = own.p or (None, None)
+    out_c = own.output(c)
+    do = dh * out_c * own.d_gate(o)
+    dc = looking(dc + dh * o * own.d_output(out_c), p_o, do)
+    di = dc * (g - c_prev) * own.d_gate(i)
+    dg = dc * i * own.d_candidate(g)
+    da = np.concatenate([di, dg, do], axis=-1)
+    return da, da, 0, looking(dc * (1 - i), p_i, di), (di * c_prev, do * c)
+
+
+def gru_forward(a, u, h, c, own):
     (a_r, a_z, a_n), (u_r, u_z, u_n) = split(a, 3), split(u, 3)
-    r, z = sigmoid(a_r + u_r), sigmoid(a_z + u_z)
-    n = np.tanh(a_n + r * u_n)
+    r, z = own.gate(a_r + u_r), own.gate(a_z + u_z)
+    n = own.candidate(a_n + r * u_n)
     h = (1 - z) * n + z * h
     return h, None, (r, z, n, u_n)
 
 
-def gru_backward(dh, dc, h, h_prev, c_prev, saved):
+def gru_backward(dh, dc, h, h_prev, c_prev, saved, own):
     r, z, n, u_n = saved
-    da_n = dh * (1 - z) * (1 - n**2)
-    da_r = da_n * u_n * r * (1 - r)
-    da_z = dh * (h_prev - n) * z * (1 - z)
+    da_n = dh * (1 - z) * own.d_candidate(n)
+    da_r = da_n * u_n * own.d_gate(r)
+    da_z = dh * (h_prev - n) * own.d_gate(z)
     da = np.concatenate([da_r, da_z, da_n], axis=-1)
     du = np.concatenate([da_r, da_z, da_n * r], axis=-1)
-    return da, du, dh * z, None
+    return da, du, dh * z, None, ()
+
+
+def leaky_tanh_forward(a, u, h, c, own):
+    (alpha,), f = own.p, np.tanh(a + u)
+    return (1 - alpha) * h + alpha * f, None, (f,)
+
+
+def leaky_tanh_backward(dh, dc, h, h_prev, c_prev, saved, own):
+    (alpha,), (f,) = own.p, saved
+    da = dh * alpha * (1 - f**2)
+    return da, da, dh * (1 - alpha), None, (dh * (f - h_prev),)
+
+
+def leaky_relu_forward(a, u, h, c, own):
+    (alpha,), f = own.p, np.maximum(a + u, 0)
+    return (1 - alpha) * h + alpha * f, None, (f,)
+
+
+def leaky_relu_backward(dh, dc, h, h_prev, c_prev, saved, own):
+    (alpha,), (f,) = own.p, saved
+    da = np.where(f <= 0, 0, dh * alpha)
+    return da, da, dh * (1 - alpha), None, (dh * (f - h_prev),)
 
 
 EQUATIONS = {
@@ -91,4 +142,7 @@ EQUATIONS = {
     "rnn_relu": (rnn_relu_forward, rnn_relu_backward),
     "lstm": (lstm_forward, lstm_backward),
     "gru": (gru_forward, gru_backward),
+    "lstm_coupled": (lstm_coupled_forward, lstm_coupled_backward),
+    "leaky_tanh": (leaky_tanh_forward, leaky_tanh_backward),
+    "leaky_relu": (leaky_relu_forward, leaky_relu_backward),
 }

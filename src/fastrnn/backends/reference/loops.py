@@ -3,6 +3,7 @@
 import numpy as np
 
 from .cells import EQUATIONS
+from .functions import Own
 
 
 def pack(cell, weights, threads, steps=None):
@@ -37,6 +38,7 @@ def forward(packed, run, after, threads):
     step = EQUATIONS[cell.name][0]
     T, H = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
+        own = Own(cell, w.vectors, H)
         now = [part[d].copy() for part in state]
         y_d = y[:, :, d * H : (d + 1) * H]
         y_d[...] = 0
@@ -44,7 +46,9 @@ def forward(packed, run, after, threads):
             rows = live_rows(steps.lengths, t)
             h, c = [entering(steps, d, t, rows, part[rows]) for part in now] + [None] * (2 - len(now))
             a, u = affine(x[t, rows], w.w_ih, w.b_ih), affine(h, w.w_hh, w.b_hh)
-            h, c, keep = step(a, u, h, c)
+            if steps.noise is not None:
+                a = a + steps.noise[t, rows, d * H : (d + 1) * H]
+            h, c, keep = step(a, u, h, c, own)
             for part, new in zip(now, (h, c)):
                 part[rows] = new
             y_d[t, rows] = h
@@ -65,7 +69,7 @@ def backward(cell, weights, run, given, wanted, threads):
     if last == T:
         dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
-        order = visit(T, run.reverse[d])
+        order, own = visit(T, run.reverse[d]), Own(cell, w.vectors, H)
         half = np.s_[d * H : (d + 1) * H]
         after = given.dstate if last == T else wanted.dstate
         dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*after, None)[:2])
@@ -79,7 +83,7 @@ def backward(cell, weights, run, given, wanted, threads):
             if wanted.dsteps is not None:
                 for part, now in zip(wanted.dsteps, (dh_t, dc[rows])):
                     part[d, t, rows] = now
-            da, du, dh_prev, dc_prev = step(dh_t, dc[rows], y[t, rows, half], h_prev, c_prev, keep)
+            da, du, dh_prev, dc_prev, dp = step(dh_t, dc[rows], y[t, rows, half], h_prev, c_prev, keep, own)
 
             for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, (du @ w.w_hh + dh_prev, dc_prev))):
                 part[rows] = now
@@ -90,6 +94,8 @@ def backward(cell, weights, run, given, wanted, threads):
                 dw.b_ih[...] += da.sum(axis=0)
             if dw.b_hh is not None:
                 dw.b_hh[...] += du.sum(axis=0)
+            if dw.vectors is not None:
+                dw.vectors[...] += np.concatenate([part.sum(axis=0) for part in dp])
         for part, now in zip(wanted.dstate, (dh, dc)):
             part[d] = now
 

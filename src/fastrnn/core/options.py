@@ -1,0 +1,95 @@
+"""How a layer's cell differs from the plain one: its constructor's arguments, checked, as a row of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..spec import LSTM, LSTM_COUPLED, RNN_RELU, RNN_TANH, Cell, Function, Options
+from . import checks
+
+# What alpha and beta are where they are not given, and whether the function takes them; ONNX's values.
+DEFAULTS: dict[str, tuple[float, ...]] = {
+    "sigmoid": (),
+    "hard_sigmoid": (0.2, 0.5),
+    "tanh": (),
+    "relu": (),
+    "leaky_relu": (0.01,),
+    "thresholded_relu": (1.0,),
+    "elu": (1.0,),
+    "softsign": (),
+    "softplus": (),
+    "affine": (1.0, 0.0),
+    "scaled_tanh": (1.0, 1.0),
+    "linear": (),
+}
+NOT_NEGATIVE = ("leaky_relu", "thresholded_relu", "elu")  # alpha: else a derivative would not follow from the result
+PLAIN = (Function("sigmoid"), Function("tanh"), Function("tanh"))  # of the gates, the candidate, the output
+ROLES = {"rnn_tanh": (1,), "rnn_relu": (1,), "gru": (0, 1), "lstm": (0, 1, 2), "lstm_coupled": (0, 1, 2)}
+
+
+def read_function(label: str, value: Any) -> Function:
+    """An activation: a name, or (name, alpha) or (name, alpha, beta)."""
+    name, *numbers = (value,) if isinstance(value, str) else value if isinstance(value, (tuple, list)) else (None,)
+    if not isinstance(name, str):
+        raise TypeError(f"{label}: expected a name, or (name, alpha, beta), got {value!r}")
+    if name not in DEFAULTS:
+        raise ValueError(f"{label}: expected one of {', '.join(DEFAULTS)}, got {name!r}")
+    defaults = DEFAULTS[name]
+    if len(numbers) > len(defaults):
+        raise ValueError(f"{label}: expected at most {len(defaults)} numbers with {name!r}, got {len(numbers)}")
+    found = [checks.finite(label, number) for number in numbers]
+    found += defaults[len(found) :]
+    if name in NOT_NEGATIVE and found[0] < 0:
+        raise ValueError(f"{label}: expected an alpha of at least 0 with {name!r}, got {found[0]}")
+    if name == "scaled_tanh" and found[0] == 0:
+        raise ValueError(f"{label}: expected an alpha other than 0 with {name!r}, got {found[0]}")
+    return Function(name, *found)
+
+
+def read_functions(cell: Cell, activations: Any) -> tuple[Function, ...]:
+    """The activations by role, given for those that the cell has."""
+    functions = list(PLAIN)
+    if cell.name == "rnn_relu":
+        functions[1] = Function("relu")
+    if activations is None:
+        return tuple(functions)
+    roles = ROLES[cell.name]
+    if isinstance(activations, str) or not isinstance(activations, Sequence):
+        raise TypeError(f"activations: expected a sequence of {len(roles)} activations, got {activations!r}")
+    if len(activations) != len(roles):
+        raise ValueError(f"activations: expected {len(roles)} of them, got {len(activations)}")
+    for k, role in enumerate(roles):
+        functions[role] = read_function(f"activations[{k}]", activations[k])
+    return tuple(functions)
+
+
+def with_options(
+    cell: Cell, activations: Any = None, clip: Any = None, peephole: Any = False, coupled: Any = False
+) -> Cell:
+    """The cell with its options, the table's own where there are none."""
+    if checks.flag("coupled", coupled):
+        cell = LSTM_COUPLED if cell == LSTM else cell
+    bound = 0.0 if clip is None else checks.positive("clip", clip)
+    functions = read_functions(cell, activations)
+    options = Options(functions, bound, checks.flag("peephole", peephole))
+    if options == Options(read_functions(cell, None)):
+        return cell
+    return (RNN_TANH if cell == RNN_RELU else cell)._replace(options=options)  # one equation, with any function
+
+
+def described(cell: Cell) -> dict[str, Any]:
+    """The constructor's arguments that make the cell of a layer of its kind, as JSON has them, without the defaults."""
+    found: dict[str, Any] = {"coupled": True} if cell.name == "lstm_coupled" else {}
+    if cell.options is None:
+        return found
+    functions, clip, peephole = cell.options
+    if functions != read_functions(cell, None):
+        given = [functions[role] for role in ROLES[cell.name]]
+        found["activations"] = [[name, alpha, beta][: 1 + len(DEFAULTS[name])] for name, alpha, beta in given]
+        found["activations"] = [value[0] if len(value) == 1 else value for value in found["activations"]]
+    if clip:
+        found["clip"] = clip
+    if peephole:
+        found["peephole"] = True
+    return found
