@@ -181,7 +181,7 @@ def test_cells(backend, kind):
 
 @pytest.mark.parametrize("with_lengths", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_a_stack_of_alternating_directions(backend, kind, dtype, with_lengths):
     """torch has no layers of the reverse direction alone: its bidirectional ones compute it in their second half."""
     T, B, I, H, num_layers = 9, 4, 6, 11, 1 if kind == "rnn_relu" else 3

@@ -40,7 +40,7 @@ def one_direction(layer: Any, k: int, d: int) -> Any:
     """Direction d of layer k as a layer of its own, its parameters converted to float64."""
     kind: Any = next(kind for kind in KINDS if isinstance(layer, kind))
     sizes = {"input_size": layer._spec.output_size if k else layer.input_size, "num_layers": 1}
-    plain = {"batch_first": False, "dropout": 0.0, "bidirectional": False, "dtype": FLOAT64}
+    plain = {"batch_first": False, "dropout": 0.0, "bidirectional": False, "direction": "forward", "dtype": FLOAT64}
     alone = kind(**(layer.config | sizes | plain), rng=0)
     suffix = f"_l{k}" + ("_reverse" if d else "")
     alone.load_state_dict({name: layer.params[name.removesuffix("_l0") + suffix] for name in alone.params})
