@@ -111,6 +111,14 @@ __attribute__((visibility("default"))) /* by which threadpoolctl tells the libra
 fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                      int threads, fr_interrupted *interrupted);
 
+/* The part of a pass that a call goes through, where the pass is cut: the parts that forward visited last come first.
+ * All else in the run is of the whole pass, but for `saved`; dh0 and dc0 go from call to call as they are left. Where
+ * two directions are cut, the step visited T / 2 begins a part. */
+typedef struct {
+    ptrdiff_t first, last; /* the visited steps first .. last-1; last 0: the whole pass */
+    fr_gradients open;     /* scratch, kept from call to call: sums of terms that are not yet in the gradients */
+} fr_span;
+
 typedef struct {
     fr_cell cell;
     fr_dtype dtype;
@@ -120,7 +128,8 @@ typedef struct {
     int reverse;
     fr_sequence x, y;      /* as in the forward call, y as it left it; read only */
     const void *h0, *c0;   /* as in the forward call */
-    const void *saved;     /* as the forward call left it; NULL where S is 0 */
+    const void *saved;     /* as the forward call left it; NULL where S is 0. Of a span: its steps and, for c alone, the
+                              one visited before, in the order of time */
     fr_sequence dy;        /* (T, B, H), or data NULL for zero; read only at valid steps */
     const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc two states only */
     fr_sequence dx;        /* (T, B, I): written; zero past a row's end; a layer's directions share it: their sum */
@@ -131,6 +140,7 @@ typedef struct {
     void *dh_steps, *dc_steps;
     fr_entry entry;        /* as in the forward call */
     void *dscale;          /* (T, B, H): the gradient of its scale, if there is one, is added to it */
+    fr_span span;
 } fr_backward_run;
 
 /* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. A row of length 0 gives

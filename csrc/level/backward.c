@@ -18,6 +18,8 @@ typedef struct {
     ptrdiff_t term_after;   /* ... and its first term */
     ptrdiff_t t_after;      /* that step */
     ptrdiff_t t_next;       /* the step that comes next, -1 after the last */
+    int resumes;            /* the step before it was in another call, which left dh of the rows that go on, ... */
+    int hands_on;           /* ... as this one does: dh of the step goes to dh0 */
 } step;
 
 static int is_first(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
@@ -31,7 +33,7 @@ static const real *h_before(const backward_state *b, ptrdiff_t t, ptrdiff_t row)
 }
 
 static const real *saved_at(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
-    return (const real *)b->run->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
+    return b->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
 }
 
 /* The units j .. j+n-1 of a part of a row's state as step t took them: `from`, or a changed copy of it in `to`. */
@@ -154,6 +156,18 @@ static void leave_rows(const backward_state *b, const step *s, ptrdiff_t i, int 
     }
 }
 
+/* Leaves dh of the same ranks and units in dh0. */
+static void store_dh(const backward_state *b, ptrdiff_t i, int rows, ptrdiff_t panel, int panels, const vec *dh) {
+    for (int k = 0; k < rows * panels; k++) {
+        const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
+        const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
+        for (int c = 0; c < wide_columns(b->H, panel + k % panels); c++) {
+            const ptrdiff_t j = first + c * LANES;
+            vstore_n((real *)b->run->dh0 + row * b->H + j, dh[k * COLUMNS + c], min_lanes(b->H - j));
+        }
+    }
+}
+
 /* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR
  * whole ones. What it starts from: dy, and what dh0 holds, which is dh of the final state where a row begins
  * (`!continues`), and the carry. */
@@ -161,13 +175,15 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
                     int continues) {
     vec dh[GROUP_ROWS * COLUMNS];
     ptrdiff_t terms[GROUP_ROWS] = {0};
+    const int resumes = continues && s->resumes;
+    continues = continues && !resumes;
     derive_function *const function = derive[b->cell][b->run->options != NULL];
     const int later = continues && b->run->entry.scale.data; /* dy comes after the product: it is not multiplied */
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
         const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
         const int C = wide_columns(b->H, panel + k % panels);
-        const real *dy = b->run->dy.data ? at(&b->run->dy, s->t, row) + j : NULL;
+        const real *dy = b->run->dy.data && !resumes ? at(&b->run->dy, s->t, row) + j : NULL;
         const real *dh0 = continues && !fr_cells[b->cell].carries ? NULL : (const real *)b->run->dh0 + row * b->H + j;
         terms[k / panels] = s->term_after + rank;
         prefetch_next(b, s, row, j, C * LANES);
@@ -183,6 +199,10 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
     if (continues && b->enters)
         leave_rows(b, s, i, rows, panel, panels, dh);
+    if (s->hands_on) {
+        store_dh(b, i, rows, panel, panels, dh);
+        return;
+    }
     for (int k = 0; k < rows * panels; k++)
         function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
                  wide_columns(b->H, panel + k % panels));
@@ -266,14 +286,21 @@ static const real *entered_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row
     return to;
 }
 
-/* Returns whether the call ends; who learns it before the others goes on to where they meet. */
-static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_before) {
+/* `hands_on`: the step that comes next is another call's. Returns whether the call ends; who learns it before the
+ * others goes on to where they meet. */
+static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_before, int hands_on) {
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
     ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
     step_rows(b, s, continuing, 0, owned, 0);
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))
         return 1;
     step_rows(b, s, 0, before < owned ? before : owned, owned, 1);
+    if (hands_on) {
+        const step next = {.t = s->t_next, .live = live_before, .after = s->live, .term_after = s->term,
+                           .t_after = s->t, .t_next = -1, .hands_on = 1};
+        continuing = before < owned ? before : owned;
+        step_rows(b, &next, continuing, 0, continuing, 0);
+    }
     for (ptrdiff_t i = b->share->index; i < s->live; i += b->share->size) {
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
         b->x[term] = at(&b->run->x, s->t, row);
@@ -325,7 +352,12 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.enters = changes(&run->entry);
     b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors : 0;
     b.panels = count_panels(b.cell, b.H);
-    b.few = batch->T * batch->B <= FEW_TERMS;
+    b.first = run->span.first;
+    b.last = run->span.last ? run->span.last : batch->T;
+    b.few = batch->T * batch->B <= FEW_TERMS && !run->span.last;
+    b.saved = run->saved;
+    if (run->span.last && run->saved)
+        b.saved -= (run->reverse ? batch->T - b.last : b.first - 1) * batch->B * fr_cells[b.cell].saved * b.H;
     b.unpacked[0] = b.few && b.H >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
     fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
     b.hand = part.hand;
@@ -360,7 +392,7 @@ static int prepare(const backward_state *b) {
                              fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
-    for (ptrdiff_t row = b->share->index; row < b->batch->B; row += b->share->size) {
+    for (ptrdiff_t row = b->share->index; row < b->batch->B && b->last == b->batch->T; row += b->share->size) {
         init_row(run->dh0, run->dh, row, b->H);
         if (fr_cells[b->cell].states == 2)
             init_row(run->dc0, run->dc, row, b->H);
@@ -412,6 +444,17 @@ static void dx_part(const backward_state *b, ptrdiff_t begin, ptrdiff_t stored, 
     }
 }
 
+/* How many terms the calls before this one had. */
+static ptrdiff_t terms_before(const backward_state *b) {
+    const ptrdiff_t steps = b->batch->T - b->last;
+    ptrdiff_t terms = 0;
+    for (ptrdiff_t row = 0; row < b->batch->B && steps; row++) {
+        const ptrdiff_t length = fr_length(b->batch, row), past = length > b->last ? length - b->last : 0;
+        terms += !b->run->reverse ? past : length < steps ? length : steps;
+    }
+    return terms;
+}
+
 /* The steps from the last visited back, and the products whenever a chunk of terms is full. Whoever learns that the
  * call ends goes to the team's next meeting, which tells all alike. */
 static void run_steps(const backward_state *b, int *met) {
@@ -419,9 +462,12 @@ static void run_steps(const backward_state *b, int *met) {
     fr_barrier *team = b->share->barrier;
     ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
     ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
-    step s = {0};
-    ptrdiff_t live = 0;
-    for (ptrdiff_t left = batch->T; left > 0; left--) {
+    ptrdiff_t opened = terms_before(b) % BLOCK;
+    step s = {.resumes = b->last < batch->T};
+    ptrdiff_t live = s.resumes ? fr_live(batch, b->run->reverse ? batch->T - 1 - b->last : b->last, 0) : 0;
+    s.live = live;
+    for (ptrdiff_t left = b->last; left > b->first; left--, s.resumes = 0) {
+        const int ends = left == b->first + 1; /* the call */
         s.t = b->run->reverse ? batch->T - left : left - 1;
         s.after = s.live;
         s.term_after = s.term;
@@ -430,21 +476,23 @@ static void run_steps(const backward_state *b, int *met) {
         s.term = end;
         s.t_next = left == 1 ? -1 : b->run->reverse ? s.t + 1 : s.t - 1;
         ptrdiff_t live_before = left > 1 ? fr_live(batch, s.t_next, live) : 0;
-        if (backward_step(b, &s, live_before))
+        if (backward_step(b, &s, live_before, ends && left > 1))
             return;
         end += s.live;
         if (batch->T - left < b->share->dx_stored)
             stored = end;
-        if (!fr_share_stopped(b->share, fr_owned(s.live, b->hand)) && left > 1 && end + live_before <= b->capacity)
+        if (!fr_share_stopped(b->share, fr_owned(s.live, b->hand)) && !ends && end + live_before <= b->capacity)
             continue;
 
         if (fr_barrier_wait(team))
             return;
         dx_part(b, fresh, stored, end, met);
-        const ptrdiff_t whole = left == 1 ? end : summed + (end - summed) / BLOCK * BLOCK;
-        LEVEL(fr_add_terms)(b, summed, whole);
-        if (left == 1)
+        ptrdiff_t whole = (opened + end - summed) / BLOCK * BLOCK - opened + summed;
+        whole = ends ? end : whole > summed ? whole : summed;
+        LEVEL(fr_add_terms)(b, summed, whole, opened, ends && live_before > 0);
+        if (ends)
             return;
+        opened = whole > summed ? 0 : opened;
         summed = whole;
         ptrdiff_t keep = summed < s.term ? summed : s.term;
         if (fr_barrier_wait(team) || keep_terms(b, keep, end))

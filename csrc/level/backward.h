@@ -31,6 +31,8 @@ typedef struct {
     ptrdiff_t panels;        /* of d, as in the forward pass */
     panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */
     ptrdiff_t capacity;      /* terms */
+    ptrdiff_t first, last;   /* the visited steps first .. last-1 */
+    const real *saved;       /* where step 0's would be */
     const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
     real **dx;               /* (capacity) */
     int enters;              /* whether the run's entry changes states */
@@ -79,7 +81,8 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *t
 void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
 /* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);
-/* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. */
-void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end);
+/* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. `opened` terms of the first block
+ * are in the span's open sums; `stays`: there a last block goes that is not full. */
+void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays);
 
 #endif

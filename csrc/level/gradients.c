@@ -41,12 +41,19 @@ DEFINE_TILES(outer_function, outer_4, OUTER, 4)
  * tile to tile. The sums wait in memory meanwhile. */
 enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
+/* What the open sums are to some terms: they begin from them, they stay in them. */
+typedef struct {
+    int begin, stay;
+} open_ends;
+
 /* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
-static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p,
-                      ptrdiff_t panel, const vec *block) {
+static void add_outer(const backward_state *b, open_ends ends, int from_x, ptrdiff_t term, ptrdiff_t terms,
+                      ptrdiff_t p, ptrdiff_t panel, const vec *block) {
     static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
     const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
+    const fr_gradients *open = &b->run->span.open;
     real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
+    real *opened = ends.begin || ends.stay ? (real *)(from_x ? open->w_ih : open->w_hh) + j : NULL;
     const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
@@ -56,6 +63,11 @@ static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdi
         for (int k = 0; k < runs.length; k++, count++)
             d[count] = term_d + runs.start + g * LANES + k;
     memset(sum, 0, (size_t)count * COLUMNS * sizeof *sum);
+    for (int g = 0; ends.begin && g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++)
+            for (int c = 0; c < C; c++)
+                sum[(g * runs.length + k) * COLUMNS + c] =
+                    vload_n(opened + (runs.row[g] + k) * n + c * LANES, min_lanes(n - j - c * LANES));
     for (ptrdiff_t done = 0, now; done < terms; done += now) {
         now = terms - done < OUTER_TERMS ? terms - done : OUTER_TERMS;
         for (int i = 0; i < count; i += tile) {
@@ -70,8 +82,9 @@ static void add_outer(const backward_state *b, int from_x, ptrdiff_t term, ptrdi
         for (int k = 0; k < runs.length; k++, count++)
             for (int c = 0; c < C; c++) {
                 const int lanes = min_lanes(n - j - c * LANES);
-                real *out = gradient + (runs.row[g] + k) * n + c * LANES;
-                vstore_n(out, vload_n(out, lanes) + sum[count * COLUMNS + c], lanes);
+                real *out = (ends.stay ? opened : gradient) + (runs.row[g] + k) * n + c * LANES;
+                const vec here = sum[count * COLUMNS + c];
+                vstore_n(out, ends.stay ? here : vload_n(out, lanes) + here, lanes);
             }
 }
 
@@ -130,6 +143,19 @@ static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdif
             gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
 }
 
+/* The sums of a bias from its open ones, or back to them. */
+static void move_open(const backward_state *b, int from_x, vec *sum, ptrdiff_t p, real *open, int stay) {
+    panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+    for (int g = 0; open && g < runs.count; g++)
+        for (int k = 0; k < runs.length; k++) {
+            real *here = (real *)sum + runs.start + g * LANES + k, *there = open + runs.row[g] + k;
+            if (stay)
+                *there = *here;
+            else
+                *here = *there;
+        }
+}
+
 /* Adds few terms to the rows of W's gradients that the share owns. Returns whether the call ends. */
 static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
@@ -152,7 +178,7 @@ static vec *blocks_of(const backward_state *b, ptrdiff_t wide) {
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
  * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
  * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
-static int add_outer_blocks(const backward_state *b, ptrdiff_t term, ptrdiff_t end_term) {
+static int add_outer_blocks(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t end_term) {
     const int index = b->share->index, size = b->share->size;
     const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
     const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
@@ -177,52 +203,69 @@ static int add_outer_blocks(const backward_state *b, ptrdiff_t term, ptrdiff_t e
                     return 1;
                 const vec *block = blocks_of(b, wide - begin);
                 for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                    add_outer(b, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
+                    add_outer(b, ends, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
             }
     }
     return 0;
 }
 
 /* Adds a block of terms to the biases' gradients that the share owns. */
-static void add_biases(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
-    const fr_gradients *gradients = &b->run->gradients;
+    const fr_gradients *gradients = &b->run->gradients, *open = &b->run->span.open;
     if (!gradients->b_ih && !gradients->b_hh)
         return;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
         vec sum[COLUMNS] = {{0}};
         const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
+        if (ends.begin) {
+            move_open(b, 1, sum, p, open->b_ih, 0);
+            move_open(b, 0, sum, p, open->b_hh, 0);
+        }
         for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
             sum[k % COLUMNS] += d[k];
+        if (ends.stay) {
+            move_open(b, 1, sum, p, open->b_ih, 1);
+            move_open(b, 0, sum, p, open->b_hh, 1);
+            continue;
+        }
         add_bias(b, 1, sum, p, gradients->b_ih);
         add_bias(b, 0, sum, p, gradients->b_hh);
     }
 }
 
 /* Adds a block of terms to the vectors' gradients that the share owns. */
-static void add_vectors(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+static void add_vectors(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size, blocks = panel_blocks(b->cell);
-    real *gradient = b->run->gradients.vectors;
+    real *gradient = b->run->gradients.vectors, *open = b->run->span.open.vectors;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++)
         for (int k = 0; k < b->vectors * blocks; k++) {
             const ptrdiff_t j = p * panel_units(b->cell) + k % blocks * LANES;
             real *out = gradient + k / blocks * b->H + j;
             const int lanes = min_lanes(b->H - j);
-            vec sum = {0};
+            real *opened = open ? open + k / blocks * b->H + j : NULL;
             if (lanes <= 0)
                 continue;
+            vec sum = ends.begin ? vload_n(opened, lanes) : (vec){0};
             for (ptrdiff_t i = 0; i < terms; i++)
                 sum += *vector_terms(b, p, term + i, k / blocks, k % blocks);
-            vstore_n(out, vload_n(out, lanes) + sum, lanes);
+            vstore_n(ends.stay ? opened : out, ends.stay ? sum : vload_n(out, lanes) + sum, lanes);
         }
 }
 
-void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
-    for (ptrdiff_t next; begin < end; begin = next) {
-        next = end - begin < OUTER_BLOCKS * BLOCK ? end : begin + OUTER_BLOCKS * BLOCK;
-        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, begin, next))
+void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays) {
+    for (ptrdiff_t next; begin < end; begin = next, opened = 0) {
+        const ptrdiff_t most = opened ? BLOCK - opened : OUTER_BLOCKS * BLOCK;
+        next = end - begin < most ? end : begin + most;
+        open_ends ends = {.begin = opened > 0};
+        const ptrdiff_t odd = (opened + next - begin) % BLOCK;
+        if (stays && odd) {
+            ends.stay = next - begin <= odd;
+            next -= ends.stay ? 0 : odd;
+        }
+        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, begin, next))
             return;
         for (ptrdiff_t term = begin; term < next; term += BLOCK)
-            add_biases(b, term, block_terms(term, next)), add_vectors(b, term, block_terms(term, next));
+            add_biases(b, ends, term, block_terms(term, next)), add_vectors(b, ends, term, block_terms(term, next));
     }
 }

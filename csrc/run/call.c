@@ -65,7 +65,7 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     fr_job j = {.n_teams = n_runs, .work = backward_work, .watch = fr_watch_begin(interrupted),
-                .row_flop = 2 * step_flop(runs->cell, runs->input_size, H)};
+                .row_flop = 2 * step_flop(runs->cell, runs->input_size, H), .is_cut = runs->span.last > 0};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
     int used, reserved = fr_reserve_job(&j, &used, threads, (H + slice - 1) / slice);

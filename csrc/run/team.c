@@ -35,10 +35,10 @@ static void job_body(void *context, int thread) {
             share.row_flop = LEAST_ROW_FLOP;
         share.dx_stored = i ? 0 : T;
         share.zeroes_padding = i == 0;
-        if (j->side_by_side) {
+        if (j->side_by_side || (j->is_cut && j->n_teams > 1))
             share.dx_stored = i ? T / 2 : T - T / 2;
+        if (j->side_by_side)
             share.crossing = &j->crossing;
-        }
         j->work(t, &share, t->scratch + (size_t)index * t->scratch_stride);
     }
 }

@@ -24,6 +24,7 @@ typedef struct {
     fr_barrier crossing; /* of all threads, side by side */
     fr_watch watch;
     double row_flop; /* of a row and step of one direction */
+    int is_cut;      /* the call is a part of a backward pass */
     int together;    /* rows are not divided: each of the threads would pack all weights */
 } fr_job;
 

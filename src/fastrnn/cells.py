@@ -42,7 +42,7 @@ def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weigh
         return recorded
     call = read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
-    after, runs, _ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
+    after, runs, *_ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
     return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
 
 
@@ -54,7 +54,7 @@ def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: We
         return None
     after, y, before, saved = found
     call = Call(one_step(x), before, CallSteps(), x.ndim == 2, cell=True)
-    run = Run(call.x, before, Steps(), spec.reverse, y, saved)
+    run = Run(call.x, before, Steps(), spec.reverse_of(0), y, saved)
     return after, Tape(owner, spec, backend, [(weights,)], call, [run])
 
 

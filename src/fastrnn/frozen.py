@@ -185,17 +185,18 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         x_t (B, I) or (I,); y (B, H) or (H,); the state as in a call, its None zeros. `out` takes (y, state) to write
         into and return: C-contiguous arrays of the layer's dtype; its state may be the input state itself, beyond
         that no two arrays may overlap. resets (B,), unbatched a bool: where True the row begins anew, from zeros.
-        Raises ValueError for a bidirectional layer, which has no steps.
+        Raises ValueError for a bidirectional or reverse layer, which has no steps.
         """
         spec = self._spec
         if resets is not None and state is not None:
             state = self._begin_anew(state, resets)
-        if self._short is not None and not spec.bidirectional:
+        if self._short is not None:
             stepped = self._short.step(x_t, state, out, config.get_num_threads())
             if stepped is not None:
                 return stepped
-        if spec.bidirectional:
-            raise ValueError("step: expected a layer of one direction, got a bidirectional one, which needs sequences")
+        if spec.bidirectional or spec.backward:
+            got = "a bidirectional one" if spec.bidirectional else f"direction={spec.direction!r}"
+            raise ValueError(f"step: expected a layer of the forward direction alone, got {got}, which needs sequences")
         x = checks.shaped("x_t", checks.real("x_t", x_t), ("B", spec.input_size), (spec.input_size,))
         x = checks.contiguous(x, spec.dtype)
         rows = x.shape[:-1]
@@ -234,11 +235,11 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         if x.size == 0:
             return
         x, y = one_step(x), one_step(y)
-        inner = self._spec.inner_state(x.shape[1])
+        spec, inner = self._spec, self._spec.inner_state(x.shape[1])
         now, after = tuple([part.reshape(inner) for part in now]), tuple([part.reshape(inner) for part in after])
         for k, packed in enumerate(self._packed):
             before, then = stack.layer_state(now, k, 1), stack.layer_state(after, k, 1)
-            run = Run(x, before, Steps(), self._spec.reverse, y, None)
+            run = Run(x, before, Steps(), spec.reverse_of(k), y, None)
             self._backend.forward(packed, run, then, config.get_num_threads())
             x = then[0]
 

@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     # The gradient of a final state: of h, or of (h, c), a part of which may be None for zero.
     StateGradient = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
 
+    OneDirection = Literal["forward", "reverse"]
+    Direction = OneDirection | tuple[OneDirection, ...] | list[OneDirection]
+
 
 class Layer(Parameters, DescribedLayer, Generic[S]):
     """What RNN, LSTM and GRU share: the base class of all three, not to be made itself."""
@@ -85,6 +88,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         forget_bias: float | None = None,
         alpha: ArrayLike | None = None,
         train_alpha: bool = True,
+        direction: Direction = "forward",
     ) -> None:
         spec = LayerSpec(
             cell,
@@ -99,6 +103,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         )
         generator = checks.generator(rng)
         check_memory(spec)
+        spec = spec._replace(backward=checks.direction(direction, spec.num_layers, spec.bidirectional))
         if spec.dropout and spec.num_layers == 1:
             warnings.warn(
                 f"dropout={spec.dropout} does nothing with num_layers=1: it acts between the layers", stacklevel=3
@@ -143,8 +148,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         x       (T, B, I), with batch_first=True (B, T, I); unbatched (T, I)
         state   the initial state, None for zeros: h, or for LSTM (h, c), each (L·D, B, H), unbatched (L·D, H)
         lengths (B,) integers: the valid steps of each row; None for T in all. Past them y is zero and x is not read
-        resets  (T, B) booleans: where True the row begins anew, as after a state of zeros. Of a bidirectional layer
-                neither direction's state passes between that step and the one before
+        resets  (T, B) booleans: where True the row begins anew, as after a state of zeros: no direction's state
+                passes between that step and the one before
         state_scale  (T, B) or (T, B, H): multiplies the state, h and c, that comes to that step; likewise in every
                 layer and direction
         mask    (T, B) booleans: where False the step does not happen. The state stays, y is zero, x is not read
@@ -173,10 +178,15 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         state_scale: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         noise: ArrayLike | None = None,
+        checkpoint: int | None = None,
     ) -> tuple[Array, S, Tape]:
         """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
 
         Arguments, results and errors are those of a call. `tape.gates` and `tape.outputs` show what was computed.
+
+        checkpoint  for long sequences: keep the state of every so many steps only, and what is between them, the gates,
+                    is computed again in `backward`. The same bits, for a third more work; least memory at √T. The
+                    tape has the y of every layer all the same, but no `gates`
 
         The tape refers to x, state_scale and the parameters: leave them unchanged until `backward` has been called. y,
         which the tape has too, is read-only.
@@ -185,14 +195,15 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         of any of NumPy's. Layers that are made in the processes, with rng=None or a seed for each, draw different ones.
         """
         spec, backend, weights = self._spec, config.backend(), self._weights
+        every = None if checkpoint is None else checks.integer("checkpoint", checkpoint)
         call = read_call(spec, x, state, lengths, resets, state_scale, mask, noise, copy_state=True)
         y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
         outputs = time_major(y, spec.batch_first)
         filled = call.steps.room_for(outputs)
         rng = None if self._rng is None else self._rng.generator
-        after, runs, kept = stack.record(spec, backend, weights, call, filled, rng)
+        after, runs, kept, checkpoints = stack.record(spec, backend, weights, call, filled, rng, every)
         call.steps.scatter(filled, outputs)
-        tape = Tape(self, spec, backend, weights, call, runs, kept)
+        tape = Tape(self, spec, backend, weights, call, runs, kept, checkpoints)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
         return y[...], as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
 
@@ -264,6 +275,7 @@ class RNN(Layer[Array]):
 
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -292,6 +304,7 @@ class RNN(Layer[Array]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
@@ -300,8 +313,9 @@ class RNN(Layer[Array]):
     ) -> None:
         cell = with_options(rnn_cell(nonlinearity), activations, clip)
         super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init
-        )
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init,
+            direction=direction,
+        )  # fmt: skip
 
     @property
     def nonlinearity(self) -> str:
@@ -321,6 +335,7 @@ class LSTM(Layer[tuple[Array, Array]]):
 
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -353,6 +368,7 @@ class LSTM(Layer[tuple[Array, Array]]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
@@ -364,7 +380,9 @@ class LSTM(Layer[tuple[Array, Array]]):
     ) -> None:
         sizes = input_size, hidden_size, num_layers
         cell = with_options(LSTM_CELL, activations, clip, peephole, coupled)
-        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias)
+        super().__init__(
+            cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction=direction
+        )
 
 
 class GRU(Layer[Array]):
@@ -378,6 +396,7 @@ class GRU(Layer[Array]):
 
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -405,6 +424,7 @@ class GRU(Layer[Array]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
@@ -412,7 +432,7 @@ class GRU(Layer[Array]):
         clip: float | None = None,
     ) -> None:
         sizes, cell = (input_size, hidden_size, num_layers), with_options(GRU_CELL, activations, clip)
-        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init)
+        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, direction=direction)
 
 
 class LeakyRNN(Layer[Array]):
@@ -428,6 +448,7 @@ class LeakyRNN(Layer[Array]):
     nonlinearity   f, "tanh" or "relu"
     num_layers     layers on top of each other, dropout between them in `forward`
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
+    direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
@@ -454,6 +475,7 @@ class LeakyRNN(Layer[Array]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
@@ -461,8 +483,9 @@ class LeakyRNN(Layer[Array]):
         cell, sizes = LEAKY_RELU if rnn_cell(nonlinearity) == RNN_RELU_CELL else LEAKY_TANH, (input_size, hidden_size)
         train = checks.flag("train_alpha", train_alpha)
         super().__init__(
-            cell, *sizes, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, None, alpha, train
-        )
+            cell, *sizes, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, None, alpha, train,
+            direction,
+        )  # fmt: skip
         self._alpha = np.array(alpha, np.float64).tolist()
 
     @property

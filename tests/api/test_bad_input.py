@@ -377,7 +377,7 @@ def test_step(layer, kind):
     with refuses(ValueError, f"{name}: expected shape ({L}, {H}), got ({L}, 1, {H})"):
         served.step(np.zeros(I), pair(kind, np.zeros((L, 1, H))))
     both = LAYERS[kind](I, H, bidirectional=True).freeze()
-    with refuses(ValueError, "step: expected a layer of one direction, got a bidirectional one"):
+    with refuses(ValueError, "step: expected a layer of the forward direction alone, got a bidirectional one"):
         both.step(np.zeros(I))
 
 

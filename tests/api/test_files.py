@@ -16,6 +16,7 @@ pytest.importorskip("safetensors")
 PARTS = {
     "lstm": fastrnn.LSTM(3, 4, num_layers=2, bidirectional=True, bias=False, dtype=np.float64, rng=0),
     "rnn": fastrnn.RNN(3, 4, nonlinearity="relu", batch_first=True, rng=1),
+    "alternating": fastrnn.GRU(3, 4, num_layers=2, direction=("reverse", "forward"), rng=9),
     "cell": fastrnn.GRUCell(3, 4, rng=2),
     "chain": Chain(Embedding(5, 3, rng=3), fastrnn.GRU(3, 4, rng=4), Dropout(0.2), LastStep(), Linear(4, 2, rng=5)),
     "model": Model(

@@ -207,7 +207,7 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
         backward[d] = (fr_backward_run){p->cell, p->dtype, I, H, w, NULL, d, x, y, from(p, a, H0, s), from(p, a, C0, s),
                                         saved[d], sequence(p, a, DY, width, first, d * H), from(p, a, DH, s),
                                         from(p, a, DC, s), sequence(p, a, DX, I, first, 0), from(p, a, DH0, s),
-                                        from(p, a, DC0, s), g, NULL, NULL, {0}, NULL};
+                                        from(p, a, DC0, s), g, NULL, NULL, {0}, NULL, {0}};
     }
     const mode_word before = get_mode();
     CHECK(fr_forward(forward, p->directions, T, B, lengths, threads, NULL) == FR_OK, "fr_forward");

@@ -177,3 +177,48 @@ def test_cells(backend, kind):
         for part, again, expected in zip(parts_of(state), parts_of(frozen_state), parts_of(peer_state)):
             assert_close(part, expected.detach().numpy(), 100, "state")
             np.testing.assert_array_equal(again, part)
+
+
+@pytest.mark.parametrize("with_lengths", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_stack_of_alternating_directions(backend, kind, dtype, with_lengths):
+    """torch has no layers of the reverse direction alone: its bidirectional ones compute it in their second half."""
+    T, B, I, H, num_layers = 9, 4, 6, 11, 1 if kind == "rnn_relu" else 3
+    direction = ("reverse", "forward", "reverse")[:num_layers]
+    case = make_case(kind, T, B, I, H, num_layers=num_layers, direction=direction, dtype=dtype, seed=12)
+    lengths = torch.tensor([9, 3, 5, 1]) if with_lengths else None
+    x, states, peers = leaf(case.x), [leaf(part) for part in case.state], []
+    values, after = x, [[] for _ in states]
+    for k, word in enumerate(direction):
+        d = int(word == "reverse")
+        both = type(case.layer)(H if k else I, H, bidirectional=True, dtype=dtype, **nonlinearity(kind))
+        for name in case.layer.params:
+            if name.endswith(f"_l{k}"):
+                both.params[name.replace(f"_l{k}", "_l0" + "_reverse" * d)] = case.layer.params[name]
+        peer = torch_layer(both, kind)
+        given = bare(tuple(torch.stack([part[k]] * 2) for part in states))
+        if with_lengths:
+            values = torch.nn.utils.rnn.pack_padded_sequence(values, lengths, enforce_sorted=False)
+        values, then = peer(values, given)
+        if with_lengths:
+            values, _ = torch.nn.utils.rnn.pad_packed_sequence(values, total_length=T)
+        values = values[..., d * H : (d + 1) * H]
+        for kept, part in zip(after, parts_of(then)):
+            kept.append(part[d])
+        peers.append((k, d, peer))
+    after = [torch.stack(parts) for parts in after]
+    torch.autograd.backward([values, *after], [leaf(g).detach() for g in (case.dy, *case.dstate)])
+    expected = {"y": values.detach().numpy(), "grads.x": x.grad.numpy()}
+    expected |= {f"state[{i}]": part.detach().numpy() for i, part in enumerate(after)}
+    expected |= {f"grads.state[{i}]": part.grad.numpy() for i, part in enumerate(states)}
+    for k, d, peer in peers:
+        for name, parameter in peer.named_parameters():
+            if name.endswith("_reverse") == bool(d):
+                expected[name.removesuffix("_reverse").replace("_l0", f"_l{k}")] = parameter.grad.numpy()
+    case = case._replace(lengths=lengths.numpy() if with_lengths else None)
+    assert_results_close(run(case), expected, case, factor=2)
+
+
+def nonlinearity(kind):
+    return {"nonlinearity": kind[4:]} if kind.startswith("rnn") else {}

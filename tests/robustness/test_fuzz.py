@@ -165,14 +165,14 @@ class Program(RuleBasedStateMachine):
         sizes=st.tuples(SIZES, SIZES, st.integers(1, 3)),
         bias=st.booleans(),
         batch_first=st.booleans(),
-        bidirectional=st.booleans(),
+        directions=st.sampled_from([{}, {"bidirectional": True}, {"direction": "reverse"}]),
         dtype=st.sampled_from([np.float32, np.float64]),
         seed=SEEDS,
     )
-    def construct(self, kind, sizes, seed, **options):
+    def construct(self, kind, sizes, seed, directions, **options):
         I, H, L = sizes
         L = 1 if kind.endswith("relu") else L  # see assert_results_close
-        return new_pair(kind, partial(make_layer, kind, I, H, L, **options), seed)
+        return new_pair(kind, partial(make_layer, kind, I, H, L, **directions, **options), seed)
 
     @rule(target=pairs, pair=pairs, how=st.sampled_from([copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))]))
     def copy_layer(self, pair, how):
@@ -215,11 +215,11 @@ class Program(RuleBasedStateMachine):
 
     # --- training
 
-    @rule(target=tapes, pair=pairs, **SEQUENCE)
-    def forward(self, pair, T, B, unbatched, lengths, seed):
+    @rule(target=tapes, pair=pairs, checkpoint=st.none() | st.integers(1, 9), **SEQUENCE)
+    def forward(self, pair, T, B, unbatched, lengths, seed, checkpoint):
         case = inputs(pair, T, B, unbatched, lengths, seed)
         arguments = (case.x, bare(case.state))
-        y, state, tape = pair.layer.forward(*arguments, lengths=case.lengths)
+        y, state, tape = pair.layer.forward(*arguments, lengths=case.lengths, checkpoint=checkpoint)
         with fastrnn.use_backend("numpy"):
             shadow = pair.shadow()
             expected, expected_state, shadow_tape = shadow.forward(*arguments, lengths=case.lengths)
@@ -292,8 +292,8 @@ class Program(RuleBasedStateMachine):
         frozen, pair = served
         case = inputs(pair, steps, B, False, False, seed)
         x = case.x.swapaxes(0, 1) if frozen.batch_first else case.x
-        if frozen.bidirectional:
-            with pytest.raises(ValueError, match="one direction"):
+        if frozen.bidirectional or frozen.direction != "forward":
+            with pytest.raises(ValueError, match="the forward direction alone"):
                 frozen.step(x[0])
             return
         state = tuple(part.copy() for part in case.state)

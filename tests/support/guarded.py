@@ -14,7 +14,7 @@ import numpy as np
 
 import fastrnn
 from fastrnn import backends
-from fastrnn.backends.base import Given, Run, Steps, Wanted
+from fastrnn.backends.base import Given, Run, Span, Steps, Wanted
 from fastrnn.spec import CELLS, Weights
 
 PAGE = mmap.PAGESIZE
@@ -106,8 +106,40 @@ class Job:
         given = Given(read(self.dy), tuple(map(read, self.dstate)))
         wanted = Wanted(dx, before, dweights, None, dscale)
         backend.backward(self.cell, weights, run, given, wanted, threads)
-        found = (y, *after, dx, *before, *(a for w in dweights for a in w), *([] if dscale is None else [dscale]))
-        return [array.copy() for array in found]
+        gradients = results(wanted)
+        wanted = Wanted(*(map_arrays(write, value) for value in wanted))
+        self.backward_in_parts(backend, read, weights, run, given, wanted, threads)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(results(wanted), gradients, strict=True)), self.cell
+        return [array.copy() for array in (y, *after)] + gradients
+
+    def backward_in_parts(self, backend, read, weights, run, given, wanted, threads):
+        """Three parts of the time or fewer, each with what its own steps saved."""
+        T, held = len(run.x), []
+        bounds = sorted({0, T // 2, T - T // 3, T})
+        for first, last in reversed(list(itertools.pairwise(bounds))):
+            span, saved = Span(first, last, held), None
+            if run.saved is not None:
+                saved = np.full((len(weights), last - first + 1, *run.saved.shape[2:]), np.nan, run.saved.dtype)
+                for d, backward in enumerate(run.reverse):
+                    start = span.start(T, backward)
+                    begin, end = max(start, 0), min(start + last - first + 1, T)
+                    saved[d, begin - start : end - start] = run.saved[d, begin:end]
+                saved = read(saved)
+            backend.backward(self.cell, weights, run._replace(saved=saved, span=span), given, wanted, threads)
+
+
+def map_arrays(function, value):
+    """An array, or what is made of arrays, through a function."""
+    if value is None or isinstance(value, np.ndarray):
+        return None if value is None else function(value)
+    made = [map_arrays(function, part) for part in value]
+    return Weights(*made) if isinstance(value, Weights) else made
+
+
+def results(wanted):
+    arrays = []
+    map_arrays(arrays.append, wanted)
+    return [array.copy() for array in arrays]
 
 
 def step(cell, job, memory):

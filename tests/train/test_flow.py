@@ -144,6 +144,27 @@ def test_a_reverse_direction_is_the_forward_one_of_the_sequence_reversed():
     same(gradient_flow(case.layer, case.x, case.state, case.dy, direction=1), expected)
 
 
+@pytest.mark.parametrize("layer_index", [0, 1, 2])
+def test_a_stack_of_alternating_directions(layer_index):
+    """Each layer alone, forward, on the reversed sequences that its neighbours give it."""
+    case = small("lstm", num_layers=3, direction=("reverse", "forward", "reverse"))
+    alone = [make_layer("lstm", H if k else I, H, dtype=np.float64) for k in range(3)]
+    for k, layer in enumerate(alone):
+        layer.load_state_dict({name: case.layer.params[name.replace("_l0", f"_l{k}")] for name in layer.params})
+    states = [tuple(part[k : k + 1] for part in case.state) for k in range(3)]
+    turns, x, tapes = (-1, 1, -1), case.x, []
+    for layer, turn, state in zip(alone, turns, states):
+        y, _, tape = layer.forward(x[::turn], state)
+        tapes.append((x, tape))
+        x = y[::turn]
+    dy = case.dy
+    for k in reversed(range(layer_index + 1, 3)):
+        dy = alone[k].backward(tapes[k][1], dy[:: turns[k]]).x[:: turns[k]]
+    x, turn = tapes[layer_index][0], turns[layer_index]
+    expected = gradient_flow(alone[layer_index], x[::turn], states[layer_index], dy[::turn])
+    same(gradient_flow(case.layer, case.x, case.state, case.dy, layer_index=layer_index), expected)
+
+
 def test_the_second_layer_of_a_bidirectional_stack_reads_both_directions_of_the_first():
     case = small("gru", bidirectional=True, num_layers=2)
     below = make_layer("gru", I, H, dtype=np.float64, bidirectional=True)

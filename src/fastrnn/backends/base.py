@@ -39,6 +39,22 @@ class Steps(NamedTuple):
     scale: np.ndarray | None = None  # (T, B, H) or (T, B, 1), features contiguous: multiplies h and c before that step
 
 
+class Span(NamedTuple):
+    """A part of a run to which `backward` goes, where the run is cut; the parts that were visited last come first.
+
+    All else is of the whole run, but for `saved`; the arrays of Wanted.dstate go from part to part as they are left.
+    Where two directions are cut, the step visited T // 2 begins a part.
+    """
+
+    first: int  # the visited steps first .. last - 1
+    last: int
+    held: list[Any]  # the backend's own, from part to part; empty before the first
+
+    def start(self, T: int, reverse: bool) -> int:
+        """Which step, in time, `saved` begins with; the last part of a forward direction has none there, -1."""
+        return T - self.last if reverse else self.first - 1
+
+
 class Run(NamedTuple):
     """One layer's pass forward."""
 
@@ -47,7 +63,10 @@ class Run(NamedTuple):
     steps: Steps
     reverse: tuple[bool, ...]  # of each direction: visits the steps from a row's last valid one to step 0
     y: np.ndarray  # (T, B, D·H): output h, strides as of x; written by forward
-    saved: np.ndarray | None  # (D, T, B, S, H), C-contiguous, written for backward; unwritten past a row's end
+    # (D, T, B, S, H), C-contiguous, written for backward; unwritten past a row's end. Of a span its steps and, for c
+    # alone, the one visited before, in the order of time: (D, last - first + 1, B, S, H).
+    saved: np.ndarray | None
+    span: Span | None = None  # for backward
 
 
 class Given(NamedTuple):

@@ -100,6 +100,24 @@ def not_negative(name: str, value: Any) -> float:
     return found
 
 
+def direction(value: Any, num_layers: int, bidirectional: bool) -> tuple[bool, ...]:
+    """Of each layer, whether its only direction is the reverse one; () where none is."""
+    if isinstance(value, str) and value == "forward":
+        return ()
+    words = (value,) * num_layers if isinstance(value, str) else value
+    if not isinstance(words, (tuple, list)) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"direction: expected 'forward', 'reverse' or a tuple of them, got {value!r}")
+    if strange := [word for word in words if word not in ("forward", "reverse")]:
+        raise ValueError(f"direction: expected 'forward' or 'reverse', got {strange[0]!r}")
+    if len(words) != num_layers:
+        raise ValueError(f"direction: expected one for each layer, num_layers={num_layers}, got {len(words)}")
+    if "reverse" not in words:
+        return ()
+    if bidirectional:
+        raise ValueError(f"direction: expected 'forward' with bidirectional=True, got {value!r}")
+    return tuple(word == "reverse" for word in words)
+
+
 def float_dtype(value: DTypeLike, name: str = "dtype") -> np.dtype:
     try:
         dtype = None if value is None else np.dtype(value)

@@ -31,15 +31,21 @@ class LayerSpec(NamedTuple):
     dropout: float
     bidirectional: bool
     dtype: np.dtype
+    backward: tuple[bool, ...] = ()  # of each layer of one direction: whether it is the reverse one; () if none is
 
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    def reverse_of(self, layer: int) -> tuple[bool, ...]:
+        """Of each direction of a layer: whether it goes from a row's last step to its first."""
+        return self.backward[layer : layer + 1] or (False, True)[: self.directions]
+
     @property
-    def reverse(self) -> tuple[bool, ...]:
-        """Of each direction: whether it goes from a row's last step to its first."""
-        return (False, True)[: self.directions]
+    def direction(self) -> str | tuple[str, ...]:
+        """The constructor's argument: one word where all layers go the same way."""
+        words = tuple("reverse" if backward else "forward" for backward in self.backward) or ("forward",)
+        return words[0] if len(set(words)) == 1 else words
 
     @property
     def output_size(self) -> int:
@@ -111,6 +117,7 @@ class DescribedLayer(DescribedCell):
             "batch_first": spec.batch_first,
             "dropout": spec.dropout,
             "bidirectional": spec.bidirectional,
+            "direction": spec.direction if isinstance(spec.direction, str) else list(spec.direction),
         }
 
     def zero_state(self, B: int | None = None) -> Any:
@@ -137,6 +144,11 @@ class DescribedLayer(DescribedCell):
     def bidirectional(self) -> bool:
         return self._spec.bidirectional
 
+    @property
+    def direction(self) -> str | tuple[str, ...]:
+        """Of layers of one direction "forward" or "reverse"; a tuple, one for each, where they differ."""
+        return self._spec.direction
+
 
 class Call(NamedTuple):
     """The arguments of a call, checked and in the backends' layout."""
@@ -158,6 +170,7 @@ def describe(name: str, spec: LayerSpec) -> str:
         "batch_first": (spec.batch_first, False),
         "dropout": (spec.dropout, 0.0),
         "bidirectional": (spec.bidirectional, False),
+        "direction": (spec.direction, "forward"),
         "dtype": (spec.dtype.name, "float32"),
     }
     given = [f", {option}={value!r}" for option, (value, default) in options.items() if value != default]

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import Backend, Given, Run, Wanted
+from ..backends.base import Backend, Given, Run, Steps, Wanted
 from ..spec import Weights
-from . import config
+from . import checkpoint, config
+from .checkpoint import Checkpoints
 from .geometry import Array, Call, LayerSpec, aligned_empty, empty, zeros
 from .tape import Tape
 
@@ -38,6 +39,16 @@ def packing(
         yield backend.pack(spec.cell, layer, config.get_num_threads(), steps)
 
 
+def layer_steps(spec: LayerSpec, call: Call) -> Iterator[tuple[Steps, tuple[bool, ...]]]:
+    """For each layer the steps as a backend takes them, and which of its directions are reverse."""
+    known: dict[tuple[bool, ...], Steps] = {}
+    for k in range(spec.num_layers):
+        reverse = spec.reverse_of(k)
+        if reverse not in known:
+            known[reverse] = call.steps.of(reverse)
+        yield known[reverse], reverse
+
+
 def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
     """Fill y and return the final state."""
     x, state = call.x, call.state
@@ -45,10 +56,9 @@ def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, 
         return tuple(part.copy() for part in state)
     after = tuple(empty(part.shape, spec.dtype) for part in state)
     D, threads, layers = spec.directions, config.get_num_threads(), iter(packed)
-    steps = call.steps.of(spec.reverse)
-    for k in range(spec.num_layers):
+    for k, (steps, reverse) in enumerate(layer_steps(spec, call)):
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
-        run = Run(x, layer_state(state, k, D), steps, spec.reverse, target, None)
+        run = Run(x, layer_state(state, k, D), steps, reverse, target, None)
         backend.forward(next(layers), run, layer_state(after, k, D), threads)  # and nothing holds the weights
         x = target
     return after
@@ -61,30 +71,37 @@ def record(
     call: Call,
     y: Array,
     rng: np.random.Generator | None = None,
-) -> tuple[tuple[Array, ...], list[Run], list[Array | None]]:
-    """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer."""
+    every: int | None = None,
+) -> tuple[tuple[Array, ...], list[Run], list[Array | None], list[Checkpoints | None]]:
+    """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer.
+
+    With `every`, it is the state before every so many steps instead of what all steps save.
+    """
     x, state = call.x, call.state
     if x.size == 0:
-        return tuple(part.copy() for part in state), [], []
+        return tuple(part.copy() for part in state), [], [], []
     after = tuple(empty(part.shape, spec.dtype) for part in state)
     (T, B, _), D, S, threads = x.shape, spec.directions, len(spec.cell.saved), config.get_num_threads()
-    steps = call.steps.of(spec.reverse)
     runs: list[Run] = []
     masks: list[Array | None] = []
-    for k, layer in enumerate(weights):
+    checkpoints: list[Checkpoints | None] = []
+    for k, (layer, (steps, reverse)) in enumerate(zip(weights, layer_steps(spec, call))):
         kept = None
         if k and spec.dropout and rng is not None:
             kept = rng.random(x.shape, np.float32) >= spec.dropout
             x = drop(x, kept, spec.dropout)
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
-        saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S else None
-        run = Run(x, layer_state(state, k, D), steps, spec.reverse, target, saved)
-        # Nothing holds the packed weights after the call: their memory serves the next layer.
-        backend.forward(backend.pack(spec.cell, layer, threads, T), run, layer_state(after, k, D), threads)
+        saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S and every is None else None
+        run, then = Run(x, layer_state(state, k, D), steps, reverse, target, saved), layer_state(after, k, D)
+        if S and every is not None:
+            checkpoints.append(checkpoint.forward(spec.cell, backend, layer, run, then, threads, every))
+        else:  # and nothing holds the packed weights after the call: their memory serves the next layer
+            backend.forward(backend.pack(spec.cell, layer, threads, T), run, then, threads)
+            checkpoints.append(None)
         runs.append(run)
         masks.append(kept)
         x = target
-    return after, runs, masks
+    return after, runs, masks, checkpoints
 
 
 def backprop(
@@ -101,7 +118,7 @@ def backprop(
         return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, given.dstate)), dscale
     dstate = tuple(empty(part.shape, spec.dtype) for part in call.state)
     D, threads, dy = spec.directions, config.get_num_threads(), given.dy
-    for k, (run, kept) in reversed(list(enumerate(zip(tape.runs, tape.kept)))):
+    for k, (run, kept, parts) in reversed(list(enumerate(zip(tape.runs, tape.kept, tape.checkpoints)))):
         target = dx if k == 0 else empty(run.x.shape, spec.dtype)
         by_scale = None if dscale is None else zeros((D, *dscale.shape), spec.dtype)
         wanted = Wanted(
@@ -111,8 +128,11 @@ def backprop(
             None if dsteps is None else layer_state(dsteps, k, D),
             by_scale,
         )
-        given_here = Given(dy, layer_state(given.dstate, k, D))
-        tape.backend.backward(spec.cell, tape.weights[k], run, given_here, wanted, threads)
+        given_here, weights = Given(dy, layer_state(given.dstate, k, D)), tape.weights[k]
+        if parts is None:
+            tape.backend.backward(spec.cell, weights, run, given_here, wanted, threads)
+        else:
+            checkpoint.backward(spec.cell, tape.backend, weights, run, parts, given_here, wanted, threads)
         if by_scale is not None:
             dscale += by_scale.sum(axis=0)
         dy = target if kept is None else drop(target, kept, spec.dropout, out=target)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backends.base import Backend, Run
 from ..spec import Weights
+from .checkpoint import Checkpoints
 from .geometry import Array, Call, LayerSpec
 
 S = TypeVar("S")  # a state: an array h, or a pair (h, c)
@@ -22,7 +23,7 @@ class Tape:
     backend it is from, and belongs to them: it can be neither copied nor pickled.
     """
 
-    __slots__ = ("backend", "call", "kept", "owner", "runs", "spec", "weights")
+    __slots__ = ("backend", "call", "checkpoints", "kept", "owner", "runs", "spec", "weights")
 
     def __init__(
         self,
@@ -33,10 +34,15 @@ class Tape:
         call: Call,
         runs: Sequence[Run],
         kept: Sequence[Array | None] = (None,),
+        checkpoints: Sequence[Checkpoints | None] = (None,),
     ) -> None:
-        """`runs` are the layers' passes, `kept` says which elements of their x dropout left, None for all."""
+        """`runs` are the layers' passes, `kept` says which elements of their x dropout left, None for all.
+
+        `checkpoints` are instead of what the runs save.
+        """
         self.owner, self.spec, self.backend = owner, spec, backend
         self.weights, self.call, self.runs, self.kept = weights, call, runs, kept
+        self.checkpoints = checkpoints
 
     @property
     def gates(self) -> tuple[dict[str, Array], ...]:
@@ -45,7 +51,10 @@ class Tape:
         LSTM has "i", "f", "g", "o" and "c", the state after the step; GRU has "r", "z", "n" and "hn", which is
         W_hn h + b_hn; RNN has none. Each is (T, B, H), with batch_first (B, T, H), unbatched (T, H), of a cell (B, H)
         or (H,), and read-only. Past a row's length, and where a mask is False, the values mean nothing.
+        Raises ValueError for a tape of forward(…, checkpoint=…), which has not kept them.
         """
+        if any(self.checkpoints):
+            raise ValueError("tape.gates: expected a tape that keeps every step, got one of forward(…, checkpoint=…)")
         names = self.spec.cell.saved
         return tuple(
             {} if run.saved is None else {name: self._given(run.saved[d, :, :, s]) for s, name in enumerate(names)}

@@ -187,9 +187,10 @@ def finite(name: str, array: Array) -> None:
 def read_path(layer: Any, call: Call, dy: Array | None, k: int, d: int) -> tuple[Path, Array]:
     """The path of direction d of layer k, and the gradient by its output at every step: (T, H)."""
     H, D = layer.hidden_size, 2 if layer.bidirectional else 1
+    backward = layer._spec.reverse_of(k)[d]
     inputs = outputs_below(layer, call, k if dy is None else layer.num_layers - 1)
     before = [part[k * D + d, 0] for part in call.state]
-    path = follow(one_direction(layer, k, d), in_order(inputs[k][:, 0], d), before)
+    path = follow(one_direction(layer, k, d), in_order(inputs[k][:, 0], backward), before)
     for part in path.states:
         stays = np.isfinite(part).all(axis=1)
         if not stays.all():
@@ -200,7 +201,7 @@ def read_path(layer: Any, call: Call, dy: Array | None, k: int, d: int) -> tuple
         by_output = np.zeros((path.T, H))
         by_output[-1] = H**-0.5
     else:
-        by_output = in_order(gradient_above(layer, call, inputs, k, dy)[:, 0, d * H : (d + 1) * H], d)
+        by_output = in_order(gradient_above(layer, call, inputs, k, dy)[:, 0, d * H : (d + 1) * H], backward)
     return path, by_output
 
 

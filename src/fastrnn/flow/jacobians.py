@@ -40,7 +40,7 @@ def one_direction(layer: Any, k: int, d: int) -> Any:
     """Direction d of layer k as a layer of its own, its parameters converted to float64."""
     kind: Any = next(kind for kind in KINDS if isinstance(layer, kind))
     sizes = {"input_size": layer._spec.output_size if k else layer.input_size, "num_layers": 1}
-    plain = {"batch_first": False, "dropout": 0.0, "bidirectional": False, "dtype": FLOAT64}
+    plain = {"batch_first": False, "dropout": 0.0, "bidirectional": False, "direction": "forward", "dtype": FLOAT64}
     alone = kind(**(layer.config | sizes | plain), rng=0)
     suffix = f"_l{k}" + ("_reverse" if d else "")
     alone.load_state_dict({name: layer.params[name.removesuffix("_l0") + suffix] for name in alone.params})
@@ -56,9 +56,9 @@ def parts_of(state: Any) -> tuple[Array, ...]:
     return state if isinstance(state, tuple) else (state,)
 
 
-def in_order(sequence: Array, d: int) -> Array:
-    """A sequence (T, …) in the order in which direction d visits its steps, or back from it."""
-    return sequence[::-1] if d else sequence
+def in_order(sequence: Array, backward: bool) -> Array:
+    """A sequence (T, …) in the order in which a direction visits its steps, or back from it."""
+    return sequence[::-1] if backward else sequence
 
 
 def start(call: Call, directions: int, k: int, d: int) -> Any:
@@ -73,9 +73,9 @@ def outputs_below(layer: Any, call: Call, k: int) -> list[Array]:
     inputs = [call.x]
     for below in range(k):
         halves = []
-        for d in range(D):
-            y, _ = one_direction(layer, below, d)(in_order(inputs[-1], d), start(call, D, below, d))
-            halves.append(in_order(y, d))
+        for d, backward in enumerate(layer._spec.reverse_of(below)):
+            y, _ = one_direction(layer, below, d)(in_order(inputs[-1], backward), start(call, D, below, d))
+            halves.append(in_order(y, backward))
         inputs.append(np.concatenate(halves, axis=-1))
     return inputs
 
@@ -85,10 +85,11 @@ def gradient_above(layer: Any, call: Call, inputs: Sequence[Array], k: int, dy: 
     H, D = layer.hidden_size, 2 if layer.bidirectional else 1
     for above in reversed(range(k + 1, layer.num_layers)):
         dx = np.zeros_like(inputs[above])
-        for d in range(D):
+        for d, backward in enumerate(layer._spec.reverse_of(above)):
             alone = one_direction(layer, above, d)
-            _, _, tape = alone.forward(in_order(inputs[above], d), start(call, D, above, d))
-            dx += in_order(alone.backward(tape, in_order(dy[..., d * H : (d + 1) * H], d)).x, d)
+            _, _, tape = alone.forward(in_order(inputs[above], backward), start(call, D, above, d))
+            given = in_order(dy[..., d * H : (d + 1) * H], backward)
+            dx += in_order(alone.backward(tape, given).x, backward)
         dy = dx
     return dy
 

@@ -229,7 +229,7 @@ class Chain(Model):
         for name, part in self._parts.items():
             options = {"lengths": steps} if takes_lengths(part) else {}
             if isinstance(part, Layer):
-                y, after[name], tapes[name] = part.forward(y, before.get(name), **options)
+                y, after[name], tapes[name] = part.forward(y, before.get(name), lengths=steps)
             elif isinstance(part, Chain):
                 y, tapes[name] = part.forward(y, before.get(name), **options)
                 after[name] = tapes[name].state

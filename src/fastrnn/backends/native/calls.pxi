@@ -147,6 +147,22 @@ def forward(Packed packed not None, run, after, int threads):
     run_forward(runs, packed.count, s.T, s.B, lengths, threads, flop(packed.cell, &s, packed.count))
 
 
+cdef fr_gradients gradients_of(object w) except *:
+    cdef fr_gradients result
+    result.w_ih, result.w_hh = pointer(w.w_ih, PyBUF_WRITABLE), pointer(w.w_hh, PyBUF_WRITABLE)
+    result.b_ih, result.b_hh = pointer(w.b_ih, PyBUF_WRITABLE), pointer(w.b_hh, PyBUF_WRITABLE)
+    result.vectors = pointer(w.vectors, PyBUF_WRITABLE)
+    return result
+
+
+cdef void set_span(fr_backward_run *run, object span, object dweights, Py_ssize_t d) except *:
+    """The part of a run that is cut; what it holds are arrays like dweights."""
+    run.span.first, run.span.last = span.first, span.last
+    if len(span.held) <= d:
+        span.held.append(dweights._make([None if array is None else array.copy() for array in dweights]))
+    run.span.open = gradients_of(span.held[d])
+
+
 def backward(cell, weights, run, given, wanted, int threads):
     cdef Shape s = shape_of(run.x, run.state[0])
     cdef fr_backward_run runs[2]
@@ -154,7 +170,8 @@ def backward(cell, weights, run, given, wanted, int threads):
     cdef const int64_t *lengths = <const int64_t *>pointer(run.steps.lengths)
     cdef fr_cell code = CELLS[cell.name]
     cdef bint has_c = fr_cells[code].states == 2
-    cdef ptrdiff_t saved_size = s.T * s.B * s.H * fr_cells[code].saved * s.item
+    cdef ptrdiff_t steps = s.T if run.span is None else run.span.last - run.span.first + 1
+    cdef ptrdiff_t saved_size = steps * s.B * s.H * fr_cells[code].saved * s.item
     cdef char *saved = <char *>pointer(run.saved if saved_size else None)
     cdef fr_status status
     cdef fr_interrupted *ask
@@ -180,10 +197,9 @@ def backward(cell, weights, run, given, wanted, int threads):
             r.dc = part(given.dstate[1], d, &s)
             r.dc0 = part(wanted.dstate[1], d, &s, PyBUF_WRITABLE)
         r.saved = NULL if saved == NULL else saved + d * saved_size
-        into = wanted.dweights[d]
-        r.gradients.w_ih, r.gradients.w_hh = pointer(into.w_ih, PyBUF_WRITABLE), pointer(into.w_hh, PyBUF_WRITABLE)
-        r.gradients.b_ih, r.gradients.b_hh = pointer(into.b_ih, PyBUF_WRITABLE), pointer(into.b_hh, PyBUF_WRITABLE)
-        r.gradients.vectors = pointer(into.vectors, PyBUF_WRITABLE)
+        r.gradients = gradients_of(wanted.dweights[d])
+        if run.span is not None:
+            set_span(r, run.span, wanted.dweights[d], d)
         if wanted.dsteps is not None:
             r.dh_steps = pointer(wanted.dsteps[0][d], PyBUF_WRITABLE)
             r.dc_steps = pointer(wanted.dsteps[1][d], PyBUF_WRITABLE) if has_c else NULL

@@ -59,6 +59,11 @@ cdef extern from "fastrnn.h" nogil:
         void *saved
         fr_entry entry
         fr_sequence noise
+    ctypedef struct fr_span:
+        ptrdiff_t first
+        ptrdiff_t last
+        fr_gradients open
+
     ctypedef struct fr_backward_run:
         fr_cell cell
         fr_dtype dtype
@@ -83,6 +88,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dc_steps
         fr_entry entry
         void *dscale
+        fr_span span
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *, int,
                       fr_interrupted *, fr_packed **)
     fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *,

@@ -14,13 +14,14 @@ cdef class Shortcut:
     cdef Py_ssize_t item
     cdef char kind
     cdef bint has_c, cell, batch_first
+    cdef tuple backward
     cdef double row_flop
 
     def __cinit__(self, layers, spec, ndarray, empty, cell):
         cdef double gates = len(spec.cell.gates)
         self.layers, self.ndarray, self.empty, self.dtype = layers, ndarray, empty, spec.dtype
         self.input_size, self.hidden_size, self.item = spec.input_size, spec.hidden_size, spec.dtype.itemsize
-        self.num_layers, self.directions = spec.num_layers, spec.directions
+        self.num_layers, self.directions, self.backward = spec.num_layers, spec.directions, spec.backward
         self.runs = self.num_layers * self.directions
         self.kind = ord(spec.dtype.char)
         self.has_c, self.cell, self.batch_first = len(spec.cell.states) == 2, cell, spec.batch_first
@@ -75,6 +76,8 @@ cdef class Shortcut:
         cdef Plain now[2]
         cdef Plain after[2]
         cdef int parts = 2 if self.has_c else 1, i, k
+        if self.directions > 1 or self.backward:
+            return None
         if not self.plain(x_t, &x, 0) or x.ndim > 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
             return None
         cdef ptrdiff_t rows = x.shape[0] if x.ndim == 2 else -1
@@ -117,18 +120,19 @@ cdef class Shortcut:
         run.y.data, run.y.row = y.data, self.hidden_size
         for layer in self.layers:
             set_state(&run, self.has_c, now, after, k * size)
-            self.run(layer, &run, 1, B, NULL, threads)
+            self.run(layer, &run, 1, B, NULL, threads, False)
             run.x.data, run.x.row = run.h, self.hidden_size
             k += 1
         return 0
 
     cdef int run(
-        self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads
+        self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads,
+        bint backward
     ) except -1:
-        """One layer: its directions' runs, but for the weights."""
+        """One layer: its directions' runs, but for the weights; backward: its only direction is the reverse one."""
         cdef int d
         for d in range(layer.count):
-            runs[d].packed, runs[d].reverse = layer.directions[d], d
+            runs[d].packed, runs[d].reverse = layer.directions[d], d or backward
         return run_forward(runs, layer.count, T, B, lengths, threads, T * B * self.row_flop)
 
     def sequence(self, sequence, state, lengths, int threads):
@@ -141,6 +145,7 @@ cdef class Shortcut:
         cdef ptrdiff_t T, B = 1, rows = -1, size, width = self.directions * self.hidden_size
         cdef const int64_t *row_lengths
         cdef int parts = 2 if self.has_c else 1, batch = 0 if self.batch_first else 1, i, k, d
+        cdef bint backward
         cdef tuple state_shape, shape
         if not self.plain(sequence, &x, 0) or x.ndim < 2 or x.bytes == 0 or x.shape[x.ndim - 1] != self.input_size:
             return None
@@ -173,7 +178,8 @@ cdef class Shortcut:
                 runs[d].y = self.strides(&y, T, B)
                 runs[d].y.data = y.data + d * self.hidden_size * self.item
                 set_state(&runs[d], self.has_c, now, after, (k * self.directions + d) * size)
-            self.run(next(layers), runs, T, B, row_lengths, threads)  # and nothing holds its weights
+            backward = self.backward and self.backward[k]
+            self.run(next(layers), runs, T, B, row_lengths, threads, backward)  # and nothing holds its weights
             sequence, x = target, y
         return sequence, after_state
 

@@ -9,6 +9,7 @@ import numpy as np
 from numba import from_dtype, types
 
 from ...spec import CELLS, Cell
+from ..base import Span
 from . import activations
 from .cells import GENERAL, LAYOUTS
 from .compiling import jit
@@ -64,7 +65,7 @@ def backward_loop(name, general, dtype):
     given = [x, index, index, types.Array(types.uint8, 2, "C", readonly=True), x, x, start, start, vector, x]
     terms = types.Tuple([*[dvector] * 5, types.Array(types.intp, 2, "C")])
     results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4, vector, vector, dvector]
-    flags = types.boolean, types.intp, types.intp, terms, types.intp, types.boolean
+    flags = types.boolean, types.intp, types.intp, types.intp, terms, types.intp, types.boolean
     return jit(loop, types.intp(*given, *results, *flags))
 
 
@@ -178,11 +179,14 @@ def backward(cell, weights, run, given, wanted, threads):
     order, ends = longest_first(run.steps.lengths, T, B)
     loop, options = backward_loop(cell.name, cell.options is not None, x.dtype), as_vector(cell.options, x.dtype)
     row_flop = 4 * len(cell.gates) * H * (I + H)
+    span = Span(0, T, []) if run.span is None else run.span
     bounds = parts(T, B * row_flop)
     rows = parts(B, row_flop) if len(bounds) == T else [(0, B)]  # in parts of several steps, terms would change places
-    dx[...] = 0
-    for running, start in zip(wanted.dstate, given.dstate):
-        running[...] = 0 if start is None else start
+    bounds = [(max(first, span.first), min(last, span.last)) for first, last in bounds]
+    if span.last == T:
+        dx[...] = 0
+        for running, start in zip(wanted.dstate, given.dstate):
+            running[...] = 0 if start is None else start
     for d, (w, dw, reverse) in enumerate(zip(weights, wanted.dweights, run.reverse)):
         half = np.s_[:, :, d * H : (d + 1) * H]
         start, dstart = (state[0][d], state[-1][d]), (wanted.dstate[0][d], wanted.dstate[-1][d])
@@ -193,11 +197,17 @@ def backward(cell, weights, run, given, wanted, threads):
         parts_of_steps = (*(wanted.dsteps or ()), None, None)[:2]
         after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*parts_of_steps, dscale)]
         entry = entry_arrays(run.steps, d, x.dtype)
-        terms, n = room_for_terms(cell, min(TERMS, T * B), I, H, dw.vectors, x.dtype), 0
+        if len(span.held) <= d:
+            span.held.append((room_for_terms(cell, min(TERMS, T * B), I, H, dw.vectors, x.dtype), 0))
+        (terms, n), begin = span.held[d], 0 if run.span is None else span.start(T, reverse)
         for (first, last), (top, end) in product(reversed(bounds), rows):
+            if first >= last:
+                continue
             read = x, order[top:end], ends[top:end], *entry, y[half], *start, kept, dy
             at_end = first == 0 and end == B
-            n = loop(*read, dx, *dstart, *after_steps, *w_flat, *dw_flat, *own, reverse, first, last, terms, n, at_end)
+            steps = first, last, begin
+            n = loop(*read, dx, *dstart, *after_steps, *w_flat, *dw_flat, *own, reverse, *steps, terms, n, at_end)
+        span.held[d] = terms, n
 
 
 def room_for_terms(cell, size, I, H, dvectors, dtype):

@@ -83,55 +83,11 @@ def lanes_of(left, units):
     return min(units, -(-left // LANES) * LANES)
 
 
-def plain_step(step):
-    """A forward equation called as one with vectors and options."""
-
-    @inlined
-    def call(v, h, c, vectors, unit, units, o):
-        return step(v, h, c)
-
-    return call
-
-
-def general_step(step, count):
-    """The same of an equation that has `count` vectors."""
-
-    @inlined
-    def call(v, h, c, vectors, unit, units, o):
-        return step(v, h, c, load(vectors, unit, units, count), o)
-
-    return call
-
-
-def plain_derivative(step, count):
-    """A derivative of `count` values called as one with vectors and options."""
-
-    @inlined
-    def call(block, i, vectors, unit, units, o):
-        dh_prev, dc_prev, da, du = step(*load(block, i, COLUMNS, count))
-        return dh_prev, dc_prev, da, du, da
-
-    return call
-
-
-def general_derivative(step, count, vectors_count):
-    """The same of an equation that has vectors."""
-    saved_count = count - 5
-
-    @inlined
-    def call(block, i, vectors, unit, units, o):
-        own = load(block, i, COLUMNS, 5)
-        saved = load(block, i + 5 * COLUMNS, COLUMNS, saved_count)
-        return step(*own, load(vectors, unit, units, vectors_count), o, *saved)
-
-    return call
-
-
 def build_forward(cell, layout, general):
     """forward of a cell, plain, or with vectors and options."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
     vectors_count, units = len(cell.vectors + cell.peepholes), layout.units
-    evaluate = general_step(layout.forward, vectors_count) if general else plain_step(layout.forward)
+    step = layout.forward
     first, count, hidden = layout.first, layout.count, layout.hidden
     c_slot = 1 + cell.saved.index("c") if states == 2 else 0
     assert max(1 + kept, first + count) * units <= PITCH, "a row of the tile has no room for the values"
@@ -182,7 +138,11 @@ def build_forward(cell, layout, general):
                         for j in range(lanes):
                             v = load(tiles, at + first * units + j, units, count)
                             own = p * units + j
-                            values = evaluate(v, h[unsigned(unit + j)], c[unsigned(unit + j)], vectors, own, padded, o)
+                            h_prev, c_prev = h[unsigned(unit + j)], c[unsigned(unit + j)]
+                            if general:  # a constant: Numba leaves the other branch out
+                                values = step(v, h_prev, c_prev, load(vectors, own, padded, vectors_count), o)
+                            else:
+                                values = step(v, h_prev, c_prev)
                             store(tiles, at + j, units, values)
                         copy(features(y, t, some[b]), p * units, tiles, at, real)
                         copy(h_next, unit, tiles, at, lanes)
@@ -213,16 +173,13 @@ def build_backward(cell, layout, general):
     # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du.
     dp_at = 2 + 2 * gates
     slots = max(values, dp_at + vectors_count)
-    if general:
-        evaluate = general_derivative(layout.backward, values, vectors_count)
-    else:
-        evaluate = plain_derivative(layout.backward, values)
+    step, given_count = layout.backward, values - kept
 
     def backward(
         x, order, ends, resets, scale, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, dscale, w_ih, w_hh,
-        dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, reverse, first, last, terms, n, at_end,
+        dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, reverse, first, last, start, terms, n, at_end,
     ):  # fmt: skip
-        """The visited steps last-1 to first of the rows in `order`.
+        """The visited steps last-1 to first of the rows in `order`; `saved` begins at the step `start`.
 
         n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
         """
@@ -252,7 +209,7 @@ def build_backward(cell, layout, general):
                         enter(hs, term * H, resets, scale, t, row, 0, H)
                     for j in range(0, H, C):
                         real = min(C, H - j)
-                        here, kept_here = (b + s) * H + j, (t * B + row) * kept * H + j
+                        here, kept_here = (b + s) * H + j, ((t - start) * B + row) * kept * H + j
                         copy(block, 0, dh, here, real)
                         if dy.size:
                             add(block, 0, features(dy, t, row), j, real)
@@ -261,7 +218,8 @@ def build_backward(cell, layout, general):
                             if initial:
                                 copy(block, 4 * C, c0[row], j, real)
                             else:
-                                copy(block, 4 * C, saved, ((before * B + row) * kept + saved_c) * H + j, real)
+                                c_before = (((before - start) * B + row) * kept + saved_c) * H + j
+                                copy(block, 4 * C, saved, c_before, real)
                             if enters:
                                 copy(past, 0, block, 4 * C, real)
                                 enter(block, 4 * C, resets, scale, t, row, j, real)
@@ -275,10 +233,15 @@ def build_backward(cell, layout, general):
                         for slot in range(kept):
                             copy(block, (5 + slot) * C, saved, kept_here + slot * H, real)
                         for i in range(lanes_of(real, C)):
-                            dh_prev, dc_prev, da_i, du_i, dp_i = evaluate(block, i, vectors, j + i, padded, o)
-                            store(block, i, C, (dh_prev, dc_prev) + da_i)
-                            if vectors_count:
+                            if general:
+                                given = load(block, i, C, given_count)
+                                own = load(vectors, j + i, padded, vectors_count), o
+                                after = load(block, i + given_count * C, C, kept)
+                                dh_prev, dc_prev, da_i, du_i, dp_i = step(*given, *own, *after)
                                 store(block, i + dp_at * C, C, dp_i)
+                            else:
+                                dh_prev, dc_prev, da_i, du_i = step(*load(block, i, C, values))
+                            store(block, i, C, (dh_prev, dc_prev) + da_i)
                             if split:
                                 store(block, i + du_at * C, C, du_i)
                         copy(dh, here, block, 0, real)

@@ -64,17 +64,21 @@ def backward(cell, weights, run, given, wanted, threads):
     x, steps, y, saved, dx = run.x, run.steps, run.y, run.saved, wanted.dx
     step = EQUATIONS[cell.name][1]
     T, B, H = len(x), x.shape[1], run.state[0].shape[-1]
-    dx[...] = 0
+    first, last = (0, T) if run.span is None else run.span[:2]
+    starts = [0 if run.span is None else run.span.start(T, reverse) for reverse in run.reverse]  # of what is saved
+    if last == T:
+        dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
         order, own = visit(T, run.reverse[d]), Own(cell, w.vectors, H)
         half = np.s_[d * H : (d + 1) * H]
-        dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*given.dstate, None)[:2])
-        for k in reversed(range(T)):
+        after = given.dstate if last == T else wanted.dstate
+        dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*after, None)[:2])
+        for k in reversed(range(first, last)):
             t = order[k]
             rows = live_rows(steps.lengths, t)
-            before = previous_state(cell, run, order, k, d, rows)
+            before = previous_state(cell, run, order, k, d, rows, starts[d])
             h_prev, c_prev = [entering(steps, d, t, rows, part) for part in before] + [None] * (2 - len(before))
-            keep = () if saved is None else [saved[d, t, rows, s] for s in range(len(cell.saved))]
+            keep = () if saved is None else [saved[d, t - starts[d], rows, s] for s in range(len(cell.saved))]
             dh_t = dh[rows] if given.dy is None else dh[rows] + given.dy[t, rows, half]
             if wanted.dsteps is not None:
                 for part, now in zip(wanted.dsteps, (dh_t, dc[rows])):
@@ -107,8 +111,11 @@ def leaving(run, wanted, d, t, rows, before, gradients):
     return [g * steps.scale[t, rows] for _, g in found]
 
 
-def previous_state(cell, run, order, k, d, rows):
-    """h, or h and c, before the k-th visited step: the initial state where a row's sequence starts there."""
+def previous_state(cell, run, order, k, d, rows, start):
+    """h, or h and c, before the k-th visited step: the initial state where a row's sequence starts there.
+
+    `start` is the first step that is saved.
+    """
     H = run.state[0].shape[-1]
     first = [part[d][rows] for part in run.state]
     if k == 0:
@@ -116,7 +123,7 @@ def previous_state(cell, run, order, k, d, rows):
     t_prev = order[k - 1]
     found = [run.y[t_prev, rows, d * H : (d + 1) * H]]
     if len(cell.states) == 2:
-        found.append(run.saved[d, t_prev, rows, cell.saved.index("c")])
+        found.append(run.saved[d, t_prev - start, rows, cell.saved.index("c")])
     if run.steps.lengths is None:
         return found
     started = (run.steps.lengths[rows] > t_prev)[:, None]
