@@ -26,6 +26,13 @@ from .functional import (
     rnn_tanh_cell_forward,
 )
 from .layers import GRU, LSTM, RNN, Layer
+from .recurrence import (
+    RecurrenceGrads,
+    RecurrenceTape,
+    linear_recurrence,
+    linear_recurrence_backward,
+    linear_recurrence_forward,
+)
 
 __all__ = [
     "GRU",
@@ -40,6 +47,8 @@ __all__ = [
     "LSTMCell",
     "Layer",
     "RNNCell",
+    "RecurrenceGrads",
+    "RecurrenceTape",
     "Tape",
     "__version__",
     "available_backends",
@@ -49,6 +58,9 @@ __all__ = [
     "gru_cell",
     "gru_cell_backward",
     "gru_cell_forward",
+    "linear_recurrence",
+    "linear_recurrence_backward",
+    "linear_recurrence_forward",
     "load",
     "lstm_cell",
     "lstm_cell_backward",

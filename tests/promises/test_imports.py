@@ -14,7 +14,7 @@ ORDER = (
     ("_version", "spec"),
     ("backends",),
     ("core",),
-    ("layers", "cells", "functional", "frozen"),
+    ("layers", "cells", "functional", "frozen", "recurrence"),
     ("console", "ulps"),
     ("flow", "verify"),
     ("files",),

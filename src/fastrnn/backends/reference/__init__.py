@@ -5,7 +5,8 @@ It defines what is right.
 
 from .cells import EQUATIONS, sigmoid
 from .loops import backward, forward, pack
+from .scan import linear, scan_backward, scan_forward
 
 name = "numpy"
 
-__all__ = ["EQUATIONS", "backward", "forward", "name", "pack", "sigmoid"]
+__all__ = ["EQUATIONS", "backward", "forward", "linear", "name", "pack", "scan_backward", "scan_forward", "sigmoid"]
