@@ -33,6 +33,7 @@ from .recurrence import (
     linear_recurrence_backward,
     linear_recurrence_forward,
 )
+from .scans import FrozenScan, IndRNN, MinGRU, MinLSTM
 
 __all__ = [
     "GRU",
@@ -42,10 +43,14 @@ __all__ = [
     "CellGrads",
     "FrozenCell",
     "FrozenLayer",
+    "FrozenScan",
     "GRUCell",
     "Grads",
+    "IndRNN",
     "LSTMCell",
     "Layer",
+    "MinGRU",
+    "MinLSTM",
     "RNNCell",
     "RecurrenceGrads",
     "RecurrenceTape",
