@@ -54,17 +54,17 @@ typedef struct {
 fr_status fr_scan_forward(const fr_scan_forward_run *run, int threads, fr_interrupted *interrupted);
 fr_status fr_scan_backward(const fr_scan_backward_run *run, int threads, fr_interrupted *interrupted);
 
-/* y = x W' + bias, or, transposed, x W + bias; all C-contiguous, y apart from the others. */
-typedef struct {
-    fr_dtype dtype;
-    int transposed;
-    ptrdiff_t N, K, M;
-    const void *x;    /* (N, K) */
-    const void *w;    /* (M, K), or (K, M) */
-    const void *bias; /* (M), or NULL for zero */
-    void *y;          /* (N, M): each element one chain, from the bias on, whatever the other rows are */
-} fr_linear_run;
+/* What multiplies x: W' and a bias, rearranged for the kernels of one instruction-set level; immutable. */
+typedef struct fr_linear_packed fr_linear_packed;
 
-fr_status fr_linear(const fr_linear_run *run, int threads, fr_interrupted *interrupted);
+/* w is (M, K), or, transposed, (K, M), C-contiguous; bias (M), or NULL for zero. Both are copied. */
+fr_status fr_linear_pack(fr_dtype dtype, ptrdiff_t K, ptrdiff_t M, const void *w, int transposed, const void *bias,
+                         int threads, fr_interrupted *interrupted, fr_linear_packed **packed);
+void fr_linear_free(fr_linear_packed *packed); /* NULL is allowed */
+
+/* y (N, M) = x (N, K) W' + bias, C-contiguous and apart from each other. Each element is one chain, from the bias on,
+ * whatever the other rows are. */
+fr_status fr_linear(const fr_linear_packed *packed, ptrdiff_t N, const void *x, void *y, int threads,
+                    fr_interrupted *interrupted);
 
 #endif

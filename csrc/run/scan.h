@@ -4,6 +4,28 @@
 
 #include "scans.h"
 #include "watch.h"
+#include "workspace.h"
+
+struct fr_kernels;
+struct fr_linear_packed {
+    const struct fr_kernels *kernels;
+    ptrdiff_t K, M;
+    fr_workspace memory; /* the panels */
+};
+
+/* One product. */
+typedef struct {
+    const fr_linear_packed *packed;
+    const void *x;
+    void *y;
+} fr_linear_run;
+
+/* One packing. */
+typedef struct {
+    const fr_linear_packed *packed;
+    const void *w, *bias;
+    int transposed;
+} fr_linear_source;
 
 /* What one thread computes: some rows at some units. */
 typedef struct {

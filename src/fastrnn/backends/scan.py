@@ -1,6 +1,6 @@
 """The contract of the scans: recurrences in which no unit feeds another, and the product before them.
 
-A backend has the three functions of `Scans` beside those of base.py; what is said there of inputs, strides, NaN and
+A backend has the four functions of `Scans` beside those of base.py; what is said there of inputs, strides, NaN and
 denormals holds here.
 
     T  time steps     B  rows     D  units     G  gates of the kind, in GATES
@@ -15,7 +15,7 @@ With p for h_(t-1), and a, a1, a2 for what a unit has of the array `a` at a step
 Every row and unit is a chain of operations in one order, which neither threads nor neighbours change.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -64,8 +64,14 @@ class Scans(Protocol):
     ) -> None:
         """Fill da, db, total and dh0; da and db with zeros past a row's end."""
 
-    def linear(self, x: Array, w: Array, bias: Array | None, y: Array, transposed: bool, threads: int) -> None:
-        """y (N, M) = x (N, K) wᵀ + bias, or, transposed, x w + bias: w is (M, K), or (K, M); all C-contiguous.
+    def pack_linear(self, w: Array, bias: Array | None, transposed: bool, threads: int) -> Any:
+        """Arrange w (M, K), or, transposed, (K, M), and the bias (M,) for `linear`; both C-contiguous.
+
+        The result may refer to them: they stay unchanged while it is in use.
+        """
+
+    def linear(self, packed: Any, x: Array, y: Array, threads: int) -> None:
+        """y (N, M) = x (N, K) wᵀ + bias, or, transposed, x w + bias; x and y are C-contiguous.
 
         A row of y is the same bits whatever the other rows are, but for the reference.
         """

@@ -13,7 +13,7 @@ from ..core import checks, config
 from ..core.geometry import Array, DescribedLayer, LayerSpec
 from ..core.portable import PortableArray
 from ..spec import Weights
-from .stack import Order, advance, described, infer
+from .stack import Order, advance, described, infer, packing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,16 +28,17 @@ class FrozenScan(DescribedLayer):
     the one in force there, with a RuntimeWarning. A copy is the object itself.
     """
 
-    __slots__ = ("_backend", "_label", "_spec", "_weights")
+    __slots__ = ("_backend", "_label", "_packed", "_spec", "_weights")
     _backend: Any
     _label: str
+    _packed: tuple[Any, ...]
     _weights: Sequence[tuple[Weights, ...]]
 
     def __init__(self, spec: LayerSpec, label: str, weights: Sequence[tuple[Weights, ...]], backend: Any) -> None:
         """`weights` are this object's own, and read-only from now on."""
         for array in [array for layer in weights for direction in layer for array in direction if array is not None]:
             array.flags.writeable = False
-        for name, value in zip(FrozenScan.__slots__, (backend, label, spec, weights)):
+        for name, value in zip(FrozenScan.__slots__, (backend, label, tuple(packing(backend, weights)), spec, weights)):
             object.__setattr__(self, name, value)
 
     @property
@@ -51,7 +52,7 @@ class FrozenScan(DescribedLayer):
 
     def __call__(self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None) -> tuple[Array, Array]:
         """Return (y, state), as the layer it was frozen from would."""
-        return infer(self._spec, self._backend, self._weights, x, state, lengths)
+        return infer(self._spec, self._backend, self._weights, self._packed, x, state, lengths)
 
     def step(self, x_t: ArrayLike, state: Any = None, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
         """Advance all layers by one time step and return (y, state).
@@ -83,7 +84,8 @@ class FrozenScan(DescribedLayer):
             y, after = np.empty(y_shape, spec.dtype), np.empty(shape, spec.dtype)
         order = Order(spec, 1, B, batched=False)
         row_y = y.reshape(1, B, spec.hidden_size)
-        new = advance(spec, self._backend, self._weights, x.reshape(1, B, -1), now.reshape(inner), None, row_y, order)
+        given = self._weights, self._packed, x.reshape(1, B, -1), now.reshape(inner)
+        new = advance(spec, self._backend, *given, None, row_y, order)
         after[...] = new.reshape(shape)
         return (y, after) if out is None else out
 

@@ -21,7 +21,7 @@ from ..core.tape import Grads, Tape, check_tape
 from ..layers import Layer
 from ..spec import Cell
 from .frozen import FrozenScan
-from .stack import INDRNN, MINGRU, MINLSTM, Order, advance, backprop, described, group, infer, shapes, show
+from .stack import INDRNN, MINGRU, MINLSTM, Order, advance, backprop, described, group, infer, packing, shapes, show
 
 if TYPE_CHECKING:
     from typing import Self
@@ -118,7 +118,8 @@ class ScanLayer(Layer[Array]):
 
         Raises ValueError for a wrong shape or length, TypeError for what are no real numbers.
         """
-        return infer(self._spec, config.backend(), self._weights, x, state, lengths)
+        backend = config.backend()
+        return infer(self._spec, backend, self._weights, packing(backend, self._weights), x, state, lengths)
 
     def forward(
         self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None
@@ -134,7 +135,8 @@ class ScanLayer(Layer[Array]):
         T, B = call.x.shape[:2]
         y, runs = empty(sequence_shape(spec, call, spec.output_size), spec.dtype), []  # type: ignore[var-annotated]
         order, target = Order(spec, T, B, call.batched), time_major(y, spec.batch_first)
-        after = advance(spec, backend, weights, call.x, call.state[0], call.lengths, target, order, runs)
+        packed = packing(backend, weights)
+        after = advance(spec, backend, weights, packed, call.x, call.state[0], call.lengths, target, order, runs)
         tape = Tape(self, spec, backend, weights, call, runs)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
         return y[...], as_state((after,), state_shape(spec, B, call.batched)), tape

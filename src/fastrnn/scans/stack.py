@@ -6,7 +6,7 @@ its own recurrence (backends/scan.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,10 +79,18 @@ class Order:
         return np.ascontiguousarray(array).reshape(self.T * self.B, -1)
 
 
+def packing(backend: Any, weights: Sequence[tuple[Weights, ...]]) -> Iterator[Any]:
+    """The weights of every layer for the product by x, each when it is asked for: its memory then serves the next."""
+    for layer in weights:
+        w, bias = joined([d.w_ih for d in layer]), joined([d.b_ih for d in layer])
+        yield backend.pack_linear(w, bias, False, config.get_num_threads())
+
+
 def advance(
     spec: LayerSpec,
     backend: Any,
     weights: Sequence[tuple[Weights, ...]],
+    packed: Iterable[Any],
     x: Array,
     state: Array,
     lengths: Array | None,
@@ -95,11 +103,10 @@ def advance(
         return state.copy()
     H, G, D, threads = spec.hidden_size, len(spec.cell.gates), spec.directions, config.get_num_threads()
     after = empty(state.shape, spec.dtype)
-    for k, layer in enumerate(weights):
+    for k, (layer, products) in enumerate(zip(weights, packed)):
         target = y if k == spec.num_layers - 1 else order.empty(D * H)
         gates = order.empty(D * G * H)
-        flat, w, bias = order.flat(x), joined([d.w_ih for d in layer]), joined([d.b_ih for d in layer])
-        backend.linear(flat, w, bias, order.flat(gates), False, threads)
+        backend.linear(products, order.flat(x), order.flat(gates), threads)
         for d, direction in enumerate(layer):
             given = gates[:, :, d * G * H : (d + 1) * G * H], None, direction.w_hh, state[k * D + d]
             out = target[:, :, d * H : (d + 1) * H]
@@ -138,7 +145,8 @@ def backprop(
                 add(by.w_hh, sum_rows(total))
         target = dx if k == 0 else order.empty(x.shape[2])
         flat, terms = order.flat(dgates), order.flat(x if call.lengths is None else without_padding(x, call.lengths))
-        backend.linear(flat, joined([d.w_ih for d in layer]), None, order.flat(target), True, threads)
+        products = backend.pack_linear(joined([d.w_ih for d in layer]), None, True, threads)
+        backend.linear(products, flat, order.flat(target), threads)
         with np.errstate(all="ignore"):  # as the kernels compute
             by_weight, by_bias = flat.T @ terms, sum_rows(flat) if spec.bias else None
         for d, by in enumerate(dweights[k]):
@@ -165,6 +173,7 @@ def infer(
     spec: LayerSpec,
     backend: Any,
     weights: Sequence[tuple[Weights, ...]],
+    packed: Iterable[Any],
     x: ArrayLike,
     state: Any,
     lengths: ArrayLike | None,
@@ -174,7 +183,7 @@ def infer(
     T, B = call.x.shape[:2]
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     order, target = Order(spec, T, B, call.batched), time_major(y, spec.batch_first)
-    after = advance(spec, backend, weights, call.x, call.state[0], call.lengths, target, order)
+    after = advance(spec, backend, weights, packed, call.x, call.state[0], call.lengths, target, order)
     return y, as_state((after,), state_shape(spec, B, call.batched))
 
 

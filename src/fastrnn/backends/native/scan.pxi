@@ -28,17 +28,13 @@ cdef extern from "scans.h" nogil:
         fr_sequence db
         void *sum
         void *dh0
-    ctypedef struct fr_linear_run:
-        fr_dtype dtype
-        int transposed
-        ptrdiff_t N
-        ptrdiff_t K
-        ptrdiff_t M
-        const void *x
-        const void *w
-        const void *bias
-        void *y
-    fr_status fr_linear(const fr_linear_run *, int, fr_interrupted *)
+    ctypedef struct fr_linear_packed:
+        pass
+    fr_status fr_linear_pack(
+        fr_dtype, ptrdiff_t, ptrdiff_t, const void *, int, const void *, int, fr_interrupted *, fr_linear_packed **
+    )
+    void fr_linear_free(fr_linear_packed *)
+    fr_status fr_linear(const fr_linear_packed *, ptrdiff_t, const void *, void *, int, fr_interrupted *)
     fr_status fr_scan_forward(const fr_scan_forward_run *, int, fr_interrupted *)
     fr_status fr_scan_backward(const fr_scan_backward_run *, int, fr_interrupted *)
 
@@ -119,17 +115,45 @@ def scan_backward(kind, a, u, h, h0, lengths, bint reverse, dy, dlast, da, db, t
     check(status)
 
 
-def linear(x, w, bias, y, bint transposed, int threads):
-    cdef fr_linear_run run
+cdef class PackedLinear:
+    """The packed weights of a product."""
+
+    cdef fr_linear_packed *packed
+    cdef ptrdiff_t K, M
+
+    def __cinit__(self, w, bias, bint transposed, int threads):
+        cdef fr_dtype dtype = DTYPES[w.dtype.char]
+        cdef const void *weights = pointer(w)
+        cdef const void *start = pointer(bias)
+        cdef fr_status status
+        cdef fr_interrupted *ask
+        self.K, self.M = w.shape if transposed else w.shape[::-1]
+        if <double>self.K * self.M < LEAST_PACKED_WITHOUT_GIL:
+            status = fr_linear_pack(dtype, self.K, self.M, weights, transposed, start, threads, NULL, &self.packed)
+        else:
+            ask = asker()
+            with nogil:
+                status = fr_linear_pack(dtype, self.K, self.M, weights, transposed, start, threads, ask, &self.packed)
+        check(status, "packed weights")
+
+    def __dealloc__(self):
+        fr_linear_free(self.packed)
+
+
+def pack_linear(w, bias, bint transposed, int threads):
+    return PackedLinear(w, bias, transposed, threads)
+
+
+def linear(PackedLinear packed not None, x, y, int threads):
+    cdef const void *given = pointer(x)
+    cdef void *result = pointer(y, PyBUF_WRITABLE)
+    cdef ptrdiff_t N = len(x)
     cdef fr_status status
     cdef fr_interrupted *ask
-    run.dtype, run.transposed = DTYPES[x.dtype.char], transposed
-    run.N, run.K, run.M = x.shape[0], x.shape[1], y.shape[1]
-    run.x, run.w, run.bias, run.y = pointer(x), pointer(w), pointer(bias), pointer(y, PyBUF_WRITABLE)
-    if 2.0 * run.N * run.K * run.M < LEAST_FLOP_WITHOUT_GIL:
-        check(fr_linear(&run, threads, NULL))
+    if 2.0 * N * packed.K * packed.M < LEAST_FLOP_WITHOUT_GIL:
+        check(fr_linear(packed.packed, N, given, result, threads, NULL))
         return
     ask = asker()
     with nogil:
-        status = fr_linear(&run, threads, ask)
+        status = fr_linear(packed.packed, N, given, result, threads, ask)
     check(status)

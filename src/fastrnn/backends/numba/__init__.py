@@ -10,6 +10,6 @@ compiling, intrinsics, activations, cache: what these stand on
 """
 
 from .calls import activate, backward, forward, name, pack
-from .scan import linear, scan_backward, scan_forward
+from .scan import linear, pack_linear, scan_backward, scan_forward
 
-__all__ = ["activate", "backward", "forward", "linear", "name", "pack", "scan_backward", "scan_forward"]
+__all__ = ["activate", "backward", "forward", "linear", "name", "pack", "pack_linear", "scan_backward", "scan_forward"]

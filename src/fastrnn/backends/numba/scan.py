@@ -252,10 +252,14 @@ def scan_backward(kind, a, u, h, h0, lengths, reverse, dy, dlast, da, db, total,
         total[...] = sums[1]
 
 
-def linear(x, w, bias, y, transposed, threads):
+def pack_linear(w, bias, transposed, threads):
+    w = np.ascontiguousarray(w if transposed else w.T)
+    return w, np.zeros(w.shape[1], w.dtype) if bias is None else bias
+
+
+def linear(packed, x, y, threads):
     (N, K), M = x.shape, y.shape[1]
-    w = np.ascontiguousarray(w if transposed else w.T).reshape(-1)
-    start = np.zeros(M, x.dtype) if bias is None else bias
+    w, start = packed[0].reshape(-1), packed[1]
     tile = np.empty(ROWS * PITCH, x.dtype)
     for first, end in parts(N, K * M // 16):
         linear_loop(x.dtype)(x.reshape(-1), w, start, y.reshape(-1), tile, K, M, first, end)

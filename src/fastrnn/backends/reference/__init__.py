@@ -5,8 +5,19 @@ It defines what is right.
 
 from .cells import EQUATIONS, sigmoid
 from .loops import backward, forward, pack
-from .scan import linear, scan_backward, scan_forward
+from .scan import linear, pack_linear, scan_backward, scan_forward
 
 name = "numpy"
 
-__all__ = ["EQUATIONS", "backward", "forward", "linear", "name", "pack", "scan_backward", "scan_forward", "sigmoid"]
+__all__ = [
+    "EQUATIONS",
+    "backward",
+    "forward",
+    "linear",
+    "name",
+    "pack",
+    "pack_linear",
+    "scan_backward",
+    "scan_forward",
+    "sigmoid",
+]

@@ -115,8 +115,13 @@ def scan_backward(kind, a, u, h, h0, lengths, reverse, dy, dlast, da, db, total,
     dh0[...] = g
 
 
+def pack_linear(w, bias, transposed, threads):
+    return w if transposed else w.T, bias
+
+
 @np.errstate(all="ignore")
-def linear(x, w, bias, y, transposed, threads):
-    np.matmul(x, w if transposed else w.T, out=y)
+def linear(packed, x, y, threads):
+    w, bias = packed
+    np.matmul(x, w, out=y)
     if bias is not None:
         y += bias
