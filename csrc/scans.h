@@ -25,7 +25,7 @@ typedef struct {
     int pairs;   /* LINEAR only: two neighbouring numbers are a complex one, real part first; D and strides count both */
     int reverse; /* visit the steps from a row's last valid one to step 0 */
     ptrdiff_t T, B, D;
-    const int64_t *lengths; /* (B), each 0..T, or NULL for T */
+    const int64_t *lengths; /* (B), each 0..T, or NULL for T; of LINEAR NULL */
     fr_sequence a;          /* (T, B, G D); of a row's gates the k-th begins at k D */
     const void *u;          /* (D); INDRNN only */
     const void *h0;         /* (B, D), or NULL for zero */
@@ -37,7 +37,7 @@ typedef struct {
 typedef struct {
     fr_scan scan;
     fr_sequence b; /* (T, B, D); LINEAR only */
-    void *last;    /* (B, D): the final state; or NULL */
+    void *last;    /* (B, D): the final state; or NULL, as of LINEAR */
 } fr_scan_forward_run;
 
 /* Takes scan, `a` and h as the forward pass left them; read only. */

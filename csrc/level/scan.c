@@ -51,11 +51,16 @@ INLINE void put(const int streams, real *to, vec v, int lanes) {
 
 /* --- One step of n vectors of units; `lanes` is LANES unless n is 1. */
 
-/* state: h before, aligned, and after. a1, a2: one and two gates on. */
+/* Whether h of the step before is read where it was written: a store less, and it is in the first-level cache. Where it
+ * went past the caches it is kept in scratch. */
+INLINE int reads_back(const int kind, const int streams) { return kind == FR_SCAN_LINEAR && !streams; }
+
+/* before: h of the step before; state: where it is kept, aligned, unless it is read back. */
 INLINE void scan_forward_units(const int kind, const int pairs, const int streams, const int n, int lanes, real *a,
-                          const ptrdiff_t D, const real *b, const real *u, real *state, real *h) {
+                               const ptrdiff_t D, const real *b, const real *u, const real *before, real *state,
+                               real *h) {
     vec x[SIDE_BY_SIDE], y[SIDE_BY_SIDE], z[SIDE_BY_SIDE], p[SIDE_BY_SIDE], next[SIDE_BY_SIDE];
-    EACH(i, n) p[i] = *(vec *)(state + i * LANES);
+    EACH(i, n) p[i] = reads_back(kind, streams) ? vload_n(before + i * LANES, lanes) : *(vec *)(state + i * LANES);
     EACH(i, n) x[i] = vload_n(a + i * LANES, lanes);
     switch (kind) {
     case FR_SCAN_LINEAR:
@@ -83,7 +88,8 @@ INLINE void scan_forward_units(const int kind, const int pairs, const int stream
         else
             EACH(i, n) next[i] = vmax(vset1(0), x[i]);
     }
-    EACH(i, n) *(vec *)(state + i * LANES) = next[i];
+    if (!reads_back(kind, streams))
+        EACH(i, n) *(vec *)(state + i * LANES) = next[i];
     EACH(i, n) put(streams, h + i * LANES, next[i], lanes);
 }
 
@@ -185,13 +191,17 @@ INLINE void forward_block(const int kind, const int pairs, const int streams, co
             }
             real *a = at(&scan->a, t, row) + unit;
             const real *b = kind == FR_SCAN_LINEAR ? at(&run->b, t, row) + unit : NULL;
+            const real *p = k && reads_back(kind, streams) ? at(&scan->h, kth_step(scan, k - 1), row) + unit : s;
             ptrdiff_t j = 0;
+#define FORWARD_UNITS(n, lanes) \
+    scan_forward_units(kind, pairs, streams, n, lanes, a + j, scan->D, b + j, u + j, p + j, s + j, h + j)
             for (; j + SIDE_BY_SIDE * LANES <= n; j += SIDE_BY_SIDE * LANES)
-                scan_forward_units(kind, pairs, streams, SIDE_BY_SIDE, LANES, a + j, scan->D, b + j, u + j, s + j, h + j);
+                FORWARD_UNITS(SIDE_BY_SIDE, LANES);
             for (; j + LANES <= n; j += LANES)
-                scan_forward_units(kind, pairs, streams, 1, LANES, a + j, scan->D, b + j, u + j, s + j, h + j);
+                FORWARD_UNITS(1, LANES);
             if (j < n)
-                scan_forward_units(kind, pairs, streams, 1, (int)(n - j), a + j, scan->D, b + j, u + j, s + j, h + j);
+                FORWARD_UNITS(1, (int)(n - j));
+#undef FORWARD_UNITS
         }
         if (step_counted(part, block))
             return;

@@ -86,7 +86,7 @@ static void merge_rows(fr_scan *scan) {
 fr_status fr_scan_forward(const fr_scan_forward_run *given, int threads, fr_interrupted *interrupted) {
     fr_scan_forward_run run = *given;
     const fr_scan *scan = &run.scan;
-    if (scan->kind == FR_SCAN_LINEAR && !scan->lengths && is_dense(scan, &scan->a) && is_dense(scan, &run.b) &&
+    if (scan->kind == FR_SCAN_LINEAR && is_dense(scan, &scan->a) && is_dense(scan, &run.b) &&
         is_dense(scan, &scan->h))
         merge_rows(&run.scan);
     scan_job j = {.scan = scan, .run = &run};
@@ -96,7 +96,7 @@ fr_status fr_scan_forward(const fr_scan_forward_run *given, int threads, fr_inte
 fr_status fr_scan_backward(const fr_scan_backward_run *given, int threads, fr_interrupted *interrupted) {
     fr_scan_backward_run run = *given;
     const fr_scan *scan = &run.scan;
-    if (scan->kind == FR_SCAN_LINEAR && !scan->lengths && is_dense(scan, &scan->a) && is_dense(scan, &scan->h) &&
+    if (scan->kind == FR_SCAN_LINEAR && is_dense(scan, &scan->a) && is_dense(scan, &scan->h) &&
         is_dense(scan, &run.dy) && is_dense(scan, &run.da) && is_dense(scan, &run.db))
         merge_rows(&run.scan);
     scan_job j = {.scan = scan, .run = &run, .backward = 1};

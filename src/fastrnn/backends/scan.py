@@ -34,8 +34,8 @@ class Scans(Protocol):
         u: Array | None,  # (D,); indrnn only
         h0: Array | None,  # (B, D), C-contiguous as all arrays of this shape, or None for zero
         h: Array,  # (T, B, D), features contiguous
-        last: Array | None,  # (B, D)
-        lengths: Array | None,  # (B,) int64, or None for T in all rows
+        last: Array | None,  # (B, D); of linear None
+        lengths: Array | None,  # (B,) int64, or None for T in all rows; of linear None
         reverse: bool,
         threads: int,
     ) -> None:
