@@ -27,13 +27,6 @@ INLINE vec times_plus(const int pairs, vec a, vec b, vec c) {
     return vfma(negate_lanes(vodd(a), 0), vswap(b), vfma(veven(a), b, c));
 }
 
-/* conj(a) b + c. */
-INLINE vec conjugate_times_plus(const int pairs, vec a, vec b, vec c) {
-    if (!pairs)
-        return vfma(a, b, c);
-    return vfma(negate_lanes(vodd(a), 1), vswap(b), vfma(veven(a), b, c));
-}
-
 /* conj(a) b. */
 INLINE vec conjugate_times(const int pairs, vec a, vec b) {
     if (!pairs)
@@ -51,8 +44,8 @@ INLINE void put(const int streams, real *to, vec v, int lanes) {
 
 /* --- One step of n vectors of units; `lanes` is LANES unless n is 1. */
 
-/* Whether h of the step before is read where it was written: a store less, and it is in the first-level cache. Where it
- * went past the caches it is kept in scratch. */
+/* Whether what a step leaves to the next one, h or the gradient by h, is read where it was written: a store less, and it
+ * is in the first-level cache. Where it went past the caches it is kept in scratch. */
 INLINE int reads_back(const int kind, const int streams) { return kind == FR_SCAN_LINEAR && !streams; }
 
 /* before: h of the step before; state: where it is kept, aligned, unless it is read back. */
@@ -96,14 +89,19 @@ INLINE void scan_forward_units(const int kind, const int pairs, const int stream
 /* What a step of the backward pass reads and writes at its units. */
 typedef struct {
     const real *a, *u, *p, *dy; /* p: h before the step; dy, p: NULL for zero */
+    const real *a_after, *g_after; /* `a` and the gradient by h of the step after, if they are read back and there is one */
     real *da, *db;
     real *state, *sum; /* aligned: the gradient that comes from the step after; a sum over steps, or NULL */
 } backward_places;
 
 INLINE void scan_backward_units(const int kind, const int pairs, const int streams, int lanes, const backward_places *s,
-                           ptrdiff_t j, ptrdiff_t D, const real *h) {
+                                ptrdiff_t j, ptrdiff_t D, const real *h) {
     const vec a = vload_n(s->a + j, lanes), p = s->p ? vload_n(s->p + j, lanes) : (vec){0};
-    vec g = *(vec *)(s->state + j), by_sum = {0}, carry;
+    vec by_sum = {0}, carry, g;
+    if (s->g_after)
+        g = conjugate_times(pairs, vload_n(s->a_after + j, lanes), vload_n(s->g_after + j, lanes));
+    else
+        g = *(vec *)(s->state + j);
     if (s->dy)
         g += vload_n(s->dy + j, lanes);
     switch (kind) {
@@ -112,7 +110,8 @@ INLINE void scan_backward_units(const int kind, const int pairs, const int strea
         put(streams, s->db + j, g, lanes);
         if (s->da)
             put(streams, s->da + j, by_sum, lanes);
-        carry = conjugate_times(pairs, a, g);
+        if (!reads_back(kind, streams))
+            carry = conjugate_times(pairs, a, g);
         break;
     case FR_SCAN_MINGRU: {
         const vec candidate = vload_n(s->a + D + j, lanes);
@@ -140,7 +139,8 @@ INLINE void scan_backward_units(const int kind, const int pairs, const int strea
     }
     if (s->sum)
         *(vec *)(s->sum + j) += by_sum;
-    *(vec *)(s->state + j) = carry;
+    if (!reads_back(kind, streams))
+        *(vec *)(s->state + j) = carry;
 }
 
 /* --- All steps of a block: the rows row .. row_end-1 at the units unit .. unit_end-1. */
@@ -179,7 +179,7 @@ INLINE void forward_block(const int kind, const int pairs, const int streams, co
                           const fr_scan_part *part, const scan_block *block, real *state) {
     const fr_scan *scan = &run->scan;
     const ptrdiff_t n = block->n, unit = block->unit;
-    const real *u = scan->u ? (const real *)scan->u + unit : NULL;
+    const real *u = scan->u ? (const real *)scan->u + unit : state; /* not read where there is none, like b */
     take_rows(block, scan->h0, scan->D, state);
     for (ptrdiff_t k = 0; k < scan->T; k++) {
         const ptrdiff_t t = kth_step(scan, k);
@@ -190,7 +190,7 @@ INLINE void forward_block(const int kind, const int pairs, const int streams, co
                 continue;
             }
             real *a = at(&scan->a, t, row) + unit;
-            const real *b = kind == FR_SCAN_LINEAR ? at(&run->b, t, row) + unit : NULL;
+            const real *b = kind == FR_SCAN_LINEAR ? at(&run->b, t, row) + unit : s;
             const real *p = k && reads_back(kind, streams) ? at(&scan->h, kth_step(scan, k - 1), row) + unit : s;
             ptrdiff_t j = 0;
 #define FORWARD_UNITS(n, lanes) \
@@ -230,6 +230,10 @@ INLINE void backward_row(const int kind, const int pairs, const int streams, con
     s.da = run->da.data ? at(&run->da, t, row) + unit : NULL;
     s.db = kind == FR_SCAN_LINEAR ? at(&run->db, t, row) + unit : NULL;
     s.sum = run->sum ? sum + scratch : NULL;
+    if (reads_back(kind, streams) && k < scan->T - 1) {
+        s.a_after = at(&scan->a, kth_step(scan, k + 1), row) + unit;
+        s.g_after = at(&run->db, kth_step(scan, k + 1), row) + unit;
+    }
     if (past_end(scan, t, row)) {
         for (int gate = 0; s.da && gate < FR_SCAN_GATES[kind]; gate++)
             memset(s.da + gate * D, 0, (size_t)n * sizeof(real));
@@ -262,6 +266,15 @@ INLINE void backward_block(const int kind, const int pairs, const int streams, c
             }
         if (step_counted(part, block))
             return;
+    }
+    for (ptrdiff_t row = block->row; reads_back(kind, streams) && row < block->row_end; row++) {
+        const ptrdiff_t first = kth_step(scan, 0);
+        const real *a = at(&scan->a, first, row) + block->unit, *g = at(&run->db, first, row) + block->unit;
+        for (ptrdiff_t j = 0; j < block->n; j += LANES) {
+            const int lanes = min_lanes(block->n - j);
+            *(vec *)(state + (row - block->row) * block->pitch + j) =
+                conjugate_times(pairs, vload_n(a + j, lanes), vload_n(g + j, lanes));
+        }
     }
     give_rows(block, state, run->dh0, scan->D);
     give_rows(block, total, run->sum, scan->D);
