@@ -38,7 +38,7 @@ typedef struct {
 
 /* Bytes of each of a thread's three scratch arrays, and of a block's states: they stay in the first-level cache, or,
  * where arrays come from memory and long runs of it count for more, in the second-level one. On a Zen 4 64 KB take a
- * quarter less time there than 8, and from the second-level cache 4 KB a tenth less than 16. */
+ * quarter less time there than 8. */
 enum { FR_SCAN_BYTES = 65536, FR_SCAN_BYTES_CACHED = 4096 };
 
 #endif
