@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .cells import sigmoid
-from .loops import steps
+from .functions import sigmoid
+from .loops import visit
 
 # forward(a, b, u, p) -> h, and the gates to keep;  backward(g, a, u, p, h) -> the gradients by the gates, and by p
 # p is h of the step before, g the gradient by h; of complex numbers gradients are conjugates, as in torch.
@@ -80,7 +80,7 @@ def valid(lengths, t):
 def scan_forward(kind, a, b, u, h0, h, last, lengths, reverse, threads):
     step, D = SCANS[kind][0], h.shape[2]
     now = np.zeros(h.shape[1:], h.dtype) if h0 is None else h0
-    for t in steps(len(h), reverse):
+    for t in visit(len(h), reverse):
         gates, there = gates_of(a[t], D), valid(lengths, t)
         after, kept = step(gates, None if b is None else b[t], u, now)
         for gate, value in zip(gates, kept):
@@ -94,7 +94,7 @@ def scan_forward(kind, a, b, u, h0, h, last, lengths, reverse, threads):
 @np.errstate(all="ignore")
 def scan_backward(kind, a, u, h, h0, lengths, reverse, dy, dlast, da, db, total, dh0, threads):
     step, D = SCANS[kind][1], h.shape[2]
-    order = steps(len(h), reverse)
+    order = visit(len(h), reverse)
     start = np.zeros(h.shape[1:], h.dtype) if h0 is None else h0
     g = np.zeros_like(start) if dlast is None else dlast
     if total is not None:
