@@ -113,6 +113,11 @@ void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const f
 size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
 void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
 void LEVEL(fr_update)(const fr_update_run *run, const fr_numbers *numbers);
+void LEVEL(fr_scan_forward)(const fr_scan_forward_run *run, const fr_scan_part *part, void *scratch);
+void LEVEL(fr_scan_backward)(const fr_scan_backward_run *run, const fr_scan_part *part, void *scratch);
+size_t LEVEL(fr_linear_bytes)(const fr_linear_packed *packed);
+void LEVEL(fr_linear_pack)(const fr_linear_source *source, int index, int size, fr_watch *watch);
+void LEVEL(fr_linear)(const fr_linear_run *run, ptrdiff_t row, ptrdiff_t end, int counts, fr_watch *watch);
 void LEVEL(fr_activate)(fr_activation function, const void *from, void *to, ptrdiff_t n);
 double LEVEL(fr_fma_block)(int64_t iterations);
 double LEVEL(fr_read_passes)(const void *data, ptrdiff_t bytes, int passes);

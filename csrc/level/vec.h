@@ -142,6 +142,32 @@ INLINE spread vspread(real x) { return vset1(x); }
 INLINE vec vfma_spread(spread a, vec b, vec c) { return vfma(a, b, c); }
 #endif
 
+/* Neighbouring lanes, an even and an odd one: each pair's even lane twice, its odd lane twice, the two swapped. */
+#if defined(__x86_64__)
+#if defined(__AVX512F__)
+INLINE vec veven(vec v) { return PICK(_mm512_moveldup_ps(v), _mm512_movedup_pd(v)); }
+INLINE vec vodd(vec v) { return PICK(_mm512_movehdup_ps(v), _mm512_permute_pd(v, 0xff)); }
+INLINE vec vswap(vec v) { return PICK(_mm512_permute_ps(v, 0xb1), _mm512_permute_pd(v, 0x55)); }
+#elif defined(__AVX2__)
+INLINE vec veven(vec v) { return PICK(_mm256_moveldup_ps(v), _mm256_movedup_pd(v)); }
+INLINE vec vodd(vec v) { return PICK(_mm256_movehdup_ps(v), _mm256_permute_pd(v, 0xf)); }
+INLINE vec vswap(vec v) { return PICK(_mm256_permute_ps(v, 0xb1), _mm256_permute_pd(v, 0x5)); }
+#else
+INLINE vec veven(vec v) { return PICK(_mm_moveldup_ps(v), _mm_movedup_pd(v)); }
+INLINE vec vodd(vec v) { return PICK(_mm_movehdup_ps(v), _mm_unpackhi_pd(v, v)); }
+INLINE vec vswap(vec v) { return PICK(_mm_shuffle_ps(v, v, 0xb1), _mm_shuffle_pd(v, v, 1)); }
+#endif
+/* Past the caches, to an aligned place; others see it after vstream_end. */
+INLINE void vstream(real *p, vec v) { X86(stream)(p, v); }
+INLINE void vstream_end(void) { _mm_sfence(); }
+#elif defined(__aarch64__)
+INLINE vec veven(vec v) { return PICK(vtrn1q_f32, vtrn1q_f64)(v, v); }
+INLINE vec vodd(vec v) { return PICK(vtrn2q_f32, vtrn2q_f64)(v, v); }
+INLINE vec vswap(vec v) { return PICK(vrev64q_f32(v), vextq_f64(v, v, 1)); }
+INLINE void vstream(real *p, vec v) { vstore(p, v); }
+INLINE void vstream_end(void) {}
+#endif
+
 /* All bits in the first n lanes, none in the others. */
 INLINE ivec vfirst(int n) {
     ivec lane;

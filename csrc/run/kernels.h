@@ -5,6 +5,7 @@
 
 #include "fastrnn.h"
 #include "pool.h"
+#include "scan.h"
 #include "schedule.h"
 #include "watch.h"
 #include "workspace.h"
@@ -46,6 +47,12 @@ typedef struct fr_kernels {
     size_t (*backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);
     void (*backward)(const fr_backward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
     void (*update)(const fr_update_run *run, const fr_numbers *numbers);
+    void (*scan_forward)(const fr_scan_forward_run *run, const fr_scan_part *part, void *scratch);
+    void (*scan_backward)(const fr_scan_backward_run *run, const fr_scan_part *part, void *scratch);
+    /* The product before a scan: the bytes of its packed weights; part `index` of `size` of the packing; some rows of y. */
+    size_t (*linear_bytes)(const fr_linear_packed *packed);
+    void (*linear_pack)(const fr_linear_source *source, int index, int size, fr_watch *watch);
+    void (*linear)(const fr_linear_run *run, ptrdiff_t row, ptrdiff_t end, int counts, fr_watch *watch);
     void (*activate)(fr_activation function, const void *from, void *to, ptrdiff_t n);
     double (*fma_block)(int64_t iterations); /* returns the flop it did */
     /* Reads `data` (bytes), aligned, in whole units of FR_READ_UNIT, so many times; returns the bytes it read. */

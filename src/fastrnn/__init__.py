@@ -26,6 +26,14 @@ from .functional import (
     rnn_tanh_cell_forward,
 )
 from .layers import GRU, LSTM, RNN, Layer, LeakyRNN
+from .recurrence import (
+    RecurrenceGrads,
+    RecurrenceTape,
+    linear_recurrence,
+    linear_recurrence_backward,
+    linear_recurrence_forward,
+)
+from .scans import FrozenScan, IndRNN, MinGRU, MinLSTM
 
 __all__ = [
     "GRU",
@@ -35,12 +43,18 @@ __all__ = [
     "CellGrads",
     "FrozenCell",
     "FrozenLayer",
+    "FrozenScan",
     "GRUCell",
     "Grads",
+    "IndRNN",
     "LSTMCell",
     "Layer",
     "LeakyRNN",
+    "MinGRU",
+    "MinLSTM",
     "RNNCell",
+    "RecurrenceGrads",
+    "RecurrenceTape",
     "Tape",
     "__version__",
     "available_backends",
@@ -50,6 +64,9 @@ __all__ = [
     "gru_cell",
     "gru_cell_backward",
     "gru_cell_forward",
+    "linear_recurrence",
+    "linear_recurrence_backward",
+    "linear_recurrence_forward",
     "load",
     "lstm_cell",
     "lstm_cell_backward",

@@ -62,10 +62,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def known_kinds() -> dict[str, Any]:
     """The classes that files may name."""
-    from . import cells, layers, train
+    from . import cells, layers, scans, train
 
     found: list[Any] = [layers.RNN, layers.LSTM, layers.GRU, layers.LeakyRNN]
     found += [cells.RNNCell, cells.LSTMCell, cells.GRUCell]
+    found += [scans.MinGRU, scans.MinLSTM, scans.IndRNN]
     found += train.KINDS
     return {kind.__name__: kind for kind in found}
 

@@ -114,8 +114,8 @@ def inputs(case: Case, dtype: str) -> Inputs:
 
     def direction() -> Weights:
         matrices = weight(rows, I), weight(rows, H)
-        biases = (weight(rows), weight(rows)) if bias else (None, None)
-        return Weights(*matrices, *biases, vectors())
+        b_ih, b_hh = (weight(rows), weight(rows)) if bias else (None, None)
+        return Weights(*matrices, b_ih, b_hh, vectors())
 
     weights = tuple(direction() for _ in range(D))
     x, dy = normal(T, B, I), positive(T, B, D * H)

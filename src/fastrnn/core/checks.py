@@ -138,8 +138,8 @@ def generator(rng: Any) -> np.random.Generator:
 # --- arrays
 
 
-def real(name: str, value: ArrayLike) -> Array:
-    """`value` as a plain array of real numbers or booleans; one that masks elements is refused."""
+def real(name: str, value: ArrayLike, *, complex_too: bool = False) -> Array:
+    """`value` as a plain array of real (or complex) numbers or booleans; one that masks elements is refused."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # a ragged list
@@ -148,8 +148,9 @@ def real(name: str, value: ArrayLike) -> Array:
         raise
     except Exception as error:  # an object that refuses, such as a tensor that records gradients
         raise TypeError(f"{name}: expected an array, got {kind(value)}: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}{conversion(value, array.dtype)}")
+    if array.dtype.kind not in ("fiubc" if complex_too else "fiub"):
+        what = "real or complex" if complex_too else "real"
+        raise TypeError(f"{name}: expected {what} numbers, got dtype {array.dtype}{conversion(value, array.dtype)}")
     if type(value) is not Array and masks(value):
         what = "say with lengths where rows end, or fill it" if name == "x" else "fill it"
         raise TypeError(f"{name}: expected an array without a mask, got one that masks elements; {what}")

@@ -6,7 +6,19 @@ It defines what is right.
 from .cells import EQUATIONS
 from .functions import sigmoid
 from .loops import backward, forward, pack
+from .scan import linear, pack_linear, scan_backward, scan_forward
 
 name = "numpy"
 
-__all__ = ["EQUATIONS", "backward", "forward", "name", "pack", "sigmoid"]
+__all__ = [
+    "EQUATIONS",
+    "backward",
+    "forward",
+    "linear",
+    "name",
+    "pack",
+    "pack_linear",
+    "scan_backward",
+    "scan_forward",
+    "sigmoid",
+]
