@@ -19,6 +19,7 @@ import numpy as np
 from . import backends, ulps
 from .backends import reference
 from .backends.base import Backend, Given, Run, Steps, Wanted
+from .core.options import with_options
 from .spec import CELLS, Weights
 
 Arrays = dict[str, np.ndarray]
@@ -53,16 +54,23 @@ SHAPES = (
     (3, 16, 1, 1), (7, 3, 2, 5), (13, 1, 16, 17), (5, 17, 3, 33), (40, 6, 40, 16), (200, 2, 5, 24), (12, 1, 64, 130),
     (9, 33, 48, 96),
 )  # fmt: skip
+KINDS = CELLS | {  # and cells with options
+    "lstm with peepholes": with_options(CELLS["lstm"], peephole=True),
+    "lstm of other functions": with_options(
+        CELLS["lstm"], activations=("sigmoid", "softsign", ("scaled_tanh", 1.2, 0.8))
+    ),
+    "gru of other functions": with_options(CELLS["gru"], activations=(("scaled_tanh", 0.5, 0.5), "softplus")),
+}
 CASES = tuple(
     Case(cell, *shape, directions, ragged, bias)
-    for cell in CELLS
+    for cell in KINDS
     for k, shape in enumerate(SHAPES)
     for directions, ragged, bias in [(1, False, True), (2, True, k % 2 == 0)]
 )
 # For the invariances: rows over threads, units over threads, and less than a vector.
 INVARIANT = tuple(
     Case(cell, *shape, ragged=ragged)
-    for cell in CELLS
+    for cell in KINDS
     for shape, ragged in [((9, 33, 48, 96), True), ((12, 1, 64, 130), False), ((11, 5, 3, 7), True)]
 )
 
@@ -95,7 +103,7 @@ def inputs(case: Case, dtype: str) -> Inputs:
 
     Gradients of both signs could cancel in a bias of one element and leave nothing but rounding errors.
     """
-    spec, (_, T, B, I, H, D, ragged, bias) = CELLS[case.cell], case
+    spec, (_, T, B, I, H, D, ragged, bias) = KINDS[case.cell], case
     rng = np.random.default_rng([T, B, I, H, D])
 
     def normal(*shape: int) -> np.ndarray:
@@ -139,7 +147,7 @@ def zeros_like(weights: Weights) -> Weights:
 
 def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[Arrays, Arrays]:
     """What a backend makes of a case: the arrays of forward and of backward, by name."""
-    spec, dtype = CELLS[case.cell], given.x.dtype
+    spec, dtype = KINDS[case.cell], given.x.dtype
     (T, B, _), (D, _, H) = given.x.shape, given.state[0].shape
     y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
     saved = unset((D, T, B, len(spec.saved), H), dtype) if spec.saved else None
@@ -238,7 +246,7 @@ def chunks_differ(backend: Backend, case: Case, dtype: str) -> Iterator[str]:
     """Outputs and state, without a tape in chunks and step by step, instead of as a whole with one."""
     given = inputs(case._replace(ragged=False), dtype)
     whole, _ = run(backend, case, given)
-    packed = backend.pack(CELLS[case.cell], given.weights, 1)
+    packed = backend.pack(KINDS[case.cell], given.weights, 1)
     for cuts in ([0, case.T // 3, case.T], range(case.T + 1)):
         y, state = unset(whole["y"].shape, whole["y"].dtype), tuple(part.copy() for part in given.state)
         for start, stop in zip(cuts, cuts[1:]):

@@ -179,7 +179,9 @@ def test_a_step_begins_rows_anew(backend, kind):
         np.testing.assert_allclose(y_t, y[t], rtol=1e-6, atol=1e-7)
     for part, expected in zip(parts_of(state), parts_of(after)):
         np.testing.assert_allclose(part, expected, rtol=1e-6, atol=1e-7)
-    alone, _ = frozen.step(x[0, 0], tuple(p[:, 0] for p in state) if kind == "lstm" else state[:, 0], resets=np.True_)
+    alone, _ = frozen.step(
+        x[0, 0], tuple(p[:, 0] for p in state) if isinstance(state, tuple) else state[:, 0], resets=np.True_
+    )
     np.testing.assert_allclose(alone, frozen.step(x[0, 0])[0], rtol=1e-6, atol=1e-7)
 
 

@@ -7,6 +7,7 @@ import pytest
 from paths import ROOT
 
 from fastrnn.backends import reference
+from fastrnn.backends.reference.functions import Own
 from fastrnn.spec import CELLS, NONE, Cell, Phase
 
 CSRC = ROOT / "csrc"
@@ -53,9 +54,11 @@ def test_what_the_table_says_of_an_equation(cell):
     a, u = rng.standard_normal((2, 3, G * 2))
     h, c = rng.standard_normal((2, 3, 2))
     forward, backward = reference.EQUATIONS[cell.name]
-    new, new_c, saved = forward(a, u, h, c)
+    own = Own(cell, rng.uniform(0.2, 0.8, 2 * len(cell.vectors)) if cell.vectors else None, 2)
+    new, new_c, saved = forward(a, u, h, c, own)
     assert len(saved) == len(cell.saved)
     assert (new_c is not None) == (cell.states == "hc") == ("c" in cell.saved)
-    da, du, dh_prev, _ = backward(np.ones_like(h), np.zeros_like(c), new, h, c, saved)
+    da, du, dh_prev, _, dp = backward(np.ones_like(h), np.zeros_like(c), new, h, c, saved, own)
+    assert len(dp) == len(cell.vectors or cell.peepholes)
     assert (np.abs(da - du).max() > 0) == cell.splits
     assert (np.abs(dh_prev).max() > 0) == cell.carries

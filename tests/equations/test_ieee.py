@@ -5,6 +5,7 @@ import pytest
 from cases import KINDS, assert_same_bits, bare, make_case, parts_of, run
 
 import fastrnn
+from fastrnn.spec import CELLS
 
 SPECIAL = (np.nan, np.inf, -np.inf)
 WIDTH = 5  # of the size that is not the one under test
@@ -67,7 +68,7 @@ def spoil_every_position(case):
 
 
 def rows_needed(kind, I, H):
-    return I + H + 2 * H * (2 if kind == "lstm" else 1)
+    return I + H + 2 * H * len(CELLS[kind].states)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -175,7 +176,7 @@ def test_nan_passes_the_activations(kernels, kind, dtype):
     for H in lengths_to(kernels, dtype):
         case = make_case(kind, 1, 3, 1, H, dtype=dtype, bias=False)
         for array in case.layer.params.values():
-            array[:] = 1 if array.shape[1] == 1 else 0
+            array[:] = 1 if array.shape[-1] == 1 or array.ndim == 1 else 0  # of a leak too: h is f
         x = np.array(SPECIAL, dtype).reshape(1, 3, 1)
         y, state = case.layer(x)
         assert np.isnan(y[0, 0]).all()
@@ -183,6 +184,9 @@ def test_nan_passes_the_activations(kernels, kind, dtype):
             "rnn_tanh": (1, -1),
             "rnn_relu": (np.inf, 0),
             "lstm": (np.tanh(dtype(1)), 0),  # all gates open or shut
+            "lstm_coupled": (np.tanh(dtype(1)), 0),
+            "leaky_tanh": (1, -1),
+            "leaky_relu": (np.inf, 0),
             "gru": (0, -1),  # z = 1 keeps the old h, z = 0 takes n
         }[kind]
         np.testing.assert_allclose(y[0, 1], high, rtol=4 * np.finfo(dtype).eps)
@@ -244,6 +248,8 @@ def assert_gradual_underflow(kind, dtype):
     recurrent = not kind.startswith("rnn")
     case.layer.params["weight_ih_l0"][:] = not recurrent
     case.layer.params["weight_hh_l0"][:] = 0
+    if "alpha_l0" in case.layer.params:
+        case.layer.params["alpha_l0"][:] = 0.5
     state = [np.full((1, 1, 1), tiny(dtype)) for _ in case.state]
     _, after = case.layer(np.full((1, 1, 1), tiny(dtype)), bare(state))
     assert parts_of(after)[-1] == tiny(dtype) / (2 if recurrent else 1)
@@ -257,6 +263,8 @@ def test_denormal_results(kernels, dtype):
         root = np.sqrt(np.finfo(dtype).smallest_normal) / 8
         case.layer.params["weight_ih_l0"][:] = root
         case.layer.params["weight_hh_l0"][:] = 0
+    if "alpha_l0" in case.layer.params:
+        case.layer.params["alpha_l0"][:] = 0.5
         y, h = case.layer(np.full((1, 2, 1), root))
         expected = 0 if kernels.startswith("native") else root * root
         assert (y == expected).all() and (h == expected).all()

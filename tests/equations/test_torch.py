@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cases import KINDS, Case, assert_close, assert_results_close, bare, magnitude, make_case, parts_of, run, tolerance
+from cases import CELL_KINDS as KINDS
+from cases import Case, assert_close, assert_results_close, bare, magnitude, make_case, parts_of, run, tolerance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,6 +11,7 @@ import mmap
 import sys
 
 import numpy as np
+from cases import make_layer
 
 import fastrnn
 from fastrnn import backends
@@ -76,7 +77,9 @@ class Job:
             return rng.uniform(-1, 1, shape).astype(dtype)
 
         self.cell, self.saved = cell, np.zeros((D, T, B, len(cell.saved), H), dtype)
-        self.weights = [[draw(G, I), draw(G, H), draw(G), draw(G)] for _ in range(D)]
+        vectors = [draw(len(cell.vectors) * H)] * bool(cell.vectors)
+        self.weights = [[draw(G, I), draw(G, H), draw(G), draw(G), *vectors] for _ in range(D)]
+        self.noise = draw(T, B, D * H) if with_entry and len(cell.gates) == 1 else None
         self.x, self.dy = draw(T, B, I), draw(T, B, D * H)
         self.state, self.dstate = [draw(D, B, H) for _ in range(C)], [draw(D, B, H) for _ in range(C)]
         self.lengths = rng.integers(0, T + 1, B) if with_lengths else None
@@ -95,7 +98,7 @@ class Job:
         y, after = write(self.dy), tuple(map(write, self.state))
         saved = write(self.saved) if self.cell.saved else None
         packed, reverse = backend.pack(self.cell, weights, threads), (False, True)[: len(weights)]
-        steps = Steps(lengths, read(self.resets), read(self.scale))
+        steps = Steps(lengths, read(self.resets), read(self.noise), read(self.scale))
         run = Run(x, state, steps, reverse, y, saved)
         backend.forward(packed, run, after, threads)
         dx, before, dscale = write(self.x), tuple(map(write, self.state)), None
@@ -144,10 +147,9 @@ def results(wanted):
 
 def step(cell, job, memory):
     """A frozen layer's step, which reads x and the state and writes `out`; its weights are its own."""
-    make = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU}.get(cell.name)
     (_, B, I), H = job.x.shape, job.state[0].shape[-1]
     options = {"dtype": job.x.dtype, "rng": 0}
-    layer = make(I, H, **options) if make else fastrnn.RNN(I, H, nonlinearity=cell.name[4:], **options)
+    layer = make_layer(cell.name, I, H, **options)
     x, state = memory.copy(job.x[0], writable=False), tuple(memory.copy(s[:1], writable=False) for s in job.state)
     y, after = memory.copy(np.zeros((B, H), x.dtype), True), tuple(memory.copy(0 * s[:1], True) for s in job.state)
     given, out = (state, after) if len(state) == 2 else (state[0], after[0]), None

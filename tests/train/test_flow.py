@@ -382,7 +382,7 @@ def test_limits_count_from_the_last_step_with_a_gradient():
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"layer": fastrnn.LSTMCell(3, 4)}, TypeError, "layer: expected an RNN, LSTM or GRU, got LSTMCell"),
+        ({"layer": fastrnn.LSTMCell(3, 4)}, TypeError, "layer: expected an RNN, LSTM, GRU or LeakyRNN, got LSTMCell"),
         ({"x": np.zeros((6, 2, 5))}, ValueError, "x: expected"),
         ({"x": np.zeros((0, 3))}, ValueError, "x: expected at least one valid step in row 0, got none"),
         ({"x": np.full((6, 3), np.nan)}, ValueError, "x: expected finite numbers"),
