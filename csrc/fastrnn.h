@@ -43,6 +43,7 @@ enum { FR_GATES, FR_CANDIDATE, FR_OUTPUT, FR_ROLES };
 typedef struct {
     fr_function functions[FR_ROLES];
     double clip; /* the activations of gates and candidate take what is within -clip .. clip; 0: anything */
+    double ends[FR_ROLES][2]; /* set by the kernels: their results at both ends of it */
 } fr_options;
 
 /* The parameters of one direction, row-major, the gates in the order of the table in spec.py. */

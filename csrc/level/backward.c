@@ -113,7 +113,7 @@ typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t r
     }
 #define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL)
 #include "cells.def"
-#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, b->run->options)
+#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options)
 #include "cells.def"
 
 /* By whether the cell has options. */
@@ -509,6 +509,10 @@ void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const
     lay_out(&b, scratch);
     fr_fp_mode mode = fr_fp_mode_enter();
     int met = 0;
+    if (run->options) {
+        b.options = *run->options;
+        LEVEL(fr_set_ends)(&b.options);
+    }
     if (!prepare(&b))
         run_steps(&b, &met);
     if (share->crossing && !met)

@@ -25,6 +25,7 @@ typedef struct {
     const fr_batch *batch;
     const fr_share *share;
     int cell;
+    fr_options options;      /* of a cell that has some */
     ptrdiff_t I, H;
     fr_hand hand;            /* the ranks this share owns in the sequential part */
     ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */

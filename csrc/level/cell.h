@@ -50,10 +50,14 @@ INLINE vec take_vector(const real *vectors, ptrdiff_t step, int k, int lanes) {
 }
 
 /* result = an activation of v: of a plain cell (o is NULL) the sigmoid of a gate and the tanh of all else. The two may
- * be the same. */
+ * be the same; v is clipped where o says so. */
 INLINE void activate(const fr_options *o, const int role, const int n, vec *v, vec *result) {
-    if (o)
-        LEVEL(fr_apply)(o, role, n, v, result);
+    if (clips(o, role)) {
+        const vec most = vset1((real)o->clip);
+        EACH(r, n) v[r] = vmax(-most, vmin(most, v[r]));
+    }
+    if (is_called(o, role))
+        LEVEL(fr_apply)(&o->functions[role], n, v, result);
     else if (role == FR_GATES)
         vsigmoid(n, v, result);
     else
@@ -65,11 +69,14 @@ INLINE vec take_h(const backward_units *u) { return vload_n(u->h, u->lanes); }
 INLINE vec take_h_prev(const backward_units *u) { return vload_n(u->h_prev, u->lanes); }
 INLINE vec take_c_prev(const backward_units *u) { return vload_n(u->c_prev, u->lanes); }
 
-/* The derivative of an activation, by its result. */
+/* The derivative of an activation, by its result; zero where it was clipped. */
 INLINE vec d_activate(const fr_options *o, const int role, vec result) {
-    if (o)
-        return LEVEL(fr_derivative)(o, role, result);
-    return role == FR_GATES ? d_sigmoid(result) : d_tanh(result);
+    const vec d = is_called(o, role) ? LEVEL(fr_derivative)(&o->functions[role], result)
+                  : role == FR_GATES ? d_sigmoid(result)
+                                     : d_tanh(result);
+    if (!clips(o, role))
+        return d;
+    return select_where((result == (real)o->ends[role][0]) | (result == (real)o->ends[role][1]), (vec){0}, d);
 }
 
 #define CELL_EQUATIONS

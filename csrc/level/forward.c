@@ -162,9 +162,9 @@ static row_function *row_function_of(const forward_state *f) {
     const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
     if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)
         return NULL;
-    if (f->weights->general || f->run->noise.data)
+    if (f->run->noise.data)
         return NULL;
-    return LEVEL(fr_row_function)(f->weights->cell, f->last.tiles->columns, pair);
+    return LEVEL(fr_row_function)(f->weights->cell, f->weights->general, f->last.tiles->columns, pair);
 }
 
 /* Large weights may come from memory at every step, at a tenth of a core's peak. */

@@ -77,6 +77,6 @@ panel_functions LEVEL(fr_panel_functions)(int cell, int general, int columns);
 /* `general`: for a cell with options. */
 finish_function *LEVEL(fr_finish)(int cell, int general);
 /* NULL: the cell has none for panels of so many columns, one or two (`pair`) at a time. */
-row_function *LEVEL(fr_row_function)(int cell, int columns, int pair);
+row_function *LEVEL(fr_row_function)(int cell, int general, int columns, int pair);
 
 #endif

@@ -24,7 +24,6 @@ static vec exp_minus(vec v, vec *less_1) {
 }
 
 static vec absolute(vec v) { return (vec)((ivec)v & ~(ivec)vset1(PICK(-0.0f, -0.0))); }
-static vec select_where(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
 static vec apply_1(const fr_function *f, vec v) {
     const vec alpha = vset1((real)f->alpha), beta = vset1((real)f->beta), zero = {0}, one = vset1(1);
@@ -65,7 +64,7 @@ static vec apply_1(const fr_function *f, vec v) {
 }
 
 /* Several vectors side by side for the functions of the plain cells. */
-static void apply_unclipped(const fr_function *f, int n, const vec *v, vec *result) {
+void LEVEL(fr_apply)(const fr_function *f, int n, const vec *v, vec *result) {
     if (f->kind == FR_F_SIGMOID && n == SIDE_BY_SIDE)
         vsigmoid(SIDE_BY_SIDE, v, result);
     else if (f->kind == FR_F_TANH && n == SIDE_BY_SIDE)
@@ -75,20 +74,14 @@ static void apply_unclipped(const fr_function *f, int n, const vec *v, vec *resu
             result[i] = apply_1(f, v[i]);
 }
 
-INLINE int clips(const fr_options *o, int role) { return role != FR_OUTPUT && o->clip > 0; }
-
-void LEVEL(fr_apply)(const fr_options *o, int role, int n, const vec *v, vec *result) {
-    vec clipped[SIDE_BY_SIDE];
-    if (clips(o, role)) {
-        const vec most = vset1((real)o->clip);
-        for (int i = 0; i < n; i++)
-            clipped[i] = vmax(-most, vmin(most, v[i]));
-        v = clipped;
-    }
-    apply_unclipped(&o->functions[role], n, v, result);
+/* They have the same bits as the results of what was clipped, since they go the same way. */
+void LEVEL(fr_set_ends)(fr_options *o) {
+    for (int role = 0; role < FR_ROLES; role++)
+        for (int end = 0; end < 2; end++)
+            o->ends[role][end] = (double)apply_1(&o->functions[role], vset1((real)(end ? o->clip : -o->clip)))[0];
 }
 
-static vec derivative_unclipped(const fr_function *f, vec y) {
+vec LEVEL(fr_derivative)(const fr_function *f, vec y) {
     const vec alpha = vset1((real)f->alpha), beta = vset1((real)f->beta), zero = {0}, one = vset1(1);
     vec e, less_1;
     switch (f->kind) {
@@ -120,14 +113,4 @@ static vec derivative_unclipped(const fr_function *f, vec y) {
         return one;
     }
     __builtin_unreachable();
-}
-
-/* The ends of the clipped range have the same bits as what was clipped, since they go the same way. */
-vec LEVEL(fr_derivative)(const fr_options *o, int role, vec y) {
-    const fr_function *f = &o->functions[role];
-    const vec found = derivative_unclipped(f, y);
-    if (!clips(o, role))
-        return found;
-    const vec most = vset1((real)o->clip);
-    return select_where((y == apply_1(f, most)) | (y == apply_1(f, -most)), (vec){0}, found);
 }

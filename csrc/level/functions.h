@@ -9,10 +9,18 @@
 INLINE vec d_sigmoid(vec s) { return s * (1 - s); }
 INLINE vec d_tanh(vec t) { return 1 - t * t; }
 
-/* result = the function that `o` has for the role, of n vectors v, clipped where `o` says so. The two may be the
- * same. */
-void LEVEL(fr_apply)(const fr_options *o, int role, int n, const vec *v, vec *result);
-/* Its derivative, by its result; zero where it was clipped. */
-vec LEVEL(fr_derivative)(const fr_options *o, int role, vec result);
+/* result = a function of n vectors v. The two may be the same. */
+void LEVEL(fr_apply)(const fr_function *f, int n, const vec *v, vec *result);
+/* Its derivative, by its result. */
+vec LEVEL(fr_derivative)(const fr_function *f, vec result);
+/* Sets the ends. */
+void LEVEL(fr_set_ends)(fr_options *o);
+
+/* Whether the role's function has to be called: it is neither a gate's sigmoid nor the others' tanh. */
+INLINE int is_called(const fr_options *o, const int role) {
+    return o && o->functions[role].kind != (role == FR_GATES ? FR_F_SIGMOID : FR_F_TANH);
+}
+INLINE int clips(const fr_options *o, const int role) { return o && role != FR_OUTPUT && o->clip > 0; }
+INLINE vec select_where(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
 #endif

@@ -100,7 +100,8 @@ void LEVEL(fr_linear)(const fr_linear_run *run, ptrdiff_t row, ptrdiff_t end, in
             const int columns = linear_columns(packed->M, p);
             for (ptrdiff_t r = row; r < last;) {
                 const int rows = tile_rows(last - r, tile_limit(columns));
-                tiles[columns - 1][rows - 1](run, (const real *)packed->memory.data + p * panel_size, r, p * LINEAR_UNITS);
+                tiles[columns - 1][rows - 1](run, (const real *)packed->memory.data + p * panel_size, r,
+                                             p * LINEAR_UNITS);
                 r += rows;
             }
             if (counts)

@@ -44,8 +44,8 @@ INLINE void put(const int streams, real *to, vec v, int lanes) {
 
 /* --- One step of n vectors of units; `lanes` is LANES unless n is 1. */
 
-/* Whether what a step leaves to the next one, h or the gradient by h, is read where it was written: a store less, and it
- * is in the first-level cache. Where it went past the caches it is kept in scratch. */
+/* Whether what a step leaves to the next one, h or the gradient by h, is read where it was written: a store less, and
+ * it is in the first-level cache. Where it went past the caches it is kept in scratch. */
 INLINE int reads_back(const int kind, const int streams) { return kind == FR_SCAN_LINEAR && !streams; }
 
 /* before: h of the step before; state: where it is kept, aligned, unless it is read back. */
@@ -89,7 +89,7 @@ INLINE void scan_forward_units(const int kind, const int pairs, const int stream
 /* What a step of the backward pass reads and writes at its units. */
 typedef struct {
     const real *a, *u, *p, *dy; /* p: h before the step; dy, p: NULL for zero */
-    const real *a_after, *g_after; /* `a` and the gradient by h of the step after, if they are read back and there is one */
+    const real *a_after, *g_after; /* `a` and the gradient by h of the step after, if they are read back, or NULL */
     real *da, *db;
     real *state, *sum; /* aligned: the gradient that comes from the step after; a sum over steps, or NULL */
 } backward_places;

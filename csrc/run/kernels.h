@@ -49,7 +49,7 @@ typedef struct fr_kernels {
     void (*update)(const fr_update_run *run, const fr_numbers *numbers);
     void (*scan_forward)(const fr_scan_forward_run *run, const fr_scan_part *part, void *scratch);
     void (*scan_backward)(const fr_scan_backward_run *run, const fr_scan_part *part, void *scratch);
-    /* The product before a scan: the bytes of its packed weights; part `index` of `size` of the packing; some rows of y. */
+    /* The product before a scan: the bytes of its packed weights; part `index` of `size` of the packing; rows of y. */
     size_t (*linear_bytes)(const fr_linear_packed *packed);
     void (*linear_pack)(const fr_linear_source *source, int index, int size, fr_watch *watch);
     void (*linear)(const fr_linear_run *run, ptrdiff_t row, ptrdiff_t end, int counts, fr_watch *watch);

@@ -21,7 +21,8 @@ static void scan_body(void *context, int index) {
     scan_job *j = context;
     const fr_scan *scan = j->scan;
     const ptrdiff_t line = LINE / (scan->dtype == FR_F64 ? 8 : 4), lines = (scan->D + line - 1) / line;
-    fr_scan_part part = {.row_end = scan->B, .unit_end = scan->D, .block = j->streams ? FR_SCAN_BYTES : FR_SCAN_BYTES_CACHED,
+    fr_scan_part part = {.row_end = scan->B, .unit_end = scan->D,
+                         .block = j->streams ? FR_SCAN_BYTES : FR_SCAN_BYTES_CACHED,
                          .streams = j->streams, .counts = index == 0, .watch = &j->watch};
     if (j->by_units) {
         const ptrdiff_t end = fr_cut(lines, index + 1, j->threads) * line;

@@ -8,6 +8,8 @@ from guarded import SIZES
 from paths import SUPPORT
 from variants import compiled_variants
 
+from fastrnn.spec import CELLS
+
 PROGRAM = SUPPORT / "guarded.py"
 
 
@@ -15,7 +17,7 @@ PROGRAM = SUPPORT / "guarded.py"
 def test_guard_pages(variant):
     done = subprocess.run([sys.executable, PROGRAM, variant], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-2000:]}"
-    assert int(done.stdout) == 4 * 2 * len(SIZES) * 2 * 2 + 2 * 4 * 2
+    assert int(done.stdout) == len(CELLS) * 2 * len(SIZES) * 2 * 2 + 2 * len(CELLS) * 2
 
 
 TOUCH = """
