@@ -164,7 +164,9 @@ static row_function *row_function_of(const forward_state *f) {
         return NULL;
     if (f->run->noise.data)
         return NULL;
-    return LEVEL(fr_row_function)(f->weights->cell, f->weights->general, f->last.tiles->columns, pair);
+    const int cell = f->weights->cell, general = f->weights->general, columns = f->last.tiles->columns;
+    row_function *const pairs = pair ? LEVEL(fr_row_function)(cell, general, columns, 1) : NULL;
+    return pairs ? pairs : LEVEL(fr_row_function)(cell, general, columns, 0);
 }
 
 /* Large weights may come from memory at every step, at a tenth of a core's peak. */
