@@ -159,6 +159,15 @@ static int vectors_of(const layer_spec *s) {
     return s->general || fr_cells[s->cell].states == 1 ? fr_cells[s->cell].vectors : 0;
 }
 
+/* Between 0 and 1/2: with a leak below 0 a state would grow without bound. */
+static void *add_vectors(layer *l, uint64_t *state) {
+    const ptrdiff_t n = vectors_of(&l->spec) * l->spec.H;
+    void *data = add_filled(l, n, 0, state, 0.5);
+    for (ptrdiff_t i = 0; i < n; i++)
+        put(l->spec.dtype, data, i, fabs(get(l->spec.dtype, data, i)));
+    return data;
+}
+
 static fr_entry add_entry(layer *l, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const layout plain = {0, 1, 1, 0, 0};
@@ -184,7 +193,7 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
     w->w_hh = add_filled(l, gates * s->H, 0, state, scale);
     w->b_ih = s->b_ih ? add_filled(l, gates, 0, state, scale) : NULL;
     w->b_hh = s->b_hh ? add_filled(l, gates, 0, state, scale) : NULL;
-    w->vectors = vectors_of(s) ? add_filled(l, vectors_of(s) * s->H, 0, state, 0.5) : NULL;
+    w->vectors = vectors_of(s) ? add_vectors(l, state) : NULL;
     fr_forward_run *run = &l->forward[d];
     *run = (fr_forward_run){.reverse = s->directions == 2 ? d : s->reverse, .x = x, .y = half(l, y, d)};
     run->entry = add_entry(l, state);
