@@ -4,14 +4,6 @@
 
 enum { LSTM_STAGES = 5 };
 
-/* v += p_k c, if there are peepholes. */
-INLINE void look_at_c(const fr_options *o, const int k, const int n, const forward_units *u, vec *v) {
-    if (!o || !u->vectors)
-        return;
-    const vec p = take_vector(u->vectors, u->step, k, u->lanes);
-    EACH(r, n) v[r] = vfma(p, u->c[r], v[r]);
-}
-
 INLINE void lstm_forward(const fr_options *opt, const int stage, const int n, forward_units *u) {
     const vec *i = u->saved[LSTM_I], *f = u->saved[LSTM_F], *g = u->saved[LSTM_G], *o = u->saved[LSTM_O];
     vec v[SIDE_BY_SIDE];

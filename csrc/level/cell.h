@@ -49,6 +49,14 @@ INLINE vec take_vector(const real *vectors, ptrdiff_t step, int k, int lanes) {
     return vload_n(vectors + k * step, lanes);
 }
 
+/* v += p c, by the k-th of the peepholes, if there are any. */
+INLINE void look_at_c(const fr_options *o, const int k, const int n, const forward_units *u, vec *v) {
+    if (!o || !u->vectors)
+        return;
+    const vec p = take_vector(u->vectors, u->step, k, u->lanes);
+    EACH(r, n) v[r] = vfma(p, u->c[r], v[r]);
+}
+
 /* result = an activation of v: of a plain cell (o is NULL) the sigmoid of a gate and the tanh of all else. The two may
  * be the same; v is clipped where o says so. */
 INLINE void activate(const fr_options *o, const int role, const int n, vec *v, vec *result) {

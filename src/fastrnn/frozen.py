@@ -107,10 +107,14 @@ class Frozen(DescribedCell):
             for array in direction:
                 if array is not None:
                     array.flags.writeable = False
-        packed = stack.pack(spec, backend, weights)
-        short = shortcut(spec, backend, packed, isinstance(self, FrozenCell))
-        for name, value in zip(Frozen.__slots__, (backend, label, packed, short, spec, weights)):
+        packed = self._pack(spec, backend, weights)
+        for name, value in zip(Frozen.__slots__, (backend, label, *packed, spec, weights)):
             object.__setattr__(self, name, value)
+
+    def _pack(self, spec: LayerSpec, backend: Backend, weights: Sequence[tuple[Weights, ...]]) -> tuple[Any, Any]:
+        """The weights, packed, and the backend's short way, None where there is none."""
+        packed = stack.pack(spec, backend, weights)
+        return packed, shortcut(spec, backend, packed, isinstance(self, FrozenCell))
 
     @property
     def backend(self) -> str:

@@ -50,7 +50,6 @@ from .frozen import FrozenLayer, infer, shortcut
 from .spec import GRU as GRU_CELL
 from .spec import LEAKY_RELU, LEAKY_TANH, LSTM_COUPLED, Cell
 from .spec import LSTM as LSTM_CELL
-from .spec import RNN_RELU as RNN_RELU_CELL
 from .spec import RNN_TANH as RNN_CELL
 
 if TYPE_CHECKING:
@@ -480,7 +479,8 @@ class LeakyRNN(Layer[Array]):
         rng: Any = None,
         init: Init = "torch",
     ) -> None:
-        cell, sizes = LEAKY_RELU if rnn_cell(nonlinearity) == RNN_RELU_CELL else LEAKY_TANH, (input_size, hidden_size)
+        cell = {"tanh": LEAKY_TANH, "relu": LEAKY_RELU}[checks.nonlinearity(nonlinearity)]
+        sizes = input_size, hidden_size
         train = checks.flag("train_alpha", train_alpha)
         super().__init__(
             cell, *sizes, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, None, alpha, train,

@@ -29,6 +29,13 @@ class Function(NamedTuple):
     beta: float = 0.0
 
 
+FUNCTIONS = (  # in the order of the kernels' fr_function_kind
+    "sigmoid", "hard_sigmoid", "tanh", "relu", "leaky_relu", "thresholded_relu", "elu", "softsign", "softplus",
+    "affine", "scaled_tanh", "linear",
+)  # fmt: skip
+PLAIN = (Function("sigmoid"), Function("tanh"), Function("tanh"))  # of the gates, the candidate, the output
+
+
 class Options(NamedTuple):
     """How a layer's cell differs from the plain one."""
 

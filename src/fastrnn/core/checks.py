@@ -118,6 +118,13 @@ def direction(value: Any, num_layers: int, bidirectional: bool) -> tuple[bool, .
     return tuple(word == "reverse" for word in words)
 
 
+def nonlinearity(value: Any) -> str:
+    if not isinstance(value, str) or value not in ("tanh", "relu"):
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"nonlinearity: expected 'tanh' or 'relu', got {value!r}")
+    return value
+
+
 def float_dtype(value: DTypeLike, name: str = "dtype") -> np.dtype:
     try:
         dtype = None if value is None else np.dtype(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..spec import LSTM, LSTM_COUPLED, RNN_RELU, RNN_TANH, Cell, Function, Options
+from ..spec import LSTM, LSTM_COUPLED, PLAIN, RNN_RELU, RNN_TANH, Cell, Function, Options
 from . import checks
 
 # What alpha and beta are where they are not given, and whether the function takes them; ONNX's values.
@@ -24,7 +24,6 @@ DEFAULTS: dict[str, tuple[float, ...]] = {
     "linear": (),
 }
 NOT_NEGATIVE = ("leaky_relu", "thresholded_relu", "elu")  # alpha: else a derivative would not follow from the result
-PLAIN = (Function("sigmoid"), Function("tanh"), Function("tanh"))  # of the gates, the candidate, the output
 ROLES = {"rnn_tanh": (1,), "rnn_relu": (1,), "gru": (0, 1), "lstm": (0, 1, 2), "lstm_coupled": (0, 1, 2)}
 
 

@@ -23,11 +23,7 @@ VECTORS = ("peephole", "alpha")  # what the vectors of a cell are called
 
 def rnn_cell(nonlinearity: Any) -> Cell:
     """The cell of an RNN with the nonlinearity "tanh" or "relu"."""
-    cells = {"tanh": RNN_TANH, "relu": RNN_RELU}
-    if not isinstance(nonlinearity, str) or nonlinearity not in cells:
-        error = ValueError if isinstance(nonlinearity, str) else TypeError
-        raise error(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
-    return cells[nonlinearity]
+    return {"tanh": RNN_TANH, "relu": RNN_RELU}[checks.nonlinearity(nonlinearity)]
 
 
 def layer_suffixes(spec: LayerSpec) -> list[list[str]]:

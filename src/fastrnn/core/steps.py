@@ -33,11 +33,6 @@ class CallSteps(NamedTuple):
     places: Array | None = None  # (T, B): where the steps were, the valid ones first
     by_unit: bool = False  # whether the caller's state_scale has an axis over the units
 
-    @property
-    def plain(self) -> bool:
-        """Whether nothing but lengths is given."""
-        return self.resets is None and self.scale is None and self.noise is None and self.places is None
-
     def of(self, reverse: Sequence[bool]) -> Steps:
         """As a backend takes them: resets for each direction."""
         if self.resets is None:

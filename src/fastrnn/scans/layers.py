@@ -180,7 +180,27 @@ class ScanLayer(Layer[Array]):
         return FrozenScan(self._spec, repr(self), group(self.state_dict(), self._suffixes), config.backend())
 
 
-class MinGRU(ScanLayer):
+class GatedScan(ScanLayer):
+    """What MinGRU and MinLSTM share: their constructor."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "torch",
+    ) -> None:
+        sizes = input_size, hidden_size, num_layers
+        super().__init__(self._cell, *sizes, bias, batch_first, bidirectional, dtype, rng, init)
+
+
+class MinGRU(GatedScan):
     """Minimal gated recurrent units (Feng et al. 2024, Were RNNs all we needed?), in their linear form:
 
         z = σ(W_z x_t + b_z)        n = W_n x_t + b_n        h_t = (1 - z) h_(t-1) + z n
@@ -204,24 +224,8 @@ class MinGRU(ScanLayer):
 
     _cell = MINGRU
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        bias: bool = True,
-        batch_first: bool = False,
-        bidirectional: bool = False,
-        dtype: DTypeLike = np.float32,
-        rng: Any = None,
-        init: Init = "torch",
-    ) -> None:
-        sizes = input_size, hidden_size, num_layers
-        super().__init__(self._cell, *sizes, bias, batch_first, bidirectional, dtype, rng, init)
 
-
-class MinLSTM(ScanLayer):
+class MinLSTM(GatedScan):
     """Minimal LSTM (Feng et al. 2024, Were RNNs all we needed?), its gates normalised, in its linear form:
 
         f, i = σ(W x_t + b)        n = W_n x_t + b_n        h_t = f / (f + i) h_(t-1) + i / (f + i) n
@@ -245,22 +249,6 @@ class MinLSTM(ScanLayer):
     """
 
     _cell = MINLSTM
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        bias: bool = True,
-        batch_first: bool = False,
-        bidirectional: bool = False,
-        dtype: DTypeLike = np.float32,
-        rng: Any = None,
-        init: Init = "torch",
-    ) -> None:
-        sizes = input_size, hidden_size, num_layers
-        super().__init__(self._cell, *sizes, bias, batch_first, bidirectional, dtype, rng, init)
 
 
 class IndRNN(ScanLayer):
@@ -303,11 +291,8 @@ class IndRNN(ScanLayer):
         rng: Any = None,
         init: Init = "torch",
     ) -> None:
-        if not isinstance(nonlinearity, str) or nonlinearity not in INDRNN:
-            error = ValueError if isinstance(nonlinearity, str) else TypeError
-            raise error(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
-        sizes = input_size, hidden_size, num_layers
-        super().__init__(INDRNN[nonlinearity], *sizes, bias, batch_first, bidirectional, dtype, rng, init)
+        sizes, cell = (input_size, hidden_size, num_layers), INDRNN[checks.nonlinearity(nonlinearity)]
+        super().__init__(cell, *sizes, bias, batch_first, bidirectional, dtype, rng, init)
 
     @property
     def nonlinearity(self) -> Literal["tanh", "relu"]:

@@ -2,6 +2,7 @@
 
 from fastrnn.backends.base import Given, Wanted
 from fastrnn.spec import CELLS as TABLE
+from fastrnn.spec import FUNCTIONS
 
 cdef dict CELLS = {fr_cell_name(code).decode(): code for code in range(FR_CELLS)}
 if list(CELLS) != list(TABLE):
@@ -35,12 +36,6 @@ cdef void set_state(fr_forward_run *run, bint has_c, Plain *now, Plain *after, p
     run.h0, run.h = now[0].data + offset, after[0].data + offset
     if has_c:
         run.c0, run.c = now[1].data + offset, after[1].data + offset
-
-
-cdef list FUNCTIONS = [  # in the order of fr_function_kind
-    "sigmoid", "hard_sigmoid", "tanh", "relu", "leaky_relu", "thresholded_relu", "elu", "softsign", "softplus", "affine",
-    "scaled_tanh", "linear",
-]
 
 
 cdef fr_options *options_of(object cell, fr_options *room) except? NULL:

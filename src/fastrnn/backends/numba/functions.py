@@ -6,27 +6,24 @@ Options are a vector: kind, alpha and beta of each role, then the clip, 0 for no
 import numba
 import numpy as np
 
+from ...spec import FUNCTIONS
 from .activations import d_sigmoid, d_tanh, exp_parts, sigmoid, tanh
 from .compiling import inlined
 from .intrinsics import fma, power_of_two
 
 GATES, CANDIDATE, OUTPUT = 0, 1, 2
 CLIP = 9  # place in the options
-KINDS = (
-    "sigmoid", "hard_sigmoid", "tanh", "relu", "leaky_relu", "thresholded_relu", "elu", "softsign", "softplus",
-    "affine", "scaled_tanh", "linear",
-)  # fmt: skip
 (
     SIGMOID, HARD_SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, ELU, SOFTSIGN, SOFTPLUS, AFFINE, SCALED_TANH,
     LINEAR,
-) = range(len(KINDS))  # fmt: skip
+) = range(len(FUNCTIONS))  # fmt: skip
 
 
 def as_vector(options, dtype):
     """The options of a cell, an empty vector for None."""
     if options is None:
         return np.empty(0, dtype)
-    numbers = [[KINDS.index(name), alpha, beta] for name, alpha, beta in options.functions]
+    numbers = [[FUNCTIONS.index(name), alpha, beta] for name, alpha, beta in options.functions]
     return np.array([*np.ravel(numbers), options.clip], dtype)
 
 

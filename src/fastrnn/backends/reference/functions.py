@@ -5,6 +5,8 @@ Alpha and beta are those of ONNX's operators of these names.
 
 import numpy as np
 
+from ...spec import PLAIN
+
 
 def sigmoid(v):
     """1 / (1 + exp(-v)), without overflow on either side."""
@@ -29,7 +31,6 @@ FUNCTIONS = {  # (v, alpha, beta) -> y, and (y, alpha, beta) -> dy / dv
     "scaled_tanh": (lambda v, a, b: a * np.tanh(b * v), lambda y, a, b: b * (a - y**2 / a)),
     "linear": (lambda v, a, b: v, lambda y, a, b: 1),
 }
-PLAIN = (("sigmoid", 0, 0), ("tanh", 0, 0), ("tanh", 0, 0))
 
 
 class Own:
