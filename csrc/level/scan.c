@@ -13,11 +13,11 @@ enum { SCRATCH = FR_SCAN_BYTES / sizeof(real), SUM_STEPS = 256 };
 
 /* Complex numbers are pairs of neighbouring lanes. */
 INLINE vec negate_lanes(vec v, const int first) {
-    ivec signs;
+    vec signs;
     UNROLL(16)
     for (int i = 0; i < LANES; i++)
-        signs[i] = i % 2 == first ? (bits)1 << (8 * sizeof(bits) - 1) : 0;
-    return (vec)((ivec)v ^ signs);
+        signs[i] = i % 2 == first ? -(real)0 : 0;
+    return (vec)((ivec)v ^ (ivec)signs);
 }
 
 /* a b + c, of pairs or not. */
