@@ -18,24 +18,28 @@ HEAD = """\
 /* Written by write_cells.py from src/fastrnn/spec.py: the cells, and the shapes of their tiles.
  *
  *   CELL(NAME, name, facts)             the facts initialise an fr_cell_facts (cells/facts.h)
+ *   SECOND(NAME, name)                  a cell of two phases
  *   SAVED(values)                       the places of a cell's saved values, as enumerators
  *   SHAPE(name, columns, x, first_h, h) x feeds the first `x` columns of a tile, h feeds `h` of them from first_h on
  *   CELL_EQUATIONS                      defined: the headers of the equations are included instead
  */
 """
-LISTS = ("CELL", "SAVED", "SHAPE")
+LISTS = ("CELL", "SECOND", "SAVED", "SHAPE")
 
 
 def check(cell, none):
     """That the kernels can compute such a cell; ValueError with what they cannot."""
+    if len(cell.phases) > 2 or any(set(phase.x) != {none} for phase in cell.phases[1:]):
+        raise ValueError(f"{cell.name}: expected one phase, or a second that x does not feed, got {cell.phases}")
     for letter in ("x", "h"):
-        columns = "".join(getattr(phase, letter) for phase in cell.phases)
-        fed = "".join(column for column in columns if column != none)
-        if sorted(fed) != sorted(cell.gates):
-            raise ValueError(f"{cell.name}: expected each gate of {cell.gates!r} once in {letter}={columns!r}")
-        if fed not in columns or (letter == "x" and not columns.startswith(fed)):
-            where = "neighbours, from the first column on" if letter == "x" else "neighbours"
-            raise ValueError(f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}")
+        of_phases = [getattr(phase, letter) for phase in cell.phases]
+        if sorted("".join(of_phases).replace(none, "")) != sorted(cell.gates):
+            raise ValueError(f"{cell.name}: expected each gate of {cell.gates!r} once in {letter}={of_phases}")
+        for columns in of_phases:
+            fed = columns.replace(none, "")
+            if fed not in columns or (letter == "x" and not columns.startswith(fed)):
+                where = "neighbours, from the first column on" if letter == "x" else "neighbours"
+                raise ValueError(f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}")
     for what, n, most in (
         ("columns", len(cell.phases[0].x), COLUMNS),
         ("saved values", len(cell.saved), MAX_SAVED),
@@ -53,11 +57,10 @@ def fed(columns, none):
 
 
 def cell_line(cell, none):
-    """CELL(…) of a cell, and SAVED(…) if it saves anything."""
-    (phase,) = cell.phases
+    """CELL(…) of a cell, SECOND(…) if it has two phases, and SAVED(…) if it saves anything."""
+    phase = cell.phases[0]
     parts = []
-    for name in ("x", "h"):
-        columns = getattr(phase, name)
+    for name, columns in (("x", phase.x), ("h", phase.h), *(("left", second.h) for second in cell.phases[1:])):
         places = fed(columns, none)
         gates = ", ".join(str(cell.gates.index(columns[k])) for k in places)
         parts.append(f".{name} = {{{places[0]}, {len(places)}, {{{gates}}}}}")
@@ -74,13 +77,15 @@ def cell_line(cell, none):
     upper = cell.name.upper()
     first, rest = ", ".join(facts[:5]), ", ".join(facts[5:] + parts)
     lines = [f"CELL({upper}, {cell.name}, {first},\n     {rest})"]
+    if len(cell.phases) > 1:
+        lines.append(f"SECOND({upper}, {cell.name})")
     if cell.saved:
         lines.append(f"SAVED({', '.join(f'{upper}_{name.upper()}' for name in cell.saved)})")
     return "\n".join(lines)
 
 
 def shapes_of(phase, none):
-    """The shapes of a phase's tiles; of a cell of one column per unit, for each number of blocks of a panel."""
+    """The shapes of the first phase's tiles; of a cell of one column per unit, for each number of blocks of a panel."""
     if len(phase.x) > 1:
         return [(len(phase.x), fed(phase.x, none), fed(phase.h, none))]
     return [(blocks, list(range(blocks)), list(range(blocks))) for blocks in range(1, COLUMNS + 1)]
@@ -97,7 +102,7 @@ def text(spec):
     cells, none = spec["CELLS"].values(), spec["NONE"]
     for cell in cells:
         check(cell, none)
-    shapes = {shape_line(*shape): None for cell in cells for phase in cell.phases for shape in shapes_of(phase, none)}
+    shapes = {shape_line(*shape): None for cell in cells for shape in shapes_of(cell.phases[0], none)}
     includes = "\n".join(f'#include "cells/{cell.name}.h"' for cell in cells)
     defaults = "\n".join(f"#ifndef {name}\n#define {name}(...)\n#endif" for name in LISTS)
     entries = "\n".join([*(cell_line(cell, none) for cell in cells), *shapes])

@@ -4,7 +4,7 @@
 
 #include "fastrnn.h"
 
-/* The columns of a tile that x, or h, feeds: `count` neighbours from `first` on, each with its gate's place in W. */
+/* The columns of a tile that x, or h, or what is left, feeds: `count` neighbours from `first` on, each with its gate's place in W. */
 typedef struct {
     int first, count, gate[4];
 } fr_fed;
@@ -18,6 +18,7 @@ typedef struct {
     int vectors;  /* parameters per unit that it has or may have */
     int columns;  /* of a tile, per block of hidden units */
     fr_fed x, h;
+  fr_fed left;  /* what the first phase leaves feeds these; of a cell of one phase none */
 } fr_cell_facts;
 
 static const fr_cell_facts fr_cells[FR_CELLS] = {

@@ -103,22 +103,57 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
         vstore_n((real *)run->dh0 + row * H + j, u.carry, n);
 }
 
+/* Goes on from the gradient of what the first phase left of `rank` at units j .. j+LANES-1: completes the gradients of
+ * its columns and the carry. */
+INLINE void derive_second_block(const int cell, const fr_options *o, const backward_state *b, const step *s,
+                                ptrdiff_t rank, ptrdiff_t j, vec d_left) {
+    const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), p = j / panel_units(cell);
+    const int n = min_lanes(H - j);
+    vec *columns = b->d + (p * b->capacity + s->term + rank) * COLUMNS;
+    real *dh0 = (real *)b->run->dh0 + row * H + j;
+    backward_units u = {.d_left = d_left, .lanes = n, .carry = vload_n(dh0, n)};
+    real h_entered[LANES];
+    u.h_prev = h_before(b, s->t, row) + j;
+    if (b->enters)
+        u.h_prev = enter_block(b, s->t, row, j, n, u.h_prev, h_entered);
+    UNROLL(8)
+    for (int k = 0; k < fr_cells[cell].saved; k++)
+        u.saved[k] = vload_n(saved_at(b, s->t, row) + k * H + j, n);
+    UNROLL(8)
+    for (int c = 0; c < fr_cells[cell].columns; c++)
+        u.d[c] = columns[c];
+    cell_second_backward(cell, o, &u);
+    UNROLL(8)
+    for (int c = 0; c < fr_cells[cell].columns; c++)
+        columns[c] = u.d[c];
+    vstore_n(b->left + (s->term + rank) * H + j, u.left, n);
+    vstore_n(dh0, u.carry, n);
+}
+
 /* The same for C blocks of units from j on. */
 typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C);
 
-#define DERIVE(name, cell, options) \
+#define DERIVE(name, cell, options, derive_units) \
     static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
         for (int c = 0; c < C; c++, j += LANES) \
-            derive_block(cell, options, b, s, rank, j, dh[c]); \
+            derive_units(cell, options, b, s, rank, j, dh[c]); \
     }
-#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL)
+#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL, derive_block)
 #include "cells.def"
-#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options)
+#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options, derive_block)
+#include "cells.def"
+#define SECOND(NAME, name) \
+    DERIVE(second_##name, FR_##NAME, NULL, derive_second_block) \
+    DERIVE(second_general_##name, FR_##NAME, &b->options, derive_second_block)
 #include "cells.def"
 
 /* By whether the cell has options. */
 static derive_function *const derive[][2] = {
 #define CELL(NAME, name, ...) {derive_##name, derive_general_##name},
+#include "cells.def"
+};
+static derive_function *const derive_second[FR_CELLS][2] = {
+#define SECOND(NAME, name) [FR_##NAME] = {second_##name, second_general_##name},
 #include "cells.def"
 };
 
@@ -194,7 +229,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         }
     }
     if (continues && panels == 1)
-        LEVEL(fr_d_times_w)(b, 0, terms, rows, panel, dh);
+        LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh);
     else if (continues)
         LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
     if (continues && b->enters)
@@ -234,7 +269,7 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
                 }
             }
             if (!pass)
-                LEVEL(fr_d_times_w)(b, 0, terms, rows, panel, dh);
+                LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh);
         }
     }
 }
@@ -275,6 +310,30 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     }
 }
 
+/* The second phase of the step of the first `owned` owned ranks, in the owned panels. Like step_rows it may leave the
+ * rest. */
+static void second_rows(const backward_state *b, const step *s, ptrdiff_t owned) {
+    const double unit_flop = 2.0 * (double)b->H * LANES;
+    derive_function *const function = derive_second[b->cell][b->run->options != NULL];
+    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
+        const int C = wide_columns(b->H, panel);
+        int rows;
+        for (ptrdiff_t i = 0; i < owned; i += rows) {
+            vec d_left[GROUP_ROWS * COLUMNS];
+            ptrdiff_t terms[GROUP_ROWS];
+            rows = tile_rows(owned - i, GROUP_ROWS);
+            for (int r = 0; r < rows; r++)
+                terms[r] = s->term + fr_rank(b->hand, i + r);
+            memset(d_left, 0, (size_t)rows * COLUMNS * sizeof *d_left);
+            LEVEL(fr_d_times_w)(b, FROM_LEFT, terms, rows, panel, d_left);
+            for (int r = 0; r < rows; r++)
+                function(b, s, fr_rank(b->hand, i + r), panel * COLUMNS * LANES, d_left + r * COLUMNS, C);
+            if (fr_share_worked(b->share, unit_flop * rows * C))
+                return;
+        }
+    }
+}
+
 /* h as a term's step took it. */
 static const real *entered_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t term) {
     const fr_entry *e = &b->run->entry;
@@ -292,6 +351,11 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
     ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
     step_rows(b, s, continuing, 0, owned, 0);
+    if (has_second_phase(b->cell)) {
+        if (b->share->by_units && fr_barrier_wait(b->share->barrier))
+            return 1;
+        second_rows(b, s, owned);
+    }
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))
         return 1;
     step_rows(b, s, 0, before < owned ? before : owned, owned, 1);
@@ -303,15 +367,22 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
     }
     for (ptrdiff_t i = b->share->index; i < s->live; i += b->share->size) {
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
-        b->x[term] = at(&b->run->x, s->t, row);
-        prefetch(b->x[term], b->I);
-        b->h[term] = b->enters ? entered_h(b, s->t, row, term) : h_before(b, s->t, row);
+        b->from[FROM_X][term] = at(&b->run->x, s->t, row);
+        prefetch(b->from[FROM_X][term], b->I);
+        b->from[FROM_H][term] = b->enters ? entered_h(b, s->t, row, term) : h_before(b, s->t, row);
         b->dx[term] = at(&b->run->dx, s->t, row);
     }
     return 0;
 }
 
 /* --- The whole. */
+
+/* The next `bytes` of the scratch, NULL where there is none yet; counts them. */
+static void *take(char *scratch, size_t *taken, size_t bytes) {
+    char *here = scratch ? scratch + *taken : NULL;
+    *taken += bytes;
+    return here;
+}
 
 /* The scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(backward_state *b, char *scratch) {
@@ -320,30 +391,27 @@ static size_t lay_out(backward_state *b, char *scratch) {
     ptrdiff_t all = b->batch->T * b->batch->B;
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
-    const size_t w_hh = (size_t)weight_rows(b, 0) * COLUMNS * VEC_BYTES;
-    const size_t w_ih = (size_t)weight_rows(b, 1) * COLUMNS * VEC_BYTES;
+    const size_t pointers = fr_aligned((size_t)b->capacity * sizeof(real *));
+    const size_t rows_of_h = fr_aligned((size_t)(b->capacity * b->H) * sizeof(real));
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
     const size_t d_vectors = (size_t)(b->panels * b->capacity * b->vectors * panel_blocks(b->cell)) * VEC_BYTES;
-    const ptrdiff_t entered = b->run->entry.scale.data ? b->capacity : 1;
-    const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
-                            b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->H),
-                            b->unpacked[1] ? 0 : w_ih * (size_t)wide_panels(b->I),
-                            b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES,
-                            (size_t)b->capacity * sizeof(real *), d_vectors,
-                            b->enters ? (size_t)(entered * b->H) * sizeof(real) : 0};
-    if (scratch) {
-        char *next = scratch;
-        b->d = (vec *)next;
-        b->w_hh = (real *)(next += sizes[0]);
-        b->w_ih = (real *)(next += sizes[1]);
-        b->block = (vec *)(next += sizes[2]) + b->share->index * block;
-        b->d_vectors = (vec *)(next += sizes[3]);
-        b->x = (const real **)(next += sizes[5]);
-        b->h = (const real **)(next += sizes[4]);
-        b->dx = (real **)(next += sizes[4]);
-        b->entered = (real *)(next + sizes[4]);
-    }
-    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4] + sizes[5] + sizes[6];
+    size_t taken = 0;
+    b->d = take(scratch, &taken, (size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES);
+    for (int source = 0; source < b->sources; source++)
+        if (!b->unpacked[source])
+            b->w[source] = take(scratch, &taken,
+                                (size_t)(weight_rows(b, source) * wide_panels(row_length(b, source))) * COLUMNS * VEC_BYTES);
+    b->block = take(scratch, &taken, b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES);
+    if (scratch)
+        b->block += b->share->index * block;
+    b->d_vectors = take(scratch, &taken, d_vectors);
+    for (int source = 0; source < b->sources; source++)
+        b->from[source] = take(scratch, &taken, pointers);
+    b->dx = take(scratch, &taken, pointers);
+    b->left = take(scratch, &taken, has_second_phase(b->cell) ? rows_of_h : 0);
+    b->entered = take(scratch, &taken,
+                      b->run->entry.scale.data ? rows_of_h : b->enters ? (size_t)b->H * sizeof(real) : 0);
+    return taken;
 }
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
@@ -352,20 +420,21 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.enters = changes(&run->entry);
     b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors : 0;
     b.panels = count_panels(b.cell, b.H);
+    b.sources = count_sources(b.cell);
     b.first = run->span.first;
     b.last = run->span.last ? run->span.last : batch->T;
     b.few = batch->T * batch->B <= FEW_TERMS && !run->span.last;
     b.saved = run->saved;
     if (run->span.last && run->saved)
         b.saved -= (run->reverse ? batch->T - b.last : b.first - 1) * batch->B * fr_cells[b.cell].saved * b.H;
-    b.unpacked[0] = b.few && b.H >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
     fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
     b.hand = part.hand;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
-    for (int from_x = 0; from_x < 2; from_x++) {
-        b.last_runs[from_x] = LEVEL(fr_runs_of)(&b, b.panels - 1, from_x);
-        b.full_runs[from_x] = b.last_runs[from_x];
-        b.full_runs[from_x].length = fr_cells[b.cell].columns == 1 ? COLUMNS * LANES : LANES;
+    for (int source = 0; source < b.sources; source++) {
+        b.unpacked[source] = b.few && row_length(&b, source) >= LANES;
+        b.last_runs[source] = LEVEL(fr_runs_of)(&b, b.panels - 1, source);
+        b.full_runs[source] = b.last_runs[source];
+        b.full_runs[source].length = fr_cells[b.cell].columns == 1 ? COLUMNS * LANES : LANES;
     }
     return b;
 }
@@ -386,9 +455,9 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
 /* Packs the share's part of the weights and sets its rows' dh0, dc0 and dx up. Returns whether the call ends. */
 static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
-    for (int from_x = 0; from_x < 2; from_x++) {
-        const ptrdiff_t panels = b->unpacked[from_x] ? 0 : wide_panels(from_x ? b->I : b->H);
-        if (LEVEL(fr_pack_w)(b, from_x, fr_cut(panels, b->share->index, b->share->size),
+    for (int source = 0; source < b->sources; source++) {
+        const ptrdiff_t panels = b->unpacked[source] ? 0 : wide_panels(row_length(b, source));
+        if (LEVEL(fr_pack_w)(b, source, fr_cut(panels, b->share->index, b->share->size),
                              fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
@@ -401,6 +470,8 @@ static int prepare(const backward_state *b) {
     }
     if (b->enters && b->share->index == 0)
         memset(b->entered, 0, (size_t)b->H * sizeof(real));
+    for (ptrdiff_t k = 0; has_second_phase(b->cell) && b->share->index == 0 && k < b->capacity; k++)
+        b->from[FROM_LEFT][k] = b->left + k * b->H;
     return fr_barrier_wait(b->share->barrier);
 }
 
@@ -415,13 +486,15 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
                     count * (size_t)(b->vectors * panel_blocks(b->cell)) * VEC_BYTES);
     }
     if (b->share->index == 0) {
-        memmove(b->x, b->x + keep, count * sizeof *b->x);
-        memmove(b->h, b->h + keep, count * sizeof *b->h);
+        for (int source = 0; source < FROM_LEFT; source++)
+            memmove(b->from[source], b->from[source] + keep, count * sizeof *b->from[source]);
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
+        if (has_second_phase(b->cell))
+            memmove(b->left, b->left + keep * b->H, count * (size_t)b->H * sizeof(real));
         if (b->run->entry.scale.data) {
             memmove(b->entered, b->entered + keep * b->H, count * (size_t)b->H * sizeof(real));
             for (size_t k = 0; k < count; k++)
-                b->h[k] = b->entered + (ptrdiff_t)k * b->H;
+                b->from[FROM_H][k] = b->entered + (ptrdiff_t)k * b->H;
         }
     }
     return fr_barrier_wait(b->share->barrier);

@@ -12,9 +12,9 @@
 
 enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
 
-/* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
+/* The runs of neighbouring elements in a panel of d that belong to the columns a source feeds: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
- * on of W. */
+ * on of W_ih or W_hh. */
 typedef struct {
     int count, length, start;
     ptrdiff_t row[COLUMNS];
@@ -30,11 +30,12 @@ typedef struct {
     fr_hand hand;            /* the ranks this share owns in the sequential part */
     ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
     ptrdiff_t panels;        /* of d, as in the forward pass */
-    panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */
+    int sources;             /* of the cell's columns */
+    panel_runs full_runs[SOURCES], last_runs[SOURCES]; /* of a panel but the last, and of the last */
     ptrdiff_t capacity;      /* terms */
     ptrdiff_t first, last;   /* the visited steps first .. last-1 */
     const real *saved;       /* where step 0's would be */
-    const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
+    const real **from[SOURCES]; /* (capacity): each term's row of what feeds the columns */
     real **dx;               /* (capacity) */
     int enters;              /* whether the run's entry changes states */
     real *entered;           /* (capacity, H): h as each term's step took it, if there are scales; if there are only
@@ -42,9 +43,10 @@ typedef struct {
     vec *d;                  /* (panels, capacity, COLUMNS) */
     int vectors;             /* of the cell whose gradients are wanted */
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
-    real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
+    real *left;              /* (capacity, H): what the first of two phases left */
+    real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
-    int unpacked[2];         /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
+    int unpacked[SOURCES];   /* and the weights read so, if their rows fill a vector */
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
 
@@ -54,9 +56,18 @@ INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
     return columns < COLUMNS ? (int)columns : COLUMNS;
 }
 
-/* How many of W_ih's (from_x) or W_hh's rows d has elements for. */
-INLINE ptrdiff_t weight_rows(const backward_state *b, int from_x) {
-    return b->H * fed_part(b->cell, from_x)->count;
+/* The weights that multiply a source, their gradient, and the length of their rows. */
+INLINE const real *weights_of(const backward_state *b, int source) {
+    return source == FROM_X ? b->run->weights.w_ih : b->run->weights.w_hh;
+}
+INLINE real *gradient_in(const fr_gradients *gradients, int source) {
+    return source == FROM_X ? gradients->w_ih : gradients->w_hh;
+}
+INLINE ptrdiff_t row_length(const backward_state *b, int source) { return source == FROM_X ? b->I : b->H; }
+
+/* How many of their rows d has elements for. */
+INLINE ptrdiff_t weight_rows(const backward_state *b, int source) {
+    return b->H * fed_part(b->cell, source)->count;
 }
 
 /* A term's part of the gradient of a vector at a block of panel p's units. */
@@ -66,16 +77,16 @@ INLINE vec *vector_terms(const backward_state *b, ptrdiff_t p, ptrdiff_t term, i
 }
 
 /* The runs of panel p. */
-panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x);
+panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int source);
 
 /* Rows that share what they read of W. */
 enum { GROUP_ROWS = 16 * TILE_ROWS };
 
-/* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a
+/* Copies panels begin .. end-1 of the columns of a source's weights, the rows in the order in which d is read; a
  * narrow last panel is packed tightly. Returns whether the call ends. */
-int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end);
-/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of W_ih (from_x; I columns) or W_hh (H). */
-void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdiff_t end);
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of a source's weights. */
+void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum);
 /* The same of at most PAIR_ROWS terms and W_hh's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
  * COLUMNS). */

@@ -21,6 +21,7 @@ typedef struct {
     const vec *a[SIDE_BY_SIDE];          /* the pre-activations, a column each */
     vec h[SIDE_BY_SIDE];                 /* h_prev until the last stage, which leaves h */
     vec c[SIDE_BY_SIDE];                 /* c_prev, then c; of a cell with two states */
+    vec left[SIDE_BY_SIDE];              /* what the first of two phases leaves; the last stage is the second */
     vec saved[MAX_SAVED][SIDE_BY_SIDE];  /* what the backward pass reads, filled stage by stage */
     const real *vectors;                 /* of the block's units, `step` apart; NULL where the cell does without */
     ptrdiff_t step;
@@ -39,6 +40,9 @@ typedef struct {
     vec d[COLUMNS]; /* out: of the columns; of one that h feeds, of the product by h */
     vec d_vectors[MAX_VECTORS]; /* out: of the vectors, by this row and step */
     vec carry;      /* out: what reaches h_prev beside the recurrent product, where the cell carries */
+    /* Of a cell of two phases, whose second_backward changes d and carry once d_left is known: */
+    vec d_left;     /* in: of what the first phase left */
+    vec left;       /* out: that itself */
 } backward_units;
 
 /* v = column k of the pre-activations. */
@@ -119,6 +123,17 @@ INLINE void cell_backward(const int cell, const fr_options *o, backward_units *u
 #define CELL(NAME, name, ...) \
     case FR_##NAME: \
         name##_backward(o, u); \
+        break;
+#include "cells.def"
+    }
+}
+
+/* Goes on from d_left. */
+INLINE void cell_second_backward(const int cell, const fr_options *o, backward_units *u) {
+    switch (cell) {
+#define SECOND(NAME, name) \
+    case FR_##NAME: \
+        name##_second_backward(o, u); \
         break;
 #include "cells.def"
     }

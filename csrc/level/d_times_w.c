@@ -1,8 +1,8 @@
 /* Products of d, the gradients of the pre-activations, and W: what dh and dx are sums of. */
 #include "backward.h"
 
-panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x) {
-    const fr_fed *fed = fed_part(b->cell, from_x);
+panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int source) {
+    const fr_fed *fed = fed_part(b->cell, source);
     panel_runs runs = {.start = fed->first * LANES};
     ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
     if (fr_cells[b->cell].columns == 1) { /* an RNN's columns are one run of units */
@@ -19,12 +19,12 @@ panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x) {
 }
 
 /* Row by row, since those of one panel are far apart, each on a page of its own. */
-int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end) {
-    const real *w = from_x ? b->run->weights.w_ih : b->run->weights.w_hh;
-    const ptrdiff_t n = from_x ? b->I : b->H, panel_size = weight_rows(b, from_x) * COLUMNS * LANES;
-    real *packed = from_x ? b->w_ih : b->w_hh;
+int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdiff_t end) {
+    const real *w = weights_of(b, source);
+    const ptrdiff_t n = row_length(b, source), panel_size = weight_rows(b, source) * COLUMNS * LANES;
+    real *packed = b->w[source];
     for (ptrdiff_t p = 0, row = 0; p < b->panels && begin < end; p++) {
-        panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+        panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
         for (int g = 0; g < runs.count; g++)
             for (int k = 0; k < runs.length; k++, row++)
                 for (ptrdiff_t panel = begin; panel < end; panel++) {
@@ -44,13 +44,13 @@ int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdi
 
 /* --- Products of rows of d with a packed panel of W. */
 
-/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of P panels, the first at w, of W_ih
- * (from_x) or W_hh. */
-INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int from_x,
+/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of P panels, the first at w, of a
+ * source's weights. */
+INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int source,
                                  const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
     vec sum[TILE_ROWS * PAIR * COLUMNS];
     const real *a[TILE_ROWS];
-    const panel_runs *full = &b->full_runs[from_x], *last = &b->last_runs[from_x];
+    const panel_runs *full = &b->full_runs[source], *last = &b->last_runs[source];
     if (R > (P == 1 ? tile_limit(C) : PAIR_ROWS))
         return;
     UNROLL(8)
@@ -59,7 +59,7 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
     /* The runs of a full panel lie side by side: one long run. */
     const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
     const ptrdiff_t K = (ptrdiff_t)full->count * full->length, d_step = b->capacity * COLUMNS * LANES;
-    const ptrdiff_t w_step = weight_rows(b, from_x) * COLUMNS * LANES;
+    const ptrdiff_t w_step = weight_rows(b, source) * COLUMNS * LANES;
     UNROLL(8)
     for (int r = 0; r < R; r++)
         a[r] = (const real *)b->d + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
@@ -77,13 +77,13 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
         move_sums(sum_out + i * COLUMNS, sum + i * COLUMNS, C);
 }
 
-typedef void product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
+typedef void product_function(const backward_state *b, int source, const ptrdiff_t *terms, const real *w,
                               ptrdiff_t begin, ptrdiff_t end, vec *sum);
 
 #define D_TIMES_WEIGHTS(name, R, P, C) \
-    static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
+    static __attribute__((noinline)) void name(const backward_state *b, int source, const ptrdiff_t *terms, \
                                                const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
-        d_times_weights_rows(R, P, C, b, from_x, terms, w, begin, end, sum); \
+        d_times_weights_rows(R, P, C, b, source, terms, w, begin, end, sum); \
     }
 DEFINE_TILES(product_function, d_times_weights_1, D_TIMES_WEIGHTS, 1, 1)
 DEFINE_TILES(product_function, d_times_weights_2, D_TIMES_WEIGHTS, 1, 2)
@@ -94,9 +94,9 @@ DEFINE_TILES(product_function, d_times_weights_pair, D_TIMES_WEIGHTS, PAIR, COLU
 /* The same for one panel and all of d, with W's rows as they are, `n` elements apart from w on; `last_row` stands
  * for the last one, past whose end a vector would read. Past that of another a vector reads the next row, n being
  * LANES at least. */
-INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b, int from_x, const ptrdiff_t *terms,
+INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b, int source, const ptrdiff_t *terms,
                               const real *w, ptrdiff_t n, const real *last_row, vec *sum) {
-    const ptrdiff_t rows = weight_rows(b, from_x);
+    const ptrdiff_t rows = fr_cells[b->cell].gates * b->H;
     vec total[TILE_SUMS];
     if (R > tile_limit(C))
         return;
@@ -104,7 +104,7 @@ INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b,
     for (int r = 0; r < R; r++)
         move_sums(total + r * C, sum + r * COLUMNS, C);
     for (ptrdiff_t p = 0; p < b->panels; p++) {
-        const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+        const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
         const vec *d = b->d + p * b->capacity * COLUMNS;
         for (int g = 0; g < runs.count; g++) {
             const real *a[TILE_ROWS], *row = w + runs.row[g] * n;
@@ -123,53 +123,53 @@ INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b,
         move_sums(sum + r * COLUMNS, total + r * C, C);
 }
 
-typedef void row_product_function(const backward_state *b, int from_x, const ptrdiff_t *terms, const real *w,
+typedef void row_product_function(const backward_state *b, int source, const ptrdiff_t *terms, const real *w,
                                   ptrdiff_t n, const real *last_row, vec *sum);
 
 #define D_TIMES_ROWS(name, R, C) \
-    static __attribute__((noinline)) void name(const backward_state *b, int from_x, const ptrdiff_t *terms, \
+    static __attribute__((noinline)) void name(const backward_state *b, int source, const ptrdiff_t *terms, \
                                                const real *w, ptrdiff_t n, const real *last_row, vec *sum) { \
-        d_times_rows_of_w(R, C, b, from_x, terms, w, n, last_row, sum); \
+        d_times_rows_of_w(R, C, b, source, terms, w, n, last_row, sum); \
     }
 DEFINE_TILES(row_product_function, d_times_rows_1, D_TIMES_ROWS, 1)
 DEFINE_TILES(row_product_function, d_times_rows_2, D_TIMES_ROWS, 2)
 DEFINE_TILES(row_product_function, d_times_rows_3, D_TIMES_ROWS, 3)
 DEFINE_TILES(row_product_function, d_times_rows_4, D_TIMES_ROWS, 4)
 
-static void d_times_unpacked(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+static void d_times_unpacked(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                              vec *sum) {
     static row_product_function *const *const by_columns[] = {d_times_rows_1, d_times_rows_2, d_times_rows_3,
                                                               d_times_rows_4};
-    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
-    const real *w = (const real *)(from_x ? b->run->weights.w_ih : b->run->weights.w_hh) + j;
+    const ptrdiff_t n = row_length(b, source), j = panel * COLUMNS * LANES, rows_of_w = fr_cells[b->cell].gates * b->H;
+    const real *w = weights_of(b, source) + j;
     const int C = wide_columns(n, panel);
     real last_row[COLUMNS * LANES] = {0};
     int tile;
-    memcpy(last_row, w + (weight_rows(b, from_x) - 1) * n,
+    memcpy(last_row, w + (rows_of_w - 1) * n,
            (size_t)(n - j < C * LANES ? n - j : C * LANES) * sizeof(real));
     for (int i = 0; i < rows; i += tile) {
         tile = tile_rows(rows - i, tile_limit(C));
-        by_columns[C - 1][tile - 1](b, from_x, terms + i, w, n, last_row, sum + i * COLUMNS);
+        by_columns[C - 1][tile - 1](b, source, terms + i, w, n, last_row, sum + i * COLUMNS);
     }
 }
 
 /* The part of a panel of W that a group of rows reads in turns: small enough to stay in the second-level cache. */
 enum { PART_BYTES = 3 << 17 };
 
-static const real *weights_at(const backward_state *b, int from_x, ptrdiff_t panel) {
-    return (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b, from_x) * COLUMNS * LANES;
+static const real *weights_at(const backward_state *b, int source, ptrdiff_t panel) {
+    return b->w[source] + panel * weight_rows(b, source) * COLUMNS * LANES;
 }
 
-void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum) {
     static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
                                                           d_times_weights_4};
-    const int C = wide_columns(from_x ? b->I : b->H, panel);
-    const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
+    const int C = wide_columns(row_length(b, source), panel);
+    const ptrdiff_t full = (ptrdiff_t)b->full_runs[source].count * b->full_runs[source].length * C * LANES;
     const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
-    const real *w = weights_at(b, from_x, panel);
-    if (b->unpacked[from_x]) {
-        d_times_unpacked(b, from_x, terms, rows, panel, sum);
+    const real *w = weights_at(b, source, panel);
+    if (b->unpacked[source]) {
+        d_times_unpacked(b, source, terms, rows, panel, sum);
         return;
     }
     for (ptrdiff_t p = 0; p < b->panels; p += part) {
@@ -177,19 +177,19 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *t
         int tile;
         for (int i = 0; i < rows; i += tile) {
             tile = tile_rows(rows - i, tile_limit(C));
-            by_columns[C - 1][tile - 1](b, from_x, terms + i, w + p * full, p, end, sum + i * COLUMNS);
+            by_columns[C - 1][tile - 1](b, source, terms + i, w + p * full, p, end, sum + i * COLUMNS);
         }
     }
 }
 
 void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum) {
-    d_times_weights_pair[rows - 1](b, 0, terms, weights_at(b, 0, panel), 0, b->panels, sum);
+    d_times_weights_pair[rows - 1](b, FROM_H, terms, weights_at(b, FROM_H, panel), 0, b->panels, sum);
 }
 
 /* --- dx. */
 
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds) {
-    const double panel_flop = 2.0 * (double)(end - begin) * (double)weight_rows(b, 1) * COLUMNS * LANES;
+    const double panel_flop = 2.0 * (double)(end - begin) * (double)weight_rows(b, FROM_X) * COLUMNS * LANES;
     for (ptrdiff_t panel = 0; panel < wide_panels(b->I) && !fr_share_worked(b->share, panel_flop); panel++) {
         const ptrdiff_t j = panel * COLUMNS * LANES;
         const int C = wide_columns(b->I, panel);
@@ -203,7 +203,7 @@ void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, 
                 for (int c = 0; c < C; c++)
                     dx[r * COLUMNS + c] = (vec){0};
             }
-            LEVEL(fr_d_times_w)(b, 1, terms, rows, panel, dx);
+            LEVEL(fr_d_times_w)(b, FROM_X, terms, rows, panel, dx);
             for (int r = 0; r < rows; r++)
                 for (int c = 0; c < C; c++) {
                     const int n = min_lanes(b->I - j - c * LANES);

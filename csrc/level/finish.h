@@ -20,9 +20,10 @@ INLINE void finish_stage(const int cell, const fr_options *o, const int block, c
     const fr_forward_run *run = f->run;
     const ptrdiff_t H = f->weights->H, j = s->p * panel_units(cell) + block * LANES;
     const int last = cell_stages(cell) - 1, kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
+    const int two = has_second_phase(cell);
     const int lanes = min_lanes(H - j);
     forward_units *u = &s->units;
-    if (stage == 0) {
+    if (stage == 0 || (two && stage == last)) {
         EACH(r, n) u->a[r] = s->a[r] + block * fr_cells[cell].columns;
         if (fr_cells[cell].vectors)
             u->vectors = f->weights->vectors ? (const real *)f->weights->vectors + j : NULL, u->step = H;
@@ -30,7 +31,7 @@ INLINE void finish_stage(const int cell, const fr_options *o, const int block, c
         if (has_c)
             EACH(r, n) u->c[r] = vload_n((real *)run->c + s->row[r] * H + j, lanes);
     }
-    if (fr_cells[cell].carries && stage == last)
+    if ((fr_cells[cell].carries && stage == last) || (two && stage == 0))
         EACH(r, n) u->h[r] = vload_n(s->h_prev[r] + j, lanes);
     cell_forward(cell, o, stage, n, u);
     if (stage != last)

@@ -60,21 +60,21 @@ static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
     }
 }
 
-/* Step t of the first `live` owned rows, at most PAIR_ROWS, through the panels p and p + 1. */
-static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) {
+/* Step t of the owned rows i .. i+rows-1, at most PAIR_ROWS, through the panels p and p + 1. */
+static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, int rows) {
     const panel_functions *functions = functions_of(f, p);
     vec sums[TILE_ROWS * COLUMNS];
-    functions->tiles->pair[live - 1](f, p, t, 0, sums);
+    functions->tiles->pair[rows - 1](f, p, t, i, sums);
     for (int q = 0; q < PAIR; q++)
-        finish(f, functions, sums + q * COLUMNS, PAIR * COLUMNS, (int)live, p + q, t, 0);
+        finish(f, functions, sums + q * COLUMNS, PAIR * COLUMNS, rows, p + q, t, i);
 }
 
-/* Step t of the first `live` owned rows through one panel, some rows after others. Returns whether the call is to
- * end. */
-static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t live) {
+/* Step t of the owned rows i .. end-1 through one panel, some rows after others. Returns whether the call is to end. */
+static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i,
+                      ptrdiff_t end) {
     const double row_flop = share->row_flop / (double)(f->panel_end - f->panel);
-    for (ptrdiff_t i = 0; i < live; i += FR_ASK_ROWS) {
-        const ptrdiff_t rows = live - i < FR_ASK_ROWS ? live - i : FR_ASK_ROWS;
+    for (; i < end; i += FR_ASK_ROWS) {
+        const ptrdiff_t rows = end - i < FR_ASK_ROWS ? end - i : FR_ASK_ROWS;
         step_rows(f, p, t, i, i + rows);
         if (fr_share_worked(share, (double)rows * row_flop))
             return 1;
@@ -82,13 +82,13 @@ static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p
     return 0;
 }
 
-/* Step t of the first `live` owned rows with weights that are read as they are. Returns whether the call is to end. */
-static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+/* Step t of the owned rows i .. end-1 with weights that are read as they are. Returns whether the call is to end. */
+static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
     const double panel_flop = FR_PACK_FLOP * (double)f->weights->panel_size;
     const real *x[UNPACKED_ROWS];
     vec sums[UNPACKED_ROWS * COLUMNS];
-    for (ptrdiff_t i = 0, rows; i < live; i += rows) {
-        rows = live - i < UNPACKED_ROWS ? live - i : UNPACKED_ROWS;
+    for (ptrdiff_t rows; i < end; i += rows) {
+        rows = end - i < UNPACKED_ROWS ? end - i : UNPACKED_ROWS;
         for (ptrdiff_t r = 0; r < rows; r++)
             x[r] = at(&f->run->x, t, owned_row(f, i + r));
         for (ptrdiff_t p = f->panel; p < f->panel_end; p++) {
@@ -101,23 +101,64 @@ static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_
     return fr_watch_stopped(share->watch);
 }
 
-/* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. */
-static int forward_step(forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+/* Step t of the owned rows i .. end-1 through all owned panels; of two phases the first. Returns whether the call is to
+ * end. */
+static int panels_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
     if (!f->weights->data)
-        return unpacked_step(f, share, t, live);
-    const int width = live <= PAIR_ROWS ? PAIR : 1;
+        return unpacked_step(f, share, t, i, end);
+    const int width = end - i <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
-    for (ptrdiff_t k = 0; k < groups && live; k++) {
-        ptrdiff_t p = f->panel + nth(t, k, groups) * width, end = p + width;
-        if (width == PAIR && end <= f->panel_end && functions_of(f, end - 1)->tiles->pair) {
-            step_pair(f, p, t, live);
-            if (fr_share_worked(share, (double)live * share->row_flop / (double)groups))
+    for (ptrdiff_t k = 0; k < groups && i < end; k++) {
+        ptrdiff_t p = f->panel + nth(t, k, groups) * width, p_end = p + width;
+        if (width == PAIR && p_end <= f->panel_end && functions_of(f, p_end - 1)->tiles->pair) {
+            step_pair(f, p, t, i, (int)(end - i));
+            if (fr_share_worked(share, (double)(end - i) * share->row_flop / (double)groups))
                 return 1;
         } else {
-            for (; p < end && p < f->panel_end; p++)
-                if (panel_step(f, share, p, t, live))
+            for (; p < p_end && p < f->panel_end; p++)
+                if (panel_step(f, share, p, t, i, end))
                     return 1;
         }
+    }
+    return fr_watch_stopped(share->watch);
+}
+
+/* The second phase of step t of the owned rows i .. end-1, at most PHASE_ROWS. Returns whether the call is to end. */
+static int second_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
+    const double unit_flop = 2.0 * (double)(end - i) * (double)f->weights->H;
+    const real *left[PHASE_ROWS];
+    for (ptrdiff_t k = i; k < end; k++)
+        left[k - i] = left_at(f, k);
+    for (ptrdiff_t p = f->panel, p_end; p < f->panel_end; p = p_end) {
+        p_end = f->panel_end - p < COLUMNS ? f->panel_end : p + COLUMNS;
+        if (f->weights->data)
+            LEVEL(fr_second_products)(f, p, p_end, i, end);
+        for (ptrdiff_t q = p; q < p_end; q++) {
+            if (!f->weights->data)
+                LEVEL(fr_unpacked_second_sums)(f->weights, q, (int)(end - i), left, between_at(f, q, i));
+            functions_of(f, q)->finish_second(f, NULL, 0, (int)(end - i), q, t, i);
+        }
+        if (fr_share_worked(share, unit_flop * (double)((p_end - p) * LANES)))
+            return 1;
+    }
+    return 0;
+}
+
+/* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. By units the
+ * second of two phases reads what all members have left in the first, and the next rows' first takes its place. */
+static int forward_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    if (!f->left)
+        return panels_step(f, share, t, 0, live);
+    for (ptrdiff_t i = 0, end; i < live; i = end) {
+        end = live - i < PHASE_ROWS ? live : i + PHASE_ROWS;
+        if (i && share->by_units && fr_barrier_wait(share->barrier))
+            return 1;
+        int stopped = panels_step(f, share, t, i, end);
+        if (share->by_units ? fr_barrier_wait(share->barrier) : stopped)
+            return 1;
+        stopped = second_step(f, share, t, i, end);
+        if (stopped && !share->by_units)
+            return 1;
     }
     return fr_watch_stopped(share->watch);
 }
@@ -219,20 +260,26 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     f->panel = part.begin, f->panel_end = part.end;
 
     ptrdiff_t panels = f->panel_end - f->panel;
-    f->x_columns = fed_columns(weights->cell, COLUMNS, 1);
+    f->x_columns = fed_columns(weights->cell, COLUMNS, FROM_X);
     const size_t term = (size_t)(panels * f->x_columns) * VEC_BYTES;
     const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
     /* Weights that are packed as they are used are read once in any case. */
     f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
     const size_t hoisted = (size_t)f->terms * term, pointers = (size_t)(f->rows + f->terms) * sizeof(real *);
     const size_t entering = changes(&f->run->entry) ? (size_t)(f->rows * weights->H) * sizeof(real) : 0;
+    const ptrdiff_t waiting = has_second_phase(weights->cell) ? phase_rows(f) : 0;
+    const size_t left = fr_aligned((size_t)(waiting * weights->H) * sizeof(real));
+    const size_t between = (size_t)(panels * waiting) * COLUMNS * VEC_BYTES;
     if (scratch) {
+        f->left = left ? (real *)(share->by_units ? share->team_scratch : scratch) : NULL;
+        f->between = (vec *)(scratch += left);
+        scratch += between;
         f->hoisted = f->terms ? (vec *)scratch : NULL;
         f->h_prev = (const real **)(scratch + hoisted);
         f->x_terms = f->h_prev + f->rows;
         f->entering = entering ? (real *)(scratch + hoisted + pointers) : NULL;
     }
-    return hoisted + pointers + entering;
+    return left + between + hoisted + pointers + entering;
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share) {

@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     const shape_tiles *tiles;
     hoist_function *const *hoist;
-    finish_function *finish;
+    finish_function *finish, *finish_second; /* the latter of a cell of two phases; the former of its first then */
     int limit; /* rows of a tile */
 } panel_functions;
 
@@ -49,7 +49,17 @@ struct forward_state {
     int x_columns;                  /* fed columns of a whole panel */
     ptrdiff_t terms;                /* capacity of the two */
     ptrdiff_t step_term;            /* where the current step's terms begin */
+    /* Of a cell of two phases, for at most PHASE_ROWS owned rows at a time: */
+    real *left;                     /* (rows, H): what the first has left; by units the team's */
+    vec *between;                   /* (panels owned, rows, COLUMNS): columns that wait for the second */
 };
+
+enum { PHASE_ROWS = 96 };
+INLINE ptrdiff_t phase_rows(const forward_state *f) { return f->rows < PHASE_ROWS ? f->rows : PHASE_ROWS; }
+INLINE real *left_at(const forward_state *f, ptrdiff_t i) { return f->left + i % PHASE_ROWS * f->weights->H; }
+INLINE vec *between_at(const forward_state *f, ptrdiff_t p, ptrdiff_t i) {
+    return f->between + ((p - f->panel) * phase_rows(f) + i % PHASE_ROWS) * COLUMNS;
+}
 
 INLINE ptrdiff_t owned_row(const forward_state *f, ptrdiff_t i) { return fr_row(f->batch, fr_rank(f->hand, i)); }
 
@@ -76,6 +86,10 @@ INLINE ptrdiff_t nth(ptrdiff_t t, ptrdiff_t k, ptrdiff_t n) { return t % 2 ? n -
 panel_functions LEVEL(fr_panel_functions)(int cell, int general, int columns);
 /* `general`: for a cell with options. */
 finish_function *LEVEL(fr_finish)(int cell, int general);
+finish_function *LEVEL(fr_finish_second)(int cell, int general);
+/* Adds the product of what the first phase has left of the owned rows i .. end-1, at most PHASE_ROWS, to the columns
+ * that wait for it at the panels p .. p_end-1, at most COLUMNS. */
+void LEVEL(fr_second_products)(const forward_state *f, ptrdiff_t p, ptrdiff_t p_end, ptrdiff_t i, ptrdiff_t end);
 /* NULL: the cell has none for panels of so many columns, one or two (`pair`) at a time. */
 row_function *LEVEL(fr_row_function)(int cell, int general, int columns, int pair);
 

@@ -46,17 +46,16 @@ typedef struct {
     int begin, stay;
 } open_ends;
 
-/* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
-static void add_outer(const backward_state *b, open_ends ends, int from_x, ptrdiff_t term, ptrdiff_t terms,
+/* Adds a block's part of the gradient of a source's weights: the rows of panel p, one panel of columns. */
+static void add_outer(const backward_state *b, open_ends ends, int source, ptrdiff_t term, ptrdiff_t terms,
                       ptrdiff_t p, ptrdiff_t panel, const vec *block) {
     static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
-    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
-    const fr_gradients *open = &b->run->span.open;
-    real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
-    real *opened = ends.begin || ends.stay ? (real *)(from_x ? open->w_ih : open->w_hh) + j : NULL;
+    const ptrdiff_t n = row_length(b, source), j = panel * COLUMNS * LANES;
+    real *gradient = gradient_in(&b->run->gradients, source) + j;
+    real *opened = ends.begin || ends.stay ? gradient_in(&b->run->span.open, source) + j : NULL;
     const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
     vec sum[COLUMNS * LANES * COLUMNS];
-    const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+    const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     const int C = wide_columns(n, panel);
     int count = 0, tile;
     for (int g = 0; g < runs.count; g++)
@@ -120,32 +119,32 @@ DEFINE_ROW_TERMS(6)
 DEFINE_ROW_TERMS(7)
 DEFINE_ROW_TERMS(8)
 
-/* Adds at most FEW_TERMS terms' part of the rows of W_ih's (from_x) or W_hh's gradient that panel p of d stands for. */
-static void add_few(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
+/* Adds at most FEW_TERMS terms' part of the rows of the gradient of a source's weights that panel p of d stands for. */
+static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
     static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
                                                             row_terms_5, row_terms_6, row_terms_7, row_terms_8};
-    const ptrdiff_t n = from_x ? b->I : b->H;
-    real *gradient = from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh;
-    const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+    const ptrdiff_t n = row_length(b, source);
+    real *gradient = gradient_in(&b->run->gradients, source);
+    const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     const real *d[FEW_TERMS];
     for (int g = 0; g < runs.count; g++)
         for (int k = 0; k < runs.length; k++) {
             for (ptrdiff_t r = 0; r < terms; r++)
                 d[r] = (const real *)(b->d + (p * b->capacity + term + r) * COLUMNS) + runs.start + g * LANES + k;
-            by_terms[terms - 1]((from_x ? b->x : b->h) + term, d, n, gradient + (runs.row[g] + k) * n);
+            by_terms[terms - 1](b->from[source] + term, d, n, gradient + (runs.row[g] + k) * n);
         }
 }
 
-static void add_bias(const backward_state *b, int from_x, const vec *sum, ptrdiff_t p, real *gradient) {
-    panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+static void add_bias(const backward_state *b, int source, const vec *sum, ptrdiff_t p, real *gradient) {
+    panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     for (int g = 0; gradient && g < runs.count; g++)
         for (int k = 0; k < runs.length; k++)
             gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
 }
 
 /* The sums of a bias from its open ones, or back to them. */
-static void move_open(const backward_state *b, int from_x, vec *sum, ptrdiff_t p, real *open, int stay) {
-    panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
+static void move_open(const backward_state *b, int source, vec *sum, ptrdiff_t p, real *open, int stay) {
+    panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     for (int g = 0; open && g < runs.count; g++)
         for (int k = 0; k < runs.length; k++) {
             real *here = (real *)sum + runs.start + g * LANES + k, *there = open + runs.row[g] + k;
@@ -160,8 +159,8 @@ static void move_open(const backward_state *b, int from_x, vec *sum, ptrdiff_t p
 static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
-        for (int from_x = 0; from_x < 2; from_x++)
-            add_few(b, from_x, term, terms, p);
+        for (int source = 0; source < b->sources; source++)
+            add_few(b, source, term, terms, p);
         if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->H) * COLUMNS * LANES)))
             return 1;
     }
@@ -175,35 +174,48 @@ static vec *blocks_of(const backward_state *b, ptrdiff_t wide) {
     return b->block + wide * OUTER_BLOCKS * BLOCK * COLUMNS;
 }
 
+/* The wide-th of the sources' panels: those of x, of h, and of what a first phase left. */
+typedef struct {
+    int source;
+    ptrdiff_t panel;
+} wide_panel;
+
+static wide_panel wide_panel_of(ptrdiff_t wide, ptrdiff_t x_panels, ptrdiff_t h_panels) {
+    if (wide < x_panels)
+        return (wide_panel){FROM_X, wide};
+    return wide < x_panels + h_panels ? (wide_panel){FROM_H, wide - x_panels}
+                                      : (wide_panel){FROM_LEFT, wide - x_panels - h_panels};
+}
+
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
  * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
  * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
 static int add_outer_blocks(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t end_term) {
     const int index = b->share->index, size = b->share->size;
-    const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+    const ptrdiff_t x_panels = wide_panels(b->I), h_panels = wide_panels(b->H);
+    const ptrdiff_t items = (x_panels + (b->sources - 1) * h_panels) * b->panels;
     const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
     const ptrdiff_t wide_end = (last + b->panels - 1) / b->panels;
     const double item_flop = 2.0 * (double)(end_term - term) * COLUMNS * LANES * COLUMNS * LANES;
     for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
         for (ptrdiff_t wide = begin; wide < end; wide++) {
-            const int from_x = wide < x_panels;
+            const wide_panel at = wide_panel_of(wide, x_panels, h_panels);
             vec *block = blocks_of(b, wide - begin);
             for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                pack_block((from_x ? b->x : b->h) + k, block_terms(k, end_term), from_x ? b->I : b->H,
-                           from_x ? wide : wide - x_panels, block);
+                pack_block(b->from[at.source] + k, block_terms(k, end_term), row_length(b, at.source), at.panel, block);
         }
         for (ptrdiff_t p = 0; p < b->panels; p++)
             for (ptrdiff_t wide = begin; wide < end; wide++) {
                 const ptrdiff_t item = wide * b->panels + p;
-                const int from_x = wide < x_panels;
+                const wide_panel at = wide_panel_of(wide, x_panels, h_panels);
                 if (item < first || item >= last)
                     continue;
                 if (fr_share_worked(b->share, item_flop))
                     return 1;
                 const vec *block = blocks_of(b, wide - begin);
                 for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                    add_outer(b, ends, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
+                    add_outer(b, ends, at.source, k, block_terms(k, end_term), p, at.panel, block);
             }
     }
     return 0;
@@ -219,18 +231,18 @@ static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, 
         vec sum[COLUMNS] = {{0}};
         const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
         if (ends.begin) {
-            move_open(b, 1, sum, p, open->b_ih, 0);
-            move_open(b, 0, sum, p, open->b_hh, 0);
+            for (int source = 0; source < b->sources; source++)
+                move_open(b, source, sum, p, source == FROM_X ? open->b_ih : open->b_hh, 0);
         }
         for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
             sum[k % COLUMNS] += d[k];
         if (ends.stay) {
-            move_open(b, 1, sum, p, open->b_ih, 1);
-            move_open(b, 0, sum, p, open->b_hh, 1);
+            for (int source = 0; source < b->sources; source++)
+                move_open(b, source, sum, p, source == FROM_X ? open->b_ih : open->b_hh, 1);
             continue;
         }
-        add_bias(b, 1, sum, p, gradients->b_ih);
-        add_bias(b, 0, sum, p, gradients->b_hh);
+        for (int source = 0; source < b->sources; source++)
+            add_bias(b, source, sum, p, source == FROM_X ? gradients->b_ih : gradients->b_hh);
     }
 }
 

@@ -2,19 +2,19 @@
 #include "panels.h"
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed) {
-    const ptrdiff_t x_columns = fed_columns(packed->cell, COLUMNS, 1);
-    const ptrdiff_t h_columns = fed_columns(packed->cell, COLUMNS, 0);
+    const ptrdiff_t x_columns = fed_columns(packed->cell, COLUMNS, FROM_X);
+    const ptrdiff_t h_columns = fed_columns(packed->cell, COLUMNS, FROM_H) + fed_columns(packed->cell, 0, FROM_LEFT);
     packed->panels = count_panels(packed->cell, packed->H);
     packed->panel_size = (COLUMNS + packed->I * x_columns + packed->H * h_columns) * LANES;
     return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);
 }
 
 static real *pack_part(const fr_packed *packed, ptrdiff_t p, int columns, real *out, const real *w, ptrdiff_t K,
-                       int from_x) {
-    const int fed = fed_columns(packed->cell, columns, from_x);
+                       int source) {
+    const int fed = fed_columns(packed->cell, columns, source);
     for (int column = 0; column < fed; column++) {
         const real *rows[LANES];
-        const int lanes = find_rows(packed, p, column, from_x, w, K, rows);
+        const int lanes = find_rows(packed, p, column, source, w, K, rows);
         transpose(out + column * LANES, fed * LANES, rows, K, lanes);
     }
     return out + K * fed * LANES;
@@ -23,8 +23,10 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int columns, real *
 static void pack_panel(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel) {
     const int columns = panel_columns(packed->cell, packed->H, p);
     set_bias(packed, weights, p, columns, panel);
-    real *h_part = pack_part(packed, p, columns, panel + columns * LANES, weights->w_ih, packed->I, 1);
-    pack_part(packed, p, columns, h_part, weights->w_hh, packed->H, 0);
+    real *h_part = pack_part(packed, p, columns, panel + columns * LANES, weights->w_ih, packed->I, FROM_X);
+    real *left_part = pack_part(packed, p, columns, h_part, weights->w_hh, packed->H, FROM_H);
+    if (has_second_phase(packed->cell))
+        pack_part(packed, p, columns, left_part, weights->w_hh, packed->H, FROM_LEFT);
 }
 
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch) {

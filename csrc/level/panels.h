@@ -7,6 +7,7 @@
  *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
  *     x part   (I, x columns)        W_ih transposed
  *     h part   (H, h columns)        W_hh transposed
+ *     left part (H, left columns)    W_hh transposed: of the gates that what the first phase leaves feeds
  *
  * Units past H are padded with zeros here and nowhere else.
  */
@@ -31,10 +32,17 @@ INLINE int panel_columns(int cell, ptrdiff_t H, ptrdiff_t p) {
     ptrdiff_t blocks = (H - p * panel_units(cell) + LANES - 1) / LANES;
     return fr_cells[cell].columns * (blocks < panel_blocks(cell) ? (int)blocks : panel_blocks(cell));
 }
-INLINE const fr_fed *fed_part(int cell, int from_x) { return from_x ? &fr_cells[cell].x : &fr_cells[cell].h; }
-/* How many of a panel's columns x (from_x) or h feeds. */
-INLINE int fed_columns(int cell, int columns, int from_x) {
-    return fr_cells[cell].columns == 1 ? columns : fed_part(cell, from_x)->count;
+
+/* What feeds a column: h by W_hh, x by W_ih, or, in a second phase, what the first has left, by other rows of W_hh. */
+enum { FROM_H, FROM_X, FROM_LEFT, SOURCES };
+INLINE int has_second_phase(int cell) { return fr_cells[cell].left.count > 0; }
+INLINE int count_sources(int cell) { return has_second_phase(cell) ? SOURCES : FROM_LEFT; }
+INLINE const fr_fed *fed_part(int cell, int source) {
+    return source == FROM_X ? &fr_cells[cell].x : source == FROM_H ? &fr_cells[cell].h : &fr_cells[cell].left;
+}
+/* How many of a panel's columns a source feeds. */
+INLINE int fed_columns(int cell, int columns, int source) {
+    return source != FROM_LEFT && fr_cells[cell].columns == 1 ? columns : fed_part(cell, source)->count;
 }
 
 /* Where a row's features of step t begin. */
@@ -48,8 +56,8 @@ INLINE int min_lanes(ptrdiff_t n) { return n < LANES ? (int)n : LANES; }
 INLINE ptrdiff_t column_unit(const fr_packed *packed, ptrdiff_t p, int column) {
     return p * panel_units(packed->cell) + (panel_blocks(packed->cell) == 1 ? 0 : column * LANES);
 }
-INLINE ptrdiff_t column_row(const fr_packed *packed, ptrdiff_t p, int column, int from_x) {
-    const int gate = fed_part(packed->cell, from_x)->gate[panel_blocks(packed->cell) == 1 ? column : 0];
+INLINE ptrdiff_t column_row(const fr_packed *packed, ptrdiff_t p, int column, int source) {
+    const int gate = fed_part(packed->cell, source)->gate[panel_blocks(packed->cell) == 1 ? column : 0];
     return gate * packed->H + column_unit(packed, p, column);
 }
 INLINE int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
@@ -58,9 +66,9 @@ INLINE int column_lanes(const fr_packed *packed, ptrdiff_t p, int column) {
 
 /* The rows of W behind a column: each lane's, and again the first one's where there is none. Returns how many there
  * are. */
-INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int from_x, const real *w, ptrdiff_t K,
+INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int source, const real *w, ptrdiff_t K,
                      const real **rows) {
-    const real *first = w + column_row(packed, p, column, from_x) * K;
+    const real *first = w + column_row(packed, p, column, source) * K;
     const int lanes = column_lanes(packed, p, column);
     for (int lane = 0; lane < LANES; lane++)
         rows[lane] = first + (lane < lanes ? lane : 0) * K;
@@ -83,11 +91,11 @@ INLINE void transpose(real *out, ptrdiff_t step, const real *const *rows, ptrdif
             out[k * step + lane] = lane < lanes ? rows[lane][k] : 0;
 }
 
-/* Adds b's rows for the columns that x, or h, feeds into the panel's bias. */
-INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int columns, real *bias, const real *b, int from_x) {
-    const int first = fed_part(packed->cell, from_x)->first;
-    for (int column = 0; b && column < fed_columns(packed->cell, columns, from_x); column++) {
-        const real *rows = b + column_row(packed, p, column, from_x);
+/* Adds b's rows for the columns that a source feeds into the panel's bias. */
+INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int columns, real *bias, const real *b, int source) {
+    const int first = fed_part(packed->cell, source)->first;
+    for (int column = 0; b && column < fed_columns(packed->cell, columns, source); column++) {
+        const real *rows = b + column_row(packed, p, column, source);
         for (int lane = 0; lane < column_lanes(packed, p, column); lane++)
             bias[(first + column) * LANES + lane] += rows[lane];
     }
@@ -96,8 +104,8 @@ INLINE void add_bias_rows(const fr_packed *packed, ptrdiff_t p, int columns, rea
 /* What the chains of panel p start from, in its `columns` vectors. */
 INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, int columns, real *bias) {
     memset(bias, 0, (size_t)columns * VEC_BYTES);
-    add_bias_rows(packed, p, columns, bias, weights->b_ih, 1);
-    add_bias_rows(packed, p, columns, bias, weights->b_hh, 0);
+    for (int source = count_sources(packed->cell) - 1; source >= 0; source--)
+        add_bias_rows(packed, p, columns, bias, source == FROM_X ? weights->b_ih : weights->b_hh, source);
 }
 
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
@@ -108,6 +116,8 @@ void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int inde
 enum { UNPACKED_ROWS = 96 };
 void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *x, const real *const *h,
                              vec *sums);
+/* sums (rows, COLUMNS) += in the columns that it feeds, the product of what the first phase has left, likewise. */
+void LEVEL(fr_unpacked_second_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *left, vec *sums);
 size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share);
 void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch);
 size_t LEVEL(fr_backward_bytes)(const fr_backward_run *run, const fr_batch *batch, int threads);

@@ -69,7 +69,7 @@ INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t 
         UNROLL(8)
         for (int i = 0; i < n; i++)
             total[i] = vfma_spread(value, vload(panel[i / C] + i % C * LANES), total[i]);
-        UNROLL(2)
+        UNROLL(4)
         for (int q = 0; q * C < n; q++)
             panel[q] += C * LANES;
     }
@@ -89,10 +89,10 @@ INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, con
                             const ptrdiff_t a_step, ptrdiff_t K, ptrdiff_t runs, ptrdiff_t run_step, const real *p,
                             ptrdiff_t panel_step) {
     /* Made anew for the loop: else GCC holds what only goes through it in registers, and some of these in memory. */
-    const real *row[TILE_ROWS], *panel[2];
+    const real *row[TILE_ROWS], *panel[COLUMNS];
     vec total[TILE_SUMS];
     __asm__ volatile("" : "+r"(K));
-    UNROLL(2)
+    UNROLL(4)
     for (int q = 0; q < P; q++) {
         panel[q] = p + q * panel_step;
         __asm__ volatile("" : "+r"(panel[q]));
@@ -124,7 +124,7 @@ INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, con
         UNROLL(8)
         for (int r = 0; r < R; r++)
             row[r] += run_step - (R == 1 ? K * a_step : 0);
-        UNROLL(2)
+        UNROLL(4)
         for (int q = 0; q < P && R > 1; q++)
             panel[q] += K * C * LANES;
     }

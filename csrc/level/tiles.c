@@ -53,9 +53,13 @@ INLINE void step_tile(const int R, const int P, const int C, const int X, const 
         product(sum, R, P, X, 0, a, 1, f->weights->I, x_part, panel_size);
     }
     if (first_h) { /* a column of sums is done and another begins, and no register is left to hold either meanwhile */
-        move_sums(sums, sum, R * P * COLUMNS);
+        UNROLL(8)
+        for (int i = 0; i < R * P; i++)
+            move_sums(sums + i * COLUMNS, sum + i * COLUMNS, C);
         __asm__ volatile("" : : : "memory");
-        move_sums(sum, sums, R * P * COLUMNS);
+        UNROLL(8)
+        for (int i = 0; i < R * P; i++)
+            move_sums(sum + i * COLUMNS, sums + i * COLUMNS, C);
     }
     UNROLL(8)
     for (int r = 0; r < R; r++)
@@ -86,7 +90,7 @@ DEFINE_TILES(hoist_function, hoist_4, HOIST, 4)
 #include "cells.def"
 
 static const shape_tiles shapes[] = {
-#define SHAPE(name, C, X, first_h, H) {C, X, first_h, H, step_##name, C == COLUMNS ? pair_##name : NULL},
+#define SHAPE(name, C, X, first_h, H) {C, X, first_h, H, step_##name, C == COLUMNS || first_h ? pair_##name : NULL},
 #include "cells.def"
 };
 
@@ -96,5 +100,51 @@ panel_functions LEVEL(fr_panel_functions)(int cell, int general, int columns) {
     const shape_tiles *s = shapes;
     while (s->columns != columns || s->x != x || s->first_h != first_h || s->h != h)
         s++;
-    return (panel_functions){s, hoist[x - 1], LEVEL(fr_finish)(cell, general), tile_limit(x > h ? x : h)};
+    return (panel_functions){s, hoist[x - 1], LEVEL(fr_finish)(cell, general), LEVEL(fr_finish_second)(cell, general),
+                             tile_limit(x > h ? x : h)};
+}
+
+/* --- The second phase: one column of P panels from p on, of R owned rows. */
+
+INLINE void second_tile(const int R, const int P, const forward_state *f, ptrdiff_t p, ptrdiff_t i) {
+    const fr_cell_facts *facts = &fr_cells[f->weights->cell];
+    const ptrdiff_t before = facts->columns + f->weights->I * facts->x.count + f->weights->H * facts->h.count;
+    const real *panel = panel_at(f, p) + before * LANES;
+    const int column = facts->left.first;
+    vec sum[TILE_ROWS * COLUMNS * COLUMNS];
+    const real *a[TILE_ROWS];
+    if (R > tile_limit(P))
+        return;
+    UNROLL(8)
+    for (int r = 0; r < R; r++) {
+        a[r] = left_at(f, i + r);
+        UNROLL(4)
+        for (int q = 0; q < P; q++)
+            sum[(r * P + q) * COLUMNS] = between_at(f, p + q, i + r)[column];
+    }
+    product(sum, R, P, 1, 0, a, 1, f->weights->H, panel, f->weights->panel_size);
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(4)
+        for (int q = 0; q < P; q++)
+            between_at(f, p + q, i + r)[column] = sum[(r * P + q) * COLUMNS];
+}
+
+typedef void second_function(const forward_state *f, ptrdiff_t p, ptrdiff_t i);
+#define SECOND_TILE(name, R, P) \
+    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t i) { \
+        second_tile(R, P, f, p, i); \
+    }
+DEFINE_TILES(second_function, second_1, SECOND_TILE, 1)
+DEFINE_TILES(second_function, second_2, SECOND_TILE, 2)
+DEFINE_TILES(second_function, second_3, SECOND_TILE, 3)
+DEFINE_TILES(second_function, second_4, SECOND_TILE, 4)
+
+void LEVEL(fr_second_products)(const forward_state *f, ptrdiff_t p, ptrdiff_t p_end, ptrdiff_t i, ptrdiff_t end) {
+    static second_function *const *const by_panels[] = {second_1, second_2, second_3, second_4};
+    const int panels = (int)(p_end - p);
+    for (int rows; i < end; i += rows) {
+        rows = tile_rows(end - i, tile_limit(panels));
+        by_panels[panels - 1][rows - 1](f, p, i);
+    }
 }

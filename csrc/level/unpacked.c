@@ -70,19 +70,19 @@ DEFINE_TILES(multiply_function, multiply_2, MULTIPLY, 2)
 DEFINE_TILES(multiply_function, multiply_3, MULTIPLY, 3)
 DEFINE_TILES(multiply_function, multiply_4, MULTIPLY, 4)
 
-/* sums (rows, COLUMNS) += a (rows, K) times the first `fed` columns of panel p of W_ih (from_x) or W_hh. */
-static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int from_x, int rows, const real *const *a,
+/* sums (rows, COLUMNS) += a (rows, K) times the first `fed` columns of panel p that a source feeds. */
+static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int source, int rows, const real *const *a,
                      vec *sums) {
     static multiply_function *const *const by_columns[] = {multiply_1, multiply_2, multiply_3, multiply_4};
     static row_function *const row_of[] = {row_1, row_2, row_3, row_4};
     const fr_weights *weights = packed->weights;
-    const ptrdiff_t K = from_x ? packed->I : packed->H;
+    const ptrdiff_t K = source == FROM_X ? packed->I : packed->H;
     const real *w[COLUMNS][LANES], *first[COLUMNS];
     vec block[BLOCK_TERMS * COLUMNS];
     int lanes[COLUMNS], tile;
     int whole = rows == 1;
     for (int c = 0; c < fed; c++) {
-        lanes[c] = find_rows(packed, p, c, from_x, from_x ? weights->w_ih : weights->w_hh, K, w[c]);
+        lanes[c] = find_rows(packed, p, c, source, source == FROM_X ? weights->w_ih : weights->w_hh, K, w[c]);
         first[c] = w[c][0];
         whole &= lanes[c] == LANES;
     }
@@ -111,6 +111,13 @@ void LEVEL(fr_unpacked_sums)(const fr_packed *packed, ptrdiff_t p, int rows, con
     set_bias(packed, packed->weights, p, columns, (real *)bias);
     for (int r = 0; r < rows; r++)
         memcpy(sums + r * COLUMNS, bias, sizeof bias);
-    multiply(packed, p, fed_columns(packed->cell, columns, 1), 1, rows, x, sums);
-    multiply(packed, p, fed_columns(packed->cell, columns, 0), 0, rows, h, sums + fed_part(packed->cell, 0)->first);
+    multiply(packed, p, fed_columns(packed->cell, columns, FROM_X), FROM_X, rows, x, sums);
+    multiply(packed, p, fed_columns(packed->cell, columns, FROM_H), FROM_H, rows, h,
+             sums + fed_part(packed->cell, FROM_H)->first);
+}
+
+void LEVEL(fr_unpacked_second_sums)(const fr_packed *packed, ptrdiff_t p, int rows, const real *const *left,
+                                    vec *sums) {
+    const fr_fed *fed = fed_part(packed->cell, FROM_LEFT);
+    multiply(packed, p, fed->count, FROM_LEFT, rows, left, sums + fed->first);
 }

@@ -24,6 +24,7 @@ typedef struct {
     int index, size;
     int by_units;
     fr_barrier *barrier;    /* of the team */
+    char *team_scratch;     /* of a forward pass: its first member's */
     fr_watch *watch;        /* of the call */
     int counts;             /* whether this is the thread that made the call, ... */
     double row_flop;        /* ... and what it counts for one row and step */

@@ -27,7 +27,8 @@ static void job_body(void *context, int thread) {
         if ((j->side_by_side && thread % j->n_teams != i) || index >= t->schedule.threads)
             continue;
         const int size = t->schedule.threads, by_units = t->schedule.by_units;
-        fr_share share = {.index = index, .size = size, .by_units = by_units, .barrier = &t->barrier};
+        fr_share share = {.index = index, .size = size, .by_units = by_units, .barrier = &t->barrier,
+                          .team_scratch = t->scratch};
         share.watch = &j->watch;
         share.counts = thread == 0;
         share.row_flop = by_units ? j->row_flop / size : j->row_flop;

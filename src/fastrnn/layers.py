@@ -400,6 +400,8 @@ class GRU(Layer[Array]):
     dtype          float32 or float64, of parameters and results
     rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
+    reset          whether r multiplies after the product, as above, or h before it, W_hn (r h_(t-1)) + b_hn: as
+                   published, ONNX's linear_before_reset=0, Keras's reset_after=False
     activations    of the gates and of n instead of ("sigmoid", "tanh"), each a name or
                    (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
                    thresholded_relu, elu, softsign, softplus, affine, scaled_tanh, linear
@@ -427,10 +429,11 @@ class GRU(Layer[Array]):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "torch",
+        reset: Literal["after", "before"] = "after",
         activations: Activations | None = None,
         clip: float | None = None,
     ) -> None:
-        sizes, cell = (input_size, hidden_size, num_layers), with_options(GRU_CELL, activations, clip)
+        sizes, cell = (input_size, hidden_size, num_layers), with_options(GRU_CELL, activations, clip, reset=reset)
         super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, direction=direction)
 
 

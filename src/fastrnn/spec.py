@@ -14,7 +14,8 @@ class Phase(NamedTuple):
     """The products of a step by the columns of a tile of pre-activations.
 
     A column is fed by x through the rows of W_ih of a gate, by h through those of W_hh. The columns that x feeds are
-    neighbours, the first ones; so are those that h feeds, up to the last.
+    neighbours, the first ones; so are those that h feeds, up to the last. In a second phase W_hh multiplies what the
+    first has left, for the columns that x alone has fed until then.
     """
 
     x: str  # the gate of each column, NONE where x does not feed it
@@ -74,8 +75,13 @@ class Cell(NamedTuple):
 
     @property
     def splits(self) -> bool:
-        """Whether x or h alone feeds some column, so that the gradients of the products by W_ih and by W_hh differ."""
-        return any(phase.x != phase.h for phase in self.phases)
+        """Whether the gradients of the products by W_ih and by W_hh differ: x or h alone feeds some column."""
+        return len(self.phases) == 1 and self.phases[0].x != self.phases[0].h
+
+    @property
+    def first_gates(self) -> int:
+        """How many gates W_hh h feeds in the first phase; the others' rows of W_hh come after theirs."""
+        return sum(gate != NONE for gate in self.phases[0].h)
 
 
 RNN_TANH = Cell("rnn_tanh", gates="a", states="h", saved=(), phases=(Phase(x="a", h="a"),))
@@ -114,8 +120,17 @@ GRU = Cell(
     phases=(Phase(x="nrz-", h="-rzn"),),
     carries=True,
 )
+GRU_RESET_FIRST = Cell(  # W_hn multiplies r h
+    "gru_reset_first",
+    gates="rzn",
+    states="h",
+    saved=("r", "z", "n"),
+    phases=(Phase(x="nrz", h="-rz"), Phase(x="---", h="n--")),
+    carries=True,
+)
 
-CELLS = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU, LSTM_COUPLED, LEAKY_TANH, LEAKY_RELU)}
+TABLE = (RNN_TANH, RNN_RELU, LSTM, GRU, LSTM_COUPLED, LEAKY_TANH, LEAKY_RELU, GRU_RESET_FIRST)
+CELLS = {cell.name: cell for cell in TABLE}
 
 
 class Weights(NamedTuple):

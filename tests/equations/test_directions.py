@@ -146,7 +146,7 @@ def test_every_way_in_gives_the_same(backend, kind, direction):
 
 def options(layer):
     """What the names and shapes of parameters do not show."""
-    names = ("direction", "nonlinearity", "coupled")
+    names = ("direction", "nonlinearity", "coupled", "reset")
     return {name: value for name, value in layer.config.items() if name in names}
 
 

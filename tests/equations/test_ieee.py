@@ -187,6 +187,7 @@ def test_nan_passes_the_activations(kernels, kind, dtype):
             "lstm_coupled": (np.tanh(dtype(1)), 0),
             "leaky_tanh": (1, -1),
             "leaky_relu": (np.inf, 0),
+            "gru_reset_first": (0, -1),
             "gru": (0, -1),  # z = 1 keeps the old h, z = 0 takes n
         }[kind]
         np.testing.assert_allclose(y[0, 1], high, rtol=4 * np.finfo(dtype).eps)

@@ -17,6 +17,8 @@ OPTIONS = {
     "lstm clip": (fastrnn.LSTM, {"clip": 0.2, "peephole": True}),
     "lstm activations": (fastrnn.LSTM, {"activations": ("hard_sigmoid", "softsign", ("scaled_tanh", 1.7, 0.6))}),
     "coupled activations": (fastrnn.LSTM, {"activations": (("affine", 0.3, 0.5), "elu", "softplus"), "coupled": True}),
+    "reset first": (fastrnn.GRU, {"reset": "before"}),
+    "reset first activations": (fastrnn.GRU, {"reset": "before", "clip": 0.9, "activations": ("hard_sigmoid", "softsign")}),
     "gru clip": (fastrnn.GRU, {"clip": 0.2}),
     "gru activations": (fastrnn.GRU, {"activations": (("hard_sigmoid", 1 / 6, 0.5), "leaky_relu")}),
     "rnn clip": (fastrnn.RNN, {"clip": 0.2}),
@@ -227,6 +229,8 @@ def test_noise_s_layout(backend, options):
         (lambda: fastrnn.LSTM(2, 3, peephole=1), TypeError, "peephole: expected True or False, got int"),
         (lambda: fastrnn.LSTM(2, 3, coupled=None), TypeError, "coupled: expected True or False, got NoneType"),
         (lambda: fastrnn.GRU(2, 3, peephole=True), TypeError, "peephole"),
+        (lambda: fastrnn.GRU(2, 3, reset="first"), ValueError, "reset: expected 'after' or 'before', got 'first'"),
+        (lambda: fastrnn.GRU(2, 3, reset=True), TypeError, "reset: expected 'after' or 'before', got True"),
         (lambda: fastrnn.GRU(2, 3, activations="tanh"), TypeError, "activations: expected a sequence of 2"),
         (lambda: fastrnn.GRU(2, 3, activations=["tanh"]), ValueError, "activations: expected 2 of them, got 1"),
         (
@@ -308,6 +312,12 @@ def test_lstm_is_onnx_runtime_s(backend, peephole, clip):
     layer, x, _, _ = make((fastrnn.LSTM, {"peephole": peephole, "clip": clip}), 24, np.float32)
     expected = runtime(layer, "LSTM", x, **({"clip": clip} if clip else {}))
     np.testing.assert_allclose(layer(x)[0], expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("H", [5, 24, 130])
+def test_reset_first_is_onnx_runtime_s_default(backend, H):
+    layer, x, _, _ = make((fastrnn.GRU, {"reset": "before"}), H, np.float32)
+    np.testing.assert_allclose(layer(x)[0], runtime(layer, "GRU", x), rtol=1e-5, atol=2e-6)
 
 
 def test_coupled_is_onnx_runtime_s_input_forget(backend):

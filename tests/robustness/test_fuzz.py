@@ -46,6 +46,7 @@ OPTIONS = {  # smooth ones: what two backends compute agrees
     "lstm": {"peephole": True},
     "lstm_coupled": {"peephole": True, "activations": ("sigmoid", "softsign", "tanh")},
     "gru": {"activations": ("sigmoid", "softsign")},
+    "gru_reset_first": {"activations": ("sigmoid", "softsign")},
     "rnn_tanh": {"activations": ["softplus"]},
 }
 CELLS = {"lstm": fastrnn.LSTMCell, "gru": fastrnn.GRUCell}

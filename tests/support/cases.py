@@ -27,6 +27,7 @@ CELL_KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")  # that torch has, too, and
 VARIANTS = {  # the cells that a class has beside its own
     "rnn_relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
     "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
+    "gru_reset_first": (fastrnn.GRU, {"reset": "before"}),
     "leaky_tanh": (fastrnn.LeakyRNN, {"alpha": 0.3, "train_alpha": True}),
     "leaky_relu": (fastrnn.LeakyRNN, {"alpha": 0.3, "train_alpha": True, "nonlinearity": "relu"}),
 }

@@ -118,11 +118,16 @@ def direction(value: Any, num_layers: int, bidirectional: bool) -> tuple[bool, .
     return tuple(word == "reverse" for word in words)
 
 
-def nonlinearity(value: Any) -> str:
-    if not isinstance(value, str) or value not in ("tanh", "relu"):
+def word(name: str, value: Any, words: Sequence[str]) -> str:
+    """One of some words."""
+    if not isinstance(value, str) or value not in words:
         error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"nonlinearity: expected 'tanh' or 'relu', got {value!r}")
+        raise error(f"{name}: expected {' or '.join(map(repr, words))}, got {value!r}")
     return value
+
+
+def nonlinearity(value: Any) -> str:
+    return word("nonlinearity", value, ("tanh", "relu"))
 
 
 def float_dtype(value: DTypeLike, name: str = "dtype") -> np.dtype:

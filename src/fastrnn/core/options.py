@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..spec import LSTM, LSTM_COUPLED, PLAIN, RNN_RELU, RNN_TANH, Cell, Function, Options
+from ..spec import GRU, GRU_RESET_FIRST, LSTM, LSTM_COUPLED, PLAIN, RNN_RELU, RNN_TANH, Cell, Function, Options
 from . import checks
 
 # What alpha and beta are where they are not given, and whether the function takes them; ONNX's values.
@@ -24,7 +24,14 @@ DEFAULTS: dict[str, tuple[float, ...]] = {
     "linear": (),
 }
 NOT_NEGATIVE = ("leaky_relu", "thresholded_relu", "elu")  # alpha: else a derivative would not follow from the result
-ROLES = {"rnn_tanh": (1,), "rnn_relu": (1,), "gru": (0, 1), "lstm": (0, 1, 2), "lstm_coupled": (0, 1, 2)}
+ROLES = {
+    "rnn_tanh": (1,),
+    "rnn_relu": (1,),
+    "gru": (0, 1),
+    "gru_reset_first": (0, 1),
+    "lstm": (0, 1, 2),
+    "lstm_coupled": (0, 1, 2),
+}
 
 
 def read_function(label: str, value: Any) -> Function:
@@ -64,11 +71,18 @@ def read_functions(cell: Cell, activations: Any) -> tuple[Function, ...]:
 
 
 def with_options(
-    cell: Cell, activations: Any = None, clip: Any = None, peephole: Any = False, coupled: Any = False
+    cell: Cell,
+    activations: Any = None,
+    clip: Any = None,
+    peephole: Any = False,
+    coupled: Any = False,
+    reset: Any = "after",
 ) -> Cell:
     """The cell with its options, the table's own where there are none."""
     if checks.flag("coupled", coupled):
         cell = LSTM_COUPLED if cell == LSTM else cell
+    if checks.word("reset", reset, ("after", "before")) == "before":
+        cell = GRU_RESET_FIRST if cell == GRU else cell
     bound = 0.0 if clip is None else checks.positive("clip", clip)
     functions = read_functions(cell, activations)
     options = Options(functions, bound, checks.flag("peephole", peephole))
@@ -80,6 +94,8 @@ def with_options(
 def described(cell: Cell) -> dict[str, Any]:
     """The constructor's arguments that make the cell of a layer of its kind, as JSON has them, without the defaults."""
     found: dict[str, Any] = {"coupled": True} if cell.name == "lstm_coupled" else {}
+    if cell.name == "gru_reset_first":
+        found["reset"] = "before"
     if cell.options is None:
         return found
     functions, clip, peephole = cell.options

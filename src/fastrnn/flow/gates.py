@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from ..backends.reference.cells import EQUATIONS
-from ..backends.reference.functions import Own
-from ..backends.reference.loops import affine
+from ..backends.reference.functions import Own, affine
 from ..core.geometry import Array
 from .jacobians import Path
 
 # The gates of each cell, in the order in which the reference's equations return them, and the one that keeps the past.
-GATES = {"lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n"), "lstm_coupled": ("i", "g", "o")}
-KEEPERS = {"lstm": "f", "gru": "z", "lstm_coupled": "f"}
+GATES = {
+    "lstm": ("i", "f", "g", "o"),
+    "lstm_coupled": ("i", "g", "o"),
+    "gru": ("r", "z", "n"),
+    "gru_reset_first": ("r", "z", "n"),
+}
+KEEPERS = {"lstm": "f", "gru": "z", "lstm_coupled": "f", "gru_reset_first": "z"}
 SIGMOIDS = ("i", "f", "o", "r", "z")
 LOW, HIGH = 0.1, 0.9  # Karpathy et al., Visualizing and understanding recurrent networks (2015)
 
@@ -24,9 +28,9 @@ def cell_name(path: Path) -> str:
 def gates(path: Path) -> dict[str, Array]:
     """The gates of every step, each (T, H), by the reference's equations; of an RNN its output, as "h"."""
     name, w = cell_name(path), path.layer._weights[0][0]
-    own = Own(path.layer._spec.cell, w.vectors, path.layer.hidden_size)
+    own = Own(path.layer._spec.cell, w, path.layer.hidden_size)
     h, c = path.states[0][:-1], path.states[1][:-1] if len(path.states) == 2 else None
-    a, u = affine(path.x, w.w_ih, w.b_ih), affine(h, w.w_hh, w.b_hh)
+    a, u = affine(path.x, w.w_ih, w.b_ih), own.state_share(h)
     after, _, kept = EQUATIONS[name][0](a, u, h, c, own)
     if name not in GATES:
         return {"h": after}

@@ -63,7 +63,7 @@ def backward_loop(name, general, dtype):
     vector, dvector = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
     index = types.Array(types.int64, 1, "C", readonly=True)
     given = [x, index, index, types.Array(types.uint8, 2, "C", readonly=True), x, x, start, start, vector, x]
-    terms = types.Tuple([*[dvector] * 5, types.Array(types.intp, 2, "C")])
+    terms = types.Tuple([*[dvector] * 6, types.Array(types.intp, 2, "C")])
     results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4, vector, vector, dvector]
     flags = types.boolean, types.intp, types.intp, types.intp, terms, types.intp, types.boolean
     return jit(loop, types.intp(*given, *results, *flags))
@@ -211,8 +211,9 @@ def backward(cell, weights, run, given, wanted, threads):
 
 
 def room_for_terms(cell, size, I, H, dvectors, dtype):
-    """For the x, h, da, du, dp, and the (step, row) of the terms whose sum joins the gradients at once."""
+    """For the x, h, da, du, dp, what a first phase left, and the (step, row) of the terms summed at once."""
     G, V = len(cell.gates) * H, 0 if dvectors is None else dvectors.size
     x, h, da = np.empty(size * I, dtype), np.empty(size * H, dtype), np.empty(size * G, dtype)
     du = np.empty(size * G, dtype) if cell.splits else da
-    return x, h, da, du, np.empty(size * V, dtype), np.empty((size, 2), np.intp)
+    left = np.empty(size * H if len(cell.phases) > 1 else 0, dtype)
+    return x, h, da, du, np.empty(size * V, dtype), left, np.empty((size, 2), np.intp)

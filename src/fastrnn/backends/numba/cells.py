@@ -8,6 +8,11 @@ and of cells with vectors p, or with options o (functions.py), which is a plain 
     forward(v, h, c, p, o) -> h, *saved
     backward(dh, dc, h, h_prev, c_prev, p, o, *saved) -> dh_prev, dc_prev, da, du, dp
 
+Of a cell of two phases there is, beside these,
+
+    leave(v, h, o) -> left, *v                           what the first phase leaves, and v as forward takes it then
+    leave_backward(d_left, h_prev, o, *saved) -> left, dh_prev, da_r    what d_left, the gradient by it, adds
+
 v holds the pre-activations of the gates, GRU's n as two: its input's share first, its state's share last. da and du are
 the gradients by the input's and by the state's share; dh_prev leaves out what flows back through du. In backward h is
 what it was only for a cell that saves nothing.
@@ -74,6 +79,31 @@ def gru_backward(dh, dc, h, h_prev, c_prev, r, z, n, u_n):
     da_r = da_n * u_n * d_sigmoid(r)
     da_z = dh * (h_prev - n) * d_sigmoid(z)
     return dh * z, dc, (da_r, da_z, da_n), (da_r, da_z, da_n * r)
+
+
+@inlined
+def gru_reset_first_leave(v, h, o):
+    r = sigmoid(v[1])
+    return r * h, v[0], r, v[2]
+
+
+@inlined
+def gru_reset_first_forward(v, h, c):
+    a_n, r, v_z = v
+    z, n = sigmoid(v_z), tanh(a_n)
+    return fma(z, h, fma(-z, n, n)), r, z, n
+
+
+@inlined
+def gru_reset_first_backward(dh, dc, h, h_prev, c_prev, r, z, n):
+    da_n = dh * (type(z)(1) - z) * d_tanh(n)
+    da = type(z)(0), dh * (h_prev - n) * d_sigmoid(z), da_n
+    return dh * z, dc, da, da
+
+
+@inlined
+def gru_reset_first_leave_backward(d_left, h_prev, o, r, z, n):
+    return r * h_prev, d_left * r, d_left * h_prev * d_sigmoid(r)
 
 
 @inlined
@@ -185,6 +215,31 @@ def gru_general_backward(dh, dc, h, h_prev, c_prev, p, o, r, z, n, u_n):
     return dh * z, dc, (da_r, da_z, da_n), (da_r, da_z, da_n * r), ()
 
 
+@inlined
+def gru_reset_first_general_leave(v, h, o):
+    r = apply(o, GATES, v[1])
+    return r * h, v[0], r, v[2]
+
+
+@inlined
+def gru_reset_first_general_forward(v, h, c, p, o):
+    a_n, r, v_z = v
+    z, n = apply(o, GATES, v_z), apply(o, CANDIDATE, a_n)
+    return fma(z, h, fma(-z, n, n)), r, z, n
+
+
+@inlined
+def gru_reset_first_general_backward(dh, dc, h, h_prev, c_prev, p, o, r, z, n):
+    da_n = dh * (type(z)(1) - z) * derivative(o, CANDIDATE, n)
+    da = type(z)(0), dh * (h_prev - n) * derivative(o, GATES, z), da_n
+    return dh * z, dc, da, da, ()
+
+
+@inlined
+def gru_reset_first_general_leave_backward(d_left, h_prev, o, r, z, n):
+    return r * h_prev, d_left * r, d_left * h_prev * derivative(o, GATES, r)
+
+
 class Layout(NamedTuple):
     """A cell's equations and where forward's tile keeps their values: in slots of `units` columns, one per value.
 
@@ -197,6 +252,8 @@ class Layout(NamedTuple):
     first: int  # slot of the first pre-activation; the input's share begins there
     count: int  # pre-activations
     hidden: int  # slot where the state's share begins
+    leave: Callable | None = None  # of a cell of two phases
+    leave_backward: Callable | None = None
 
 
 LAYOUTS = {
@@ -207,12 +264,22 @@ LAYOUTS = {
     "lstm_coupled": Layout(lstm_coupled_forward, lstm_coupled_backward, units=16, first=1, count=3, hidden=1),
     "leaky_tanh": Layout(leaky_tanh_forward, leaky_tanh_backward, units=32, first=0, count=1, hidden=0),
     "leaky_relu": Layout(leaky_relu_forward, leaky_relu_backward, units=32, first=0, count=1, hidden=0),
-}
+    "gru_reset_first": Layout(  # a_n, r, z
+        gru_reset_first_forward, gru_reset_first_backward, units=16, first=1, count=3, hidden=2,
+        leave=gru_reset_first_leave, leave_backward=gru_reset_first_leave_backward,
+    ),
+}  # fmt: skip
 GENERAL = {  # the same with options
     "rnn_tanh": LAYOUTS["rnn_tanh"]._replace(forward=rnn_tanh_general_forward, backward=rnn_tanh_general_backward),
     "lstm": LAYOUTS["lstm"]._replace(forward=lstm_general_forward, backward=lstm_general_backward),
     "gru": LAYOUTS["gru"]._replace(forward=gru_general_forward, backward=gru_general_backward),
     "lstm_coupled": LAYOUTS["lstm_coupled"]._replace(
         forward=lstm_coupled_general_forward, backward=lstm_coupled_general_backward
+    ),
+    "gru_reset_first": LAYOUTS["gru_reset_first"]._replace(
+        forward=gru_reset_first_general_forward,
+        backward=gru_reset_first_general_backward,
+        leave=gru_reset_first_general_leave,
+        leave_backward=gru_reset_first_general_leave_backward,
     ),
 }

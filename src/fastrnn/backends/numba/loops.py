@@ -87,7 +87,7 @@ def build_forward(cell, layout, general):
     """forward of a cell, plain, or with vectors and options."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
     vectors_count, units = len(cell.vectors + cell.peepholes), layout.units
-    step = layout.forward
+    step, leave, two_phases, first_gates = layout.forward, layout.leave, len(cell.phases) > 1, cell.first_gates
     first, count, hidden = layout.first, layout.count, layout.hidden
     c_slot = 1 + cell.saved.index("c") if states == 2 else 0
     assert max(1 + kept, first + count) * units <= PITCH, "a row of the tile has no room for the values"
@@ -103,7 +103,7 @@ def build_forward(cell, layout, general):
         xs, begin = np.empty(chunk * rows * I, x.dtype), np.zeros(chunk + 1, np.intp)
         tiles = np.zeros(panels * chunk * rows * PITCH, x.dtype)
         h, h_next = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded, x.dtype)
-        c = np.zeros(rows * padded, x.dtype)
+        c, left = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded if two_phases else 0, x.dtype)
         for top in range(0, order.size, rows):
             some, some_ends = order[top : top + rows], ends[top : top + rows]
             gather(h, padded, h0, some)
@@ -126,11 +126,26 @@ def build_forward(cell, layout, general):
                     enter(h, b * padded, resets, scale, t, some[b], 0, H)
                     if states == 2:
                         enter(c, b * padded, resets, scale, t, some[b], 0, H)
+                if two_phases:
+                    for p in range(panels):
+                        lanes, tile = lanes_of(H - p * units, units), (p * chunk * rows + begin[s]) * PITCH
+                        at, width = tile + hidden * units, (first_gates - 1) * units + lanes
+                        multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
+                        for b in range(live):
+                            at, unit = tile + b * PITCH + first * units, b * padded + p * units
+                            for j in range(lanes):
+                                v = leave(load(tiles, at + j, units, count), h[unsigned(unit + j)], o)
+                                left[unsigned(unit + j)] = v[0]
+                                store(tiles, at + j, units, v[1:])
                 for p in range(panels):
                     real, lanes = min(units, H - p * units), lanes_of(H - p * units, units)
                     tile, width = (p * chunk * rows + begin[s]) * PITCH, pitch - units + lanes
-                    at = tile + hidden * units
-                    multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
+                    if two_phases:
+                        at, w_at = tile + first * units, p * H * pitch + first_gates * units
+                        multiply(tiles, at, live, lanes, left, 0, padded, 1, w_hh, w_at, pitch, H)
+                    else:
+                        at = tile + hidden * units
+                        multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
                     for b in range(live):
                         at, unit = tile + b * PITCH, b * padded + p * units
                         if noise.size:
@@ -174,6 +189,7 @@ def build_backward(cell, layout, general):
     dp_at = 2 + 2 * gates
     slots = max(values, dp_at + vectors_count)
     step, given_count = layout.backward, values - kept
+    leave_backward, two_phases, first_gates = layout.leave_backward, len(cell.phases) > 1, cell.first_gates
 
     def backward(
         x, order, ends, resets, scale, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, dscale, w_ih, w_hh,
@@ -184,7 +200,9 @@ def build_backward(cell, layout, general):
         n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
         """
         (T, B, I), H = x.shape, h0.shape[1]
-        (xs, hs, da, du, dp, places), G, size = terms, gates * H, len(terms[5])
+        (xs, hs, da, du, dp, left, places), G, size = terms, gates * H, len(terms[6])
+        first_rows = first_gates * H  # of W_hh
+        d_left = np.empty(size * H if two_phases else 0, x.dtype)
         padded = vectors.size // vectors_count if vectors_count else 0
         dh = np.empty(order.size * H, x.dtype)
         dc = np.empty(dh.size if states == 2 else 0, x.dtype)
@@ -256,7 +274,19 @@ def build_backward(cell, layout, general):
                             copy(da, term * G + g * H + j, block, (2 + g) * C, real)
                             if split:
                                 copy(du, term * G + g * H + j, block, (du_at + g) * C, real)
-                add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, G)
+                if two_phases:
+                    d_left[:] = 0
+                    da_second, w_second = da[n * G + first_rows :], w_hh[first_rows * H :]
+                    add_product(d_left, segment, H, tile, da_second, G, 1, w_second, G - first_rows)
+                    for s in range(segment):
+                        kept_here, term = ((t - start) * B + order[b + s]) * kept * H, n + s
+                        for j in range(H):
+                            after = load(saved, kept_here + j, H, kept)
+                            given = leave_backward(d_left[s * H + j], hs[term * H + j], o, *after)
+                            left[term * H + j] = given[0]
+                            dh[(b + s) * H + j] += given[1]
+                            da[term * G + j] = given[2]
+                add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, first_rows)
                 for s in range(segment if enters else 0):
                     row, at = order[b + s], (b + s) * H
                     initial = t == ends[b + s] - 1 if reverse else t == 0
@@ -265,10 +295,10 @@ def build_backward(cell, layout, general):
                 n += segment
                 b += segment
                 if n == size:
-                    add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dp, dvectors)
+                    add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors, first_rows)
                     n = 0
         if at_end and n:
-            add_gradients(n, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dp, dvectors)
+            add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors, first_rows)
         scatter(dh0, order, dh, H)
         if states == 2:
             scatter(dc0, order, dc, H)
@@ -278,16 +308,21 @@ def build_backward(cell, layout, general):
 
 
 @register_jitable
-def add_gradients(terms, places, xs, hs, da, du, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dp, dvectors):
-    """Add what the collected terms give to the gradients of the parameters and, by way of xs, of the input."""
-    H, I = hs.size // len(places), dx.shape[2]
-    G = da.size // len(places)
-    add_product(dw_ih, G, I, tile, da, 1, G, xs, terms)
-    add_product(dw_hh, G, H, tile, du, 1, G, hs, terms)
-    add_sum(db_ih, tile, da, terms)
-    add_sum(db_hh, tile, du, terms)
-    add_sum(dvectors, tile, dp, terms)
+def add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors, first_rows):
+    """Add what n collected terms give to the gradients of the parameters and, by way of xs, of the input.
+
+    W_hh's `first_rows` multiply h, the others what a first phase left.
+    """
+    xs, hs, da, du, dp, left, places = terms
+    H, I, G = hs.size // len(places), dx.shape[2], da.size // len(places)
+    add_product(dw_ih, G, I, tile, da, 1, G, xs, n)
+    add_product(dw_hh, first_rows, H, tile, du, 1, G, hs, n)
+    if left.size:
+        add_product(dw_hh[first_rows * H :], G - first_rows, H, tile, du[first_rows:], 1, G, left, n)
+    add_sum(db_ih, tile, da, n)
+    add_sum(db_hh, tile, du, n)
+    add_sum(dvectors, tile, dp, n)
     xs[:] = 0
-    add_product(xs, terms, I, tile, da, G, 1, w_ih, G)
-    for k in range(terms):
+    add_product(xs, n, I, tile, da, G, 1, w_ih, G)
+    for k in range(n):
         add(features(dx, places[k, 0], places[k, 1]), 0, xs, k * I, I)

@@ -29,6 +29,6 @@ def pack(panels_ih, panels_hh, starts, w_ih, w_hh, b_ih, b_hh, gates, units, cou
             if b_ih.size:
                 starts[panel + (g + turn) % gates * units] += b_ih[g * H + j]
             if b_hh.size:
-                starts[panel + (g + turn) * units] += b_hh[g * H + j]
+                starts[panel + (g + turn) % count * units] += b_hh[g * H + j]
     pack_weights(panels_ih, w_ih, gates, units, turn, first, last)
     pack_weights(panels_hh, w_hh, gates, units, 0, first, last)

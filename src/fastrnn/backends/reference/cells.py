@@ -6,17 +6,18 @@
 Notation, per step and row:
 
     a = W_ih x + b_ih   the input's share of the pre-activations, (…, gates·H)
-    u = W_hh h + b_hh   the state's share, (…, gates·H)
+    u = W_hh h + b_hh   the state's share, (…, gates·H); of a cell of two phases that of the first's gates
     dv                  the gradient of the loss by v
     own                 the layer's activations, own.gate and others, their derivatives by their results, own.d_gate,
-                        and its vectors p, each (H,)
+                        and its vectors p, each (H,); own.left_share(v), the share of a second phase's gates, and
+                        own.d_left, the gradient by v of what it gives
 
 dh_prev holds only what reaches the previous h beside the recurrent product u; dp are the parts of the vectors'
 gradients by step and row.
 
 Sources: Elman, Finding structure in time (1990); Hochreiter & Schmidhuber, Long short-term memory (1997), with the
 forget gate of Gers et al. (2000); Cho et al., Learning phrase representations (2014), in the variant of
-torch.nn.GRU, which applies r after the product; peepholes: Gers & Schmidhuber, Recurrent nets that time and count
+torch.nn.GRU, which applies r after the product, and as it was published, before it; peepholes: Gers & Schmidhuber, Recurrent nets that time and count
 (2000); coupled gates: Greff et al., LSTM: a search space odyssey (2017); leaks: Jaeger et al., Optimization and
 applications of echo state networks with leaky-integrator neurons (2007).
 """
@@ -115,6 +116,28 @@ def gru_backward(dh, dc, h, h_prev, c_prev, saved, own):
     return da, du, dh * z, None, ()
 
 
+def gru_reset_first_forward(a, u, h, c, own):
+    (a_r, a_z, a_n), (u_r, u_z) = split(a, 3), split(u, 2)
+    r, z = own.gate(a_r + u_r), own.gate(a_z + u_z)
+    n = own.candidate(a_n + own.left_share(r * h))
+    h = (1 - z) * n + z * h
+    return h, None, (r, z, n)
+
+
+def gru_reset_first_left(h_prev, saved):
+    return saved[0] * h_prev
+
+
+def gru_reset_first_backward(dh, dc, h, h_prev, c_prev, saved, own):
+    r, z, n = saved
+    da_n = dh * (1 - z) * own.d_candidate(n)
+    d_left = own.d_left(da_n)
+    da_r = d_left * h_prev * own.d_gate(r)
+    da_z = dh * (h_prev - n) * own.d_gate(z)
+    da = np.concatenate([da_r, da_z, da_n], axis=-1)
+    return da, da, dh * z + d_left * r, None, ()
+
+
 def leaky_tanh_forward(a, u, h, c, own):
     (alpha,), f = own.p, np.tanh(a + u)
     return h + alpha * (f - h), None, (f,)
@@ -147,4 +170,6 @@ EQUATIONS = {
     "lstm_coupled": (lstm_coupled_forward, lstm_coupled_backward),
     "leaky_tanh": (leaky_tanh_forward, leaky_tanh_backward),
     "leaky_relu": (leaky_relu_forward, leaky_relu_backward),
+    "gru_reset_first": (gru_reset_first_forward, gru_reset_first_backward),
 }
+LEFT = {"gru_reset_first": gru_reset_first_left}  # what the first of two phases leaves, by what backward has

@@ -33,15 +33,37 @@ FUNCTIONS = {  # (v, alpha, beta) -> y, and (y, alpha, beta) -> dy / dv
 }
 
 
-class Own:
-    """What a layer's cell has of its own: activations by role, with their clip, and vectors."""
+def affine(v, w, b):
+    return v @ w.T if b is None else v @ w.T + b
 
-    def __init__(self, cell, vectors, H):
+
+class Own:
+    """What a layer's cell has of its own: activations by role, with their clip, vectors, and a second phase's product.
+
+    `w` are the weights of a direction, H the size of a gate.
+    """
+
+    def __init__(self, cell, w, H):
         functions, clip = (PLAIN, 0) if cell.options is None else (cell.options.functions, cell.options.clip)
-        self.p = () if vectors is None else tuple(vectors.reshape(-1, H))
+        self.p = () if w.vectors is None else tuple(w.vectors.reshape(-1, H))
+        first, last = slice(cell.first_gates * H), slice(cell.first_gates * H, None)
+        self.w_hh, self.b_hh = w.w_hh[first], None if w.b_hh is None else w.b_hh[first]
+        self.w_left, self.b_left = w.w_hh[last], None if w.b_hh is None else w.b_hh[last]
         self.gate, self.d_gate = activation(functions[0], clip)
         self.candidate, self.d_candidate = activation(functions[1], clip)
         self.output, self.d_output = activation(functions[2], 0)
+
+    def state_share(self, h):
+        """The state's share of the pre-activations in the first phase."""
+        return affine(h, self.w_hh, self.b_hh)
+
+    def left_share(self, left):
+        """What the first phase has left gives to those in the second."""
+        return affine(left, self.w_left, self.b_left)
+
+    def d_left(self, da):
+        """The gradient by what the first phase has left."""
+        return da @ self.w_left
 
 
 def activation(function, clip):

@@ -2,16 +2,12 @@
 
 import numpy as np
 
-from .cells import EQUATIONS
-from .functions import Own
+from .cells import EQUATIONS, LEFT
+from .functions import Own, affine
 
 
 def pack(cell, weights, threads, steps=None):
     return cell, tuple(weights)
-
-
-def affine(v, w, b):
-    return v @ w.T if b is None else v @ w.T + b
 
 
 def visit(T, reverse):
@@ -38,14 +34,14 @@ def forward(packed, run, after, threads):
     step = EQUATIONS[cell.name][0]
     T, H = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
-        own = Own(cell, w.vectors, H)
+        own = Own(cell, w, H)
         now = [part[d].copy() for part in state]
         y_d = y[:, :, d * H : (d + 1) * H]
         y_d[...] = 0
         for t in visit(T, run.reverse[d]):
             rows = live_rows(steps.lengths, t)
             h, c = [entering(steps, d, t, rows, part[rows]) for part in now] + [None] * (2 - len(now))
-            a, u = affine(x[t, rows], w.w_ih, w.b_ih), affine(h, w.w_hh, w.b_hh)
+            a, u = affine(x[t, rows], w.w_ih, w.b_ih), own.state_share(h)
             if steps.noise is not None:
                 a = a + steps.noise[t, rows, d * H : (d + 1) * H]
             h, c, keep = step(a, u, h, c, own)
@@ -69,7 +65,7 @@ def backward(cell, weights, run, given, wanted, threads):
     if last == T:
         dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
-        order, own = visit(T, run.reverse[d]), Own(cell, w.vectors, H)
+        order, own, first_rows = visit(T, run.reverse[d]), Own(cell, w, H), cell.first_gates * H
         half = np.s_[d * H : (d + 1) * H]
         after = given.dstate if last == T else wanted.dstate
         dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*after, None)[:2])
@@ -84,12 +80,14 @@ def backward(cell, weights, run, given, wanted, threads):
                 for part, now in zip(wanted.dsteps, (dh_t, dc[rows])):
                     part[d, t, rows] = now
             da, du, dh_prev, dc_prev, dp = step(dh_t, dc[rows], y[t, rows, half], h_prev, c_prev, keep, own)
-
-            for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, (du @ w.w_hh + dh_prev, dc_prev))):
+            dh_prev = du[:, :first_rows] @ own.w_hh + dh_prev
+            for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, (dh_prev, dc_prev))):
                 part[rows] = now
             dx[t, rows] += da @ w.w_ih
             dw.w_ih[...] += da.T @ x[t, rows]
-            dw.w_hh[...] += du.T @ h_prev
+            dw.w_hh[:first_rows] += du[:, :first_rows].T @ h_prev
+            if cell.name in LEFT:
+                dw.w_hh[first_rows:] += du[:, first_rows:].T @ LEFT[cell.name](h_prev, keep)
             if dw.b_ih is not None:
                 dw.b_ih[...] += da.sum(axis=0)
             if dw.b_hh is not None:
