@@ -24,6 +24,7 @@ OPTIONS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, Any]]] = {  # of a 
     "gru clip": (fastrnn.GRU, {"clip": 3.0}, fastrnn.GRU, {}),
     "lstm activations": (fastrnn.LSTM, {"activations": ACTIVATIONS["lstm"]}, fastrnn.LSTM, {}),
     "gru activations": (fastrnn.GRU, {"activations": ACTIVATIONS["gru"]}, fastrnn.GRU, {}),
+    "reset before": (fastrnn.GRU, {"reset": "before"}, fastrnn.GRU, {}),
     "leaky": (fastrnn.LeakyRNN, {}, fastrnn.RNN, {}),
     "leaky, alpha trained": (fastrnn.LeakyRNN, {"train_alpha": True}, fastrnn.RNN, {}),
 }
@@ -32,6 +33,7 @@ ONNX = {  # attributes, and whether there are peepholes
     "lstm clip": ("LSTM", {"clip": 3.0}, False),
     "gru clip": ("GRU", {"clip": 3.0, "linear_before_reset": 1}, False),
     "lstm activations": ("LSTM", {"activations": ["HardSigmoid", "Softsign", "Softsign"]}, False),
+    "reset before": ("GRU", {}, False),
     "gru activations": ("GRU", {"activations": ["HardSigmoid", "Softsign"], "linear_before_reset": 1}, False),
 }
 
