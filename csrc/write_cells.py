@@ -11,8 +11,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COLUMNS = 4  # of a tile
-MAX_SAVED = 5  # as level/cell.h has it, like
-MAX_VECTORS = 3
 
 HEAD = """\
 /* Written by write_cells.py from src/fastrnn/spec.py: the cells, and the shapes of their tiles.
@@ -20,11 +18,12 @@ HEAD = """\
  *   CELL(NAME, name, facts)             the facts initialise an fr_cell_facts (cells/facts.h)
  *   SECOND(NAME, name)                  a cell of two phases
  *   SAVED(values)                       the places of a cell's saved values, as enumerators
+ *   LIMITS(numbers)                     the most that a cell has, as enumerators
  *   SHAPE(name, columns, x, first_h, h) x feeds the first `x` columns of a tile, h feeds `h` of them from first_h on
  *   CELL_EQUATIONS                      defined: the headers of the equations are included instead
  */
 """
-LISTS = ("CELL", "SECOND", "SAVED", "SHAPE")
+LISTS = ("CELL", "SECOND", "SAVED", "LIMITS", "SHAPE")
 
 
 def check(cell, none):
@@ -40,13 +39,8 @@ def check(cell, none):
             if fed not in columns or (letter == "x" and not columns.startswith(fed)):
                 where = "neighbours, from the first column on" if letter == "x" else "neighbours"
                 raise ValueError(f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}")
-    for what, n, most in (
-        ("columns", len(cell.phases[0].x), COLUMNS),
-        ("saved values", len(cell.saved), MAX_SAVED),
-        ("vectors", len(cell.vectors + cell.peepholes), MAX_VECTORS),
-    ):
-        if n > most:
-            raise ValueError(f"{cell.name}: expected at most {most} {what}, got {n}")
+    if len(cell.phases[0].x) > COLUMNS:
+        raise ValueError(f"{cell.name}: expected at most {COLUMNS} columns, got {len(cell.phases[0].x)}")
     if ("c" in cell.states) != ("c" in cell.saved):
         raise ValueError(f"{cell.name}: expected c among the saved values if it is a state, got {cell.saved}")
 
@@ -84,6 +78,12 @@ def cell_line(cell, none):
     return "\n".join(lines)
 
 
+def limits_line(cells):
+    """LIMITS(…)."""
+    saved, vectors = (max(map(len, of)) for of in zip(*((cell.saved, cell.vectors + cell.peepholes) for cell in cells)))
+    return f"LIMITS(MAX_SAVED = {saved}, MAX_VECTORS = {vectors})"
+
+
 def shapes_of(phase, none):
     """The shapes of the first phase's tiles; of a cell of one column per unit, for each number of blocks of a panel."""
     if len(phase.x) > 1:
@@ -105,7 +105,7 @@ def text(spec):
     shapes = {shape_line(*shape): None for cell in cells for shape in shapes_of(cell.phases[0], none)}
     includes = "\n".join(f'#include "cells/{cell.name}.h"' for cell in cells)
     defaults = "\n".join(f"#ifndef {name}\n#define {name}(...)\n#endif" for name in LISTS)
-    entries = "\n".join([*(cell_line(cell, none) for cell in cells), *shapes])
+    entries = "\n".join([*(cell_line(cell, none) for cell in cells), limits_line(cells), *shapes])
     undefined = "\n".join(f"#undef {name}" for name in LISTS)
     return f"{HEAD}#ifdef CELL_EQUATIONS\n{includes}\n#else\n{defaults}\n\n{entries}\n\n{undefined}\n#endif\n"
 

@@ -108,6 +108,7 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
 INLINE void derive_second_block(const int cell, const fr_options *o, const backward_state *b, const step *s,
                                 ptrdiff_t rank, ptrdiff_t j, vec d_left) {
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), p = j / panel_units(cell);
+    const fr_fed *fed = &fr_cells[cell].h; /* other members read the other columns now */
     const int n = min_lanes(H - j);
     vec *columns = b->d + (p * b->capacity + s->term + rank) * COLUMNS;
     real *dh0 = (real *)b->run->dh0 + row * H + j;
@@ -120,11 +121,11 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
     for (int k = 0; k < fr_cells[cell].saved; k++)
         u.saved[k] = vload_n(saved_at(b, s->t, row) + k * H + j, n);
     UNROLL(8)
-    for (int c = 0; c < fr_cells[cell].columns; c++)
+    for (int c = fed->first; c < fed->first + fed->count; c++)
         u.d[c] = columns[c];
     cell_second_backward(cell, o, &u);
     UNROLL(8)
-    for (int c = 0; c < fr_cells[cell].columns; c++)
+    for (int c = fed->first; c < fed->first + fed->count; c++)
         columns[c] = u.d[c];
     vstore_n(b->left + (s->term + rank) * H + j, u.left, n);
     vstore_n(dh0, u.carry, n);

@@ -11,9 +11,8 @@
 #include "fastrnn.h"
 #include "functions.h"
 
-enum { MAX_SAVED = 5, MAX_VECTORS = 3 };
-
 #define SAVED(...) enum { __VA_ARGS__ };
+#define LIMITS(...) enum { __VA_ARGS__ };
 #include "cells.def"
 
 /* A block of LANES hidden units of n rows, at most SIDE_BY_SIDE, on its way through the forward equation. */
