@@ -10,6 +10,7 @@
 #include "cells/facts.h"
 #include "fastrnn.h"
 #include "functions.h"
+#include "masks.h"
 
 enum { MAX_SAVED = 5, MAX_VECTORS = 3 };
 

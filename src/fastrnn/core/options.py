@@ -63,15 +63,34 @@ def read_functions(cell: Cell, activations: Any) -> tuple[Function, ...]:
     return tuple(functions)
 
 
+def read_zoneout(cell: Cell, value: Any) -> tuple[float, ...]:
+    """The probabilities of zoneout of each part of the state; () if all are zero."""
+    states = len(cell.states)
+    if not isinstance(value, (tuple, list)):
+        found = (checks.fraction("zoneout", value),) * states
+    elif states == 1:
+        raise TypeError(f"zoneout: expected a number for a cell whose state is h alone, got {value!r}")
+    elif len(value) != states:
+        raise ValueError(f"zoneout: expected a number or a pair, of h and of c, got {len(value)} items")
+    else:
+        found = tuple(checks.fraction(f"zoneout[{k}]", part) for k, part in enumerate(value))
+    return found if any(found) else ()
+
+
 def with_options(
-    cell: Cell, activations: Any = None, clip: Any = None, peephole: Any = False, coupled: Any = False
+    cell: Cell,
+    activations: Any = None,
+    clip: Any = None,
+    peephole: Any = False,
+    coupled: Any = False,
+    zoneout: Any = 0.0,
 ) -> Cell:
     """The cell with its options, the table's own where there are none."""
     if checks.flag("coupled", coupled):
         cell = LSTM_COUPLED if cell == LSTM else cell
     bound = 0.0 if clip is None else checks.positive("clip", clip)
     functions = read_functions(cell, activations)
-    options = Options(functions, bound, checks.flag("peephole", peephole))
+    options = Options(functions, bound, checks.flag("peephole", peephole), read_zoneout(cell, zoneout))
     if options == Options(read_functions(cell, None)):
         return cell
     return (RNN_TANH if cell == RNN_RELU else cell)._replace(options=options)  # one equation, with any function
@@ -82,7 +101,7 @@ def described(cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {"coupled": True} if cell.name == "lstm_coupled" else {}
     if cell.options is None:
         return found
-    functions, clip, peephole = cell.options
+    functions, clip, peephole, zoneout = cell.options
     if functions != read_functions(cell, None):
         given = [functions[role] for role in ROLES[cell.name]]
         found["activations"] = [[name, alpha, beta][: 1 + len(DEFAULTS[name])] for name, alpha, beta in given]
@@ -91,4 +110,6 @@ def described(cell: Cell) -> dict[str, Any]:
         found["clip"] = clip
     if peephole:
         found["peephole"] = True
+    if zoneout:
+        found["zoneout"] = zoneout[0] if len(set(zoneout)) == 1 else list(zoneout)
     return found

@@ -65,6 +65,8 @@ def lstm_forward(a, u, h, c, own):
 def lstm_backward(dh, dc, h, h_prev, c_prev, saved, own):
     i, f, g, o, c = saved
     p_i, p_f, p_o = own.p or (None, None, None)
+    if own.zoneout:  # c is what zoneout left of it
+        c = f * c_prev + i * g
     out_c = own.output(c)
     do = dh * out_c * own.d_gate(o)
     dc = looking(dc + dh * o * own.d_output(out_c), p_o, do)
@@ -88,6 +90,8 @@ def lstm_coupled_forward(a, u, h, c, own):
 def lstm_coupled_backward(dh, dc, h, h_prev, c_prev, saved, own):
     i, g, o, c = saved
     p_i, p_o = own.p or (None, None)
+    if own.zoneout:
+        c = c_prev + i * (g - c_prev)
     out_c = own.output(c)
     do = dh * out_c * own.d_gate(o)
     dc = looking(dc + dh * o * own.d_output(out_c), p_o, do)

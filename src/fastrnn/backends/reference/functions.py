@@ -34,11 +34,12 @@ FUNCTIONS = {  # (v, alpha, beta) -> y, and (y, alpha, beta) -> dy / dv
 
 
 class Own:
-    """What a layer's cell has of its own: activations by role, with their clip, and vectors."""
+    """What a layer's cell has of its own: activations by role, with their clip, vectors, and zoneout."""
 
     def __init__(self, cell, vectors, H):
         functions, clip = (PLAIN, 0) if cell.options is None else (cell.options.functions, cell.options.clip)
         self.p = () if vectors is None else tuple(vectors.reshape(-1, H))
+        self.zoneout = () if cell.options is None else cell.options.zoneout
         self.gate, self.d_gate = activation(functions[0], clip)
         self.candidate, self.d_candidate = activation(functions[1], clip)
         self.output, self.d_output = activation(functions[2], 0)
