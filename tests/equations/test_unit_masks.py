@@ -156,6 +156,8 @@ LARGER = (  # (T, B, I, H): single rows and several, in and beside whole vectors
     ((9, 1, 4, 40), {"recurrent_dropout": 0.5, "zoneout": 0.3}),
     ((7, 33, 4, 21), {"recurrent_dropout": 0.25, "mask_per": "step"}),
     ((9, 3, 70, 70), {"zoneout": 0.3, "mask_per": "sequence", "direction": "reverse"}),
+    ((1, 6, 4, 40), {"recurrent_dropout": 0.5, "zoneout": 0.3}),
+    ((2, 3, 5, 21), {"recurrent_dropout": 0.5}),
     ((30, 20, 5, 64), {"recurrent_dropout": 0.1, "zoneout": 0.2}),
 )
 
@@ -171,6 +173,20 @@ def test_backends_agree(kernels, kind, dtype):
         with fastrnn.use_backend("numpy"):
             wanted = run(restarted(case))
         assert_results_close(found, wanted, case)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_and_infinity_go_where_the_reference_takes_them(kernels, kind):
+    for value in (np.nan, np.inf, -np.inf):
+        case = make_case(kind, 3, 8, I, 19, seed=1, dtype=np.float64, between=("state_scale",), **BOTH)
+        for row, array in enumerate((case.x, case.dy, *case.state, *case.dstate)):
+            array[0, row, row % array.shape[-1]] = value
+        with np.errstate(all="ignore"):
+            found = run(restarted(case))
+            with fastrnn.use_backend("numpy"):
+                wanted = run(restarted(case))
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(array), err_msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
