@@ -59,8 +59,11 @@ def new_state(option, w, x, h, c, fed):
     return (h + w["alpha"] * (f - h) if "leaky" in option else f), None
 
 
-def loop(option, case, masks):
-    """y and the final state; `masks` by name for each layer and direction, of arrays (T, B, H) or numbers."""
+def loop(option, case, masks, moved=(0, 0)):
+    """y and the final state; `masks` by name for each layer and direction, of arrays (T, B, H) or numbers.
+
+    `moved`, each (T, L·D, B, H), is added to h and to c after every step.
+    """
     layer, between = case.layer, case.between
     D, y, ends, (T, B) = 1 + layer.bidirectional, case.x, case.lengths, case.x.shape[:2]
     ends = np.full(B, T) if ends is None else ends
@@ -73,6 +76,7 @@ def loop(option, case, masks):
             w = {n.removesuffix(suffix): array for n, array in layer.params.items() if n.endswith(suffix)}
             given = {name: np.broadcast_to(mask, (T, B, layer.hidden_size)) for name, mask in masks[row].items()}
             state, out = [part[row] for part in case.state], np.zeros((T, B, layer.hidden_size))
+            added = [np.broadcast_to(part, (T, len(masks), *out.shape[1:]))[:, row] for part in moved]
             for t in range(T)[:: -1 if d else 1]:
                 valid = (t < ends)[:, None]
                 begins = resets[t] if not d else resets[t + 1] & (t + 1 < ends) if t + 1 < T else np.zeros(B, bool)
@@ -81,7 +85,7 @@ def loop(option, case, masks):
                 new = new_state(option, w, np.where(valid, y[t], 0), *(entered + [None])[:2], fed)
                 for p, (name, before) in enumerate(zip(("zoneout_h", "zoneout_c"), entered)):
                     m = given[name][t] if name in given else 0
-                    state[p] = np.where(valid, m * before + (1 - m) * new[p], state[p])
+                    state[p] = np.where(valid, m * before + (1 - m) * new[p] + added[p][t], state[p])
                 out[t] = np.where(valid, state[0], 0)
             outputs.append(out)
             for part, value in zip(after, state):
@@ -90,8 +94,8 @@ def loop(option, case, masks):
     return y, after
 
 
-def loss(option, case, masks):
-    y, after = loop(option, case, masks)
+def loss(option, case, masks, moved):
+    y, after = loop(option, case, masks, moved)
     valid = ~np.isnan(case.dy)
     return (y[valid] * case.dy[valid]).sum() + sum((part * d).sum() for part, d in zip(after, case.dstate))
 
@@ -123,13 +127,15 @@ def expected(option):
     y, after = loop(option, case, masks)
     arrays = {"grads.x": case.x, **{f"grads.state[{p}]": part for p, part in enumerate(case.state)}}
     arrays |= {"grads.state_scale": case.between["state_scale"], **case.layer.params}
+    moved = [np.zeros((T, *part.shape)) for part in case.state]
+    arrays |= {f"grads.states[{p}]": part for p, part in enumerate(moved)}
     slopes = {}
     for name, array in arrays.items():
         for seed in range(3):
             along, sides = 1e-6 * np.random.default_rng(seed).standard_normal(array.shape), []
             for sign in (1, -2, 1):
                 array += sign * along
-                sides.append(loss(option, case, masks))
+                sides.append(loss(option, case, masks, moved))
             slopes[name, seed] = (sides[0] - sides[1]) / 2e-6
     return masks, {"y": y, **{f"state[{p}]": part for p, part in enumerate(after)}}, slopes
 
@@ -144,6 +150,8 @@ def test_values_and_gradients(backend, option):
         assert drawn.keys() == {"recurrent_dropout", "zoneout_h", "zoneout_c"} & drawn.keys() == same.keys()
         assert all(np.array_equal(drawn[name], same[name]) for name in same)
     found = run(restarted(case))
+    states = case.layer.backward(tape, case.dy, bare(case.dstate), states=True).states
+    found |= {f"grads.states[{p}]": part for p, part in enumerate(parts_of(states))}
     for name, array in values.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-13, err_msg=name)
     for (name, seed), slope in slopes.items():
@@ -154,6 +162,7 @@ def test_values_and_gradients(backend, option):
 
 LARGER = (  # (T, B, I, H): single rows and several, in and beside whole vectors, on shared units and rows
     ((9, 1, 4, 40), {"recurrent_dropout": 0.5, "zoneout": 0.3}),
+    ((12, 1, 4, 64), {"zoneout": 0.3}),
     ((7, 33, 4, 21), {"recurrent_dropout": 0.25, "mask_per": "step"}),
     ((9, 3, 70, 70), {"zoneout": 0.3, "mask_per": "sequence", "direction": "reverse"}),
     ((1, 6, 4, 40), {"recurrent_dropout": 0.5, "zoneout": 0.3}),
