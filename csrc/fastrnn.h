@@ -44,6 +44,7 @@ typedef struct {
     fr_function functions[FR_ROLES];
     double clip; /* the activations of gates and candidate take what is within -clip .. clip; 0: anything */
     double ends[FR_ROLES][2]; /* set by the kernels: their results at both ends of it */
+    double zoneout[2]; /* the shares of h and of c that units keep where a run has no mask of them; 0: none */
 } fr_options;
 
 /* The parameters of one direction, row-major, the gates in the order of the table in spec.py. */
@@ -74,6 +75,13 @@ typedef struct {
     int scale_by_unit;     /* 0: scale is (T, B, 1) */
 } fr_entry;
 
+/* Masks of units, (T, B, H), or data NULL. What the recurrent product takes is h times `drop`. `keep`, of h and of c:
+ * the shares of what the step took that stay, for a cell that has zoneout; 0 or 1, but that a backward pass of a cell
+ * which saves values may do without. */
+typedef struct {
+    fr_sequence drop, keep[2];
+} fr_masks;
+
 /* Asked by the thread that makes a call, about every tenth of a second, unless it is NULL: not 0 ends the call with
  * FR_INTERRUPTED, what it writes half written. */
 typedef int fr_interrupted(void);
@@ -102,6 +110,7 @@ typedef struct {
     void *c;          /* (B, H); two states only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
     fr_entry entry;
+    fr_masks masks;
     fr_sequence noise; /* (T, B, H), or data NULL: added to the pre-activations of a cell of one gate */
 } fr_forward_run;
 
@@ -140,6 +149,7 @@ typedef struct {
      * end. */
     void *dh_steps, *dc_steps;
     fr_entry entry;        /* as in the forward call */
+    fr_masks masks;        /* likewise */
     void *dscale;          /* (T, B, H): the gradient of its scale, if there is one, is added to it */
     fr_span span;
 } fr_backward_run;

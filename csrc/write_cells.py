@@ -38,7 +38,9 @@ def check(cell, none):
             fed = columns.replace(none, "")
             if fed not in columns or (letter == "x" and not columns.startswith(fed)):
                 where = "neighbours, from the first column on" if letter == "x" else "neighbours"
-                raise ValueError(f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}")
+                raise ValueError(
+                    f"{cell.name}: expected the columns that {letter} feeds to be {where}, got {columns!r}"
+                )
     if len(cell.phases[0].x) > COLUMNS:
         raise ValueError(f"{cell.name}: expected at most {COLUMNS} columns, got {len(cell.phases[0].x)}")
     if ("c" in cell.states) != ("c" in cell.saved):

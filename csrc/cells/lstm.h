@@ -36,8 +36,10 @@ INLINE void lstm_forward(const fr_options *opt, const int stage, const int n, fo
 
 INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
     const vec i = u->saved[LSTM_I], f = u->saved[LSTM_F], g = u->saved[LSTM_G], o = u->saved[LSTM_O];
-    vec out_c;
-    activate(opt, FR_OUTPUT, 1, &u->saved[LSTM_C], &out_c);
+    vec c = u->saved[LSTM_C], out_c;
+    if (zones(opt)) /* what is saved is what zoneout left of it */
+        c = vfma(f, take_c_prev(u), i * g);
+    activate(opt, FR_OUTPUT, 1, &c, &out_c);
     u->d[3] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
     const int peephole = opt && u->vectors;
@@ -52,6 +54,6 @@ INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
         u->dc = vfma(u->d[1], take_vector(u->vectors, u->step, 1, u->lanes), u->dc);
         u->d_vectors[0] = u->d[0] * take_c_prev(u);
         u->d_vectors[1] = u->d[1] * take_c_prev(u);
-        u->d_vectors[2] = u->d[3] * u->saved[LSTM_C];
+        u->d_vectors[2] = u->d[3] * c;
     }
 }

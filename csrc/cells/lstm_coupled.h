@@ -30,8 +30,10 @@ INLINE void lstm_coupled_forward(const fr_options *opt, const int stage, const i
 INLINE void lstm_coupled_backward(const fr_options *opt, backward_units *u) {
     const vec i = u->saved[LSTM_COUPLED_I], g = u->saved[LSTM_COUPLED_G], o = u->saved[LSTM_COUPLED_O];
     const vec c_prev = take_c_prev(u);
-    vec out_c;
-    activate(opt, FR_OUTPUT, 1, &u->saved[LSTM_COUPLED_C], &out_c);
+    vec c = u->saved[LSTM_COUPLED_C], out_c;
+    if (zones(opt)) /* what is saved is what zoneout left of it */
+        c = vfma(i, g - c_prev, c_prev);
+    activate(opt, FR_OUTPUT, 1, &c, &out_c);
     u->d[2] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
     const int peephole = opt && u->vectors;
@@ -43,6 +45,6 @@ INLINE void lstm_coupled_backward(const fr_options *opt, backward_units *u) {
     if (peephole) {
         u->dc = vfma(u->d[0], take_vector(u->vectors, u->step, 0, u->lanes), u->dc);
         u->d_vectors[0] = u->d[0] * c_prev;
-        u->d_vectors[1] = u->d[2] * u->saved[LSTM_COUPLED_C];
+        u->d_vectors[1] = u->d[2] * c;
     }
 }

@@ -5,6 +5,7 @@
 #include "backward.h"
 #include "cell.h"
 #include "entry.h"
+#include "masks.h"
 
 enum { CHUNK_BYTES = 1 << 19 }; /* of d that stay in cache until the products are taken */
 
@@ -50,6 +51,28 @@ INLINE const real *enter_block(const backward_state *b, ptrdiff_t t, ptrdiff_t r
     return to;
 }
 
+/* What goes past the cell where units keep a share of their state: the gradients by h_prev and c_prev. */
+typedef struct {
+    vec dh, dc;
+    real h[LANES];
+} zoned_gradients;
+
+/* Takes it of dh and dc, and leaves the gradients by what the cell made. Of one that saves nothing y is that where
+ * it was not kept, and counts for nothing elsewhere. */
+INLINE void split_zoned(const int cell, const fr_options *o, const fr_masks *masks, ptrdiff_t t, ptrdiff_t row,
+                        ptrdiff_t j, backward_units *u, zoned_gradients *past) {
+    const vec h = kept_share(o, masks, 0, t, row, j, u->lanes);
+    past->dh = h * u->dh, u->dh = (1 - h) * u->dh;
+    if (!fr_cells[cell].saved) {
+        vstore_n(past->h, select_where(h == 1, (vec){0}, take_h(u)), u->lanes);
+        u->h = past->h;
+    }
+    if (fr_cells[cell].states == 2) {
+        const vec c = kept_share(o, masks, 1, t, row, j, u->lanes);
+        past->dc = c * u->dc, u->dc = (1 - c) * u->dc;
+    }
+}
+
 /* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. */
 INLINE void derive_block(const int cell, const fr_options *o, const backward_state *b, const step *s, ptrdiff_t rank,
                          ptrdiff_t j, vec dh) {
@@ -85,7 +108,15 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
         vstore_n((real *)run->dh_steps + at_step, dh, n);
     if (fr_cells[cell].vectors)
         u.vectors = run->weights.vectors ? (const real *)run->weights.vectors + j : NULL, u.step = H;
+    zoned_gradients past;
+    if (zones(o))
+        split_zoned(cell, o, &run->masks, s->t, row, j, &u, &past);
     cell_backward(cell, o, &u);
+    if (zones(o)) {
+        u.carry = fr_cells[cell].carries ? u.carry + past.dh : past.dh;
+        if (has_c)
+            u.dc += past.dc;
+    }
     const ptrdiff_t p = j / panel_units(cell), block = j % panel_units(cell) / LANES;
     vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + block * width;
     UNROLL(8)
@@ -99,7 +130,7 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
         u.dc = leave_units(&run->entry, b->batch, s->t, row, j, n, c_before - j, u.dc, run->dscale, H);
     if (has_c)
         vstore_n((real *)run->dc0 + row * H + j, u.dc, n);
-    if (fr_cells[cell].carries)
+    if (fr_cells[cell].carries || zones(o))
         vstore_n((real *)run->dh0 + row * H + j, u.carry, n);
 }
 
@@ -112,7 +143,8 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
     const int n = min_lanes(H - j);
     vec *columns = b->d + (p * b->capacity + s->term + rank) * COLUMNS;
     real *dh0 = (real *)b->run->dh0 + row * H + j;
-    backward_units u = {.d_left = d_left, .lanes = n, .carry = vload_n(dh0, n)};
+    const vec drop = b->run->masks.drop.data ? drop_at(&b->run->masks, s->t, row, j, n) : vset1(1);
+    backward_units u = {.d_left = drop * d_left, .lanes = n, .carry = vload_n(dh0, n)};
     real h_entered[LANES];
     u.h_prev = h_before(b, s->t, row) + j;
     if (b->enters)
@@ -127,7 +159,7 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
     UNROLL(8)
     for (int c = fed->first; c < fed->first + fed->count; c++)
         columns[c] = u.d[c];
-    vstore_n(b->left + (s->term + rank) * H + j, u.left, n);
+    vstore_n(b->left + (s->term + rank) * H + j, drop * u.left, n);
     vstore_n(dh0, u.carry, n);
 }
 
@@ -168,6 +200,31 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     if (b->run->dy.data)
         prefetch(at(&b->run->dy, s->t_next, row) + j, n);
     prefetch(h_before(b, s->t_next, row) + j, n);
+}
+
+/* dh of the same ranks and units, from the gradient by what recurrent dropout left of h: that of h itself, with what
+ * waits in dh0 if the cell carries. */
+INLINE vec join_dropped(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t j, int n, vec gradient) {
+    const vec carry = b->carries ? vload_n((const real *)b->run->dh0 + row * b->H + j, n) : (vec){0};
+    return vfma(gradient, drop_at(&b->run->masks, t, row, j, n), carry);
+}
+
+/* The same of some rows, with dy unless it comes after a scale. */
+static void join_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
+                      vec *dh) {
+    const int adds = b->run->dy.data && !b->run->entry.scale.data;
+    for (int k = 0; k < rows * panels; k++) {
+        const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
+        const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
+        for (int c = 0; c < wide_columns(b->H, panel + k % panels); c++) {
+            const ptrdiff_t j = first + c * LANES;
+            const int n = min_lanes(b->H - j);
+            vec *here = &dh[k * COLUMNS + c];
+            *here = join_dropped(b, s->t_after, row, j, n, *here);
+            if (adds)
+                *here += vload_n(at(&b->run->dy, s->t, row) + j, n);
+        }
+    }
 }
 
 /* dh of the same ranks and units, from the gradient by what the step after took: that of h itself, and dy. */
@@ -214,13 +271,15 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     const int resumes = continues && s->resumes;
     continues = continues && !resumes;
     derive_function *const function = derive[b->cell][b->run->options != NULL];
-    const int later = continues && b->run->entry.scale.data; /* dy comes after the product: it is not multiplied */
+    const int drops = continues && b->run->masks.drop.data;
+    /* What is not multiplied comes after the product. */
+    const int later = drops || (continues && b->run->entry.scale.data);
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
         const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
         const int C = wide_columns(b->H, panel + k % panels);
         const real *dy = b->run->dy.data && !resumes ? at(&b->run->dy, s->t, row) + j : NULL;
-        const real *dh0 = continues && !fr_cells[b->cell].carries ? NULL : (const real *)b->run->dh0 + row * b->H + j;
+        const real *dh0 = drops || (continues && !b->carries) ? NULL : (const real *)b->run->dh0 + row * b->H + j;
         terms[k / panels] = s->term_after + rank;
         prefetch_next(b, s, row, j, C * LANES);
         for (int c = 0; c < C; c++) {
@@ -233,6 +292,8 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh);
     else if (continues)
         LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
+    if (drops)
+        join_rows(b, s, i, rows, panel, panels, dh);
     if (continues && b->enters)
         leave_rows(b, s, i, rows, panel, panels, dh);
     if (s->hands_on) {
@@ -247,7 +308,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
 static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t end, ptrdiff_t panel) {
     const ptrdiff_t j = panel * COLUMNS * LANES;
-    const int C = wide_columns(b->H, panel);
+    const int C = wide_columns(b->H, panel), drops = b->run->masks.drop.data != NULL;
     for (int rows; i < end; i += rows) {
         vec dh[TILE_ROWS * COLUMNS];
         ptrdiff_t terms[TILE_ROWS];
@@ -259,6 +320,9 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
                 terms[r] = s->term + rank;
                 for (int c = 0; c < C; c++) {
                     int n = min_lanes(b->H - j - c * LANES);
+                    if (pass && drops)
+                        dh[r * COLUMNS + c] = join_dropped(b, s->t, fr_row(b->batch, rank), j + c * LANES, n,
+                                                           dh[r * COLUMNS + c]);
                     if (pass && b->enters)
                         dh[r * COLUMNS + c] = leave_units(
                             &b->run->entry, b->batch, s->t, fr_row(b->batch, rank), j + c * LANES, n,
@@ -266,7 +330,7 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
                     if (pass)
                         vstore_n(dh0 + c * LANES, dh[r * COLUMNS + c], n);
                     else
-                        dh[r * COLUMNS + c] = fr_cells[b->cell].carries ? vload_n(dh0 + c * LANES, n) : (vec){0};
+                        dh[r * COLUMNS + c] = b->carries && !drops ? vload_n(dh0 + c * LANES, n) : (vec){0};
                 }
             }
             if (!pass)
@@ -335,14 +399,19 @@ static void second_rows(const backward_state *b, const step *s, ptrdiff_t owned)
     }
 }
 
-/* h as a term's step took it. */
-static const real *entered_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t term) {
+/* h as the recurrent product of a term's step took it. */
+static const real *fed_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t term) {
     const fr_entry *e = &b->run->entry;
     const real *h = h_before(b, t, row);
-    if (!e->scale.data)
+    if (!b->multiplies)
         return is_reset(e, b->batch, t, row) ? b->entered : h;
     real *to = b->entered + term * b->H;
-    enter_units(e, b->batch, t, row, 0, b->H, h, to);
+    if (e->scale.data || is_reset(e, b->batch, t, row)) {
+        enter_units(e, b->batch, t, row, 0, b->H, h, to);
+        h = to;
+    }
+    if (b->run->masks.drop.data)
+        drop_units(&b->run->masks, t, row, b->H, h, to);
     return to;
 }
 
@@ -370,7 +439,7 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
         ptrdiff_t row = fr_row(b->batch, i), term = s->term + i;
         b->from[FROM_X][term] = at(&b->run->x, s->t, row);
         prefetch(b->from[FROM_X][term], b->I);
-        b->from[FROM_H][term] = b->enters ? entered_h(b, s->t, row, term) : h_before(b, s->t, row);
+        b->from[FROM_H][term] = b->enters || b->multiplies ? fed_h(b, s->t, row, term) : h_before(b, s->t, row);
         b->dx[term] = at(&b->run->dx, s->t, row);
     }
     return 0;
@@ -410,8 +479,7 @@ static size_t lay_out(backward_state *b, char *scratch) {
         b->from[source] = take(scratch, &taken, pointers);
     b->dx = take(scratch, &taken, pointers);
     b->left = take(scratch, &taken, has_second_phase(b->cell) ? rows_of_h : 0);
-    b->entered = take(scratch, &taken,
-                      b->run->entry.scale.data ? rows_of_h : b->enters ? (size_t)b->H * sizeof(real) : 0);
+    b->entered = take(scratch, &taken, b->multiplies ? rows_of_h : b->enters ? (size_t)b->H * sizeof(real) : 0);
     return taken;
 }
 
@@ -419,6 +487,8 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.cell = run->cell;
     b.enters = changes(&run->entry);
+    b.multiplies = run->entry.scale.data || run->masks.drop.data;
+    b.carries = fr_cells[b.cell].carries || zones(run->options);
     b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors : 0;
     b.panels = count_panels(b.cell, b.H);
     b.sources = count_sources(b.cell);
@@ -492,7 +562,7 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
         if (has_second_phase(b->cell))
             memmove(b->left, b->left + keep * b->H, count * (size_t)b->H * sizeof(real));
-        if (b->run->entry.scale.data) {
+        if (b->multiplies) {
             memmove(b->entered, b->entered + keep * b->H, count * (size_t)b->H * sizeof(real));
             for (size_t k = 0; k < count; k++)
                 b->from[FROM_H][k] = b->entered + (ptrdiff_t)k * b->H;

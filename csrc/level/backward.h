@@ -38,7 +38,9 @@ typedef struct {
     const real **from[SOURCES]; /* (capacity): each term's row of what feeds the columns */
     real **dx;               /* (capacity) */
     int enters;              /* whether the run's entry changes states */
-    real *entered;           /* (capacity, H): h as each term's step took it, if there are scales; if there are only
+    int multiplies;          /* whether h is multiplied before its product, by scales or recurrent dropout */
+    int carries;             /* whether dh reaches the previous h beside the recurrent product */
+    real *entered;           /* (capacity, H): h as each term's product took it, if it is multiplied; if there are only
                                 resets, H zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     int vectors;             /* of the cell whose gradients are wanted */

@@ -10,6 +10,7 @@
 #include "cells/facts.h"
 #include "fastrnn.h"
 #include "functions.h"
+#include "masks.h"
 
 #define SAVED(...) enum { __VA_ARGS__ };
 #define LIMITS(...) enum { __VA_ARGS__ };

@@ -14,6 +14,20 @@ typedef struct {
     forward_units units; /* of the block under way */
 } finish_state;
 
+/* Leaves of the new state of n rows, at the units from j on, what zoneout leaves. */
+INLINE void zone_units(const fr_options *o, const int has_c, const int n, const forward_state *f, finish_state *s,
+                       ptrdiff_t j) {
+    const fr_masks *masks = &f->run->masks;
+    forward_units *u = &s->units;
+    EACH(r, n) u->h[r] = zoned(kept_share(o, masks, 0, s->t, s->row[r], j, u->lanes),
+                               vload_n(s->h_prev[r] + j, u->lanes), u->h[r]);
+    if (has_c) {
+        const real *c = (const real *)f->run->c + j;
+        EACH(r, n) u->c[r] = zoned(kept_share(o, masks, 1, s->t, s->row[r], j, u->lanes),
+                                   vload_n(c + s->row[r] * f->weights->H, u->lanes), u->c[r]);
+    }
+}
+
 /* Takes one stage of the block-th block of units. */
 INLINE void finish_stage(const int cell, const fr_options *o, const int block, const int stage, const int n,
                          const forward_state *f, finish_state *s) {
@@ -36,6 +50,11 @@ INLINE void finish_stage(const int cell, const fr_options *o, const int block, c
     cell_forward(cell, o, stage, n, u);
     if (stage != last)
         return;
+    if (zones(o)) {
+        zone_units(o, has_c, n, f, s, j);
+        if (has_c)
+            EACH(r, n) u->saved[fr_cells[cell].saved_c][r] = u->c[r];
+    }
     EACH(r, n) vstore_n(at(&run->y, s->t, s->row[r]) + j, u->h[r], lanes);
     if (has_c)
         EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);

@@ -1,6 +1,7 @@
 /* The forward pass: the order of steps, panels and rows. */
 #include "forward.h"
 #include "entry.h"
+#include "masks.h"
 
 void LEVEL(fr_enter_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
     const fr_entry *e = &f->run->entry;
@@ -16,6 +17,13 @@ void LEVEL(fr_enter_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
             enter_units(e, f->batch, t, row, begin, end, c, c);
         f->h_prev[i] = h;
     }
+}
+
+/* Sets what the recurrent product of step t takes of the first `live` owned rows. */
+static void drop_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
+    const ptrdiff_t H = f->weights->H;
+    for (ptrdiff_t i = 0; i < live && f->dropped; i++)
+        drop_units(&f->run->masks, t, owned_row(f, i), H, f->h_prev[i], f->dropped + i * H);
 }
 
 /* The functions of panel p. */
@@ -92,7 +100,7 @@ static int unpacked_step(const forward_state *f, const fr_share *share, ptrdiff_
         for (ptrdiff_t r = 0; r < rows; r++)
             x[r] = at(&f->run->x, t, owned_row(f, i + r));
         for (ptrdiff_t p = f->panel; p < f->panel_end; p++) {
-            LEVEL(fr_unpacked_sums)(f->weights, p, (int)rows, x, f->h_prev + i, sums);
+            LEVEL(fr_unpacked_sums)(f->weights, p, (int)rows, x, f->h_fed + i, sums);
             finish(f, functions_of(f, p), sums, COLUMNS, (int)rows, p, t, i);
             if (fr_share_worked(share, panel_flop + (double)rows * share->row_flop / (double)(f->panel_end - f->panel)))
                 return 1;
@@ -203,7 +211,7 @@ static row_function *row_function_of(const forward_state *f) {
     const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
     if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)
         return NULL;
-    if (f->run->noise.data)
+    if (f->run->noise.data || f->dropped)
         return NULL;
     const int cell = f->weights->cell, general = f->weights->general, columns = f->last.tiles->columns;
     row_function *const pairs = pair ? LEVEL(fr_row_function)(cell, general, columns, 1) : NULL;
@@ -243,6 +251,7 @@ static void run_rows(forward_state *f, const fr_share *share) {
         live = fr_live(f->batch, t, live);
         ptrdiff_t rows = fr_owned(live, f->hand);
         enter_step(f, t, rows);
+        drop_step(f, t, rows);
         const int stopped = forward_step(f, share, t, rows);
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
@@ -265,8 +274,11 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
     /* Weights that are packed as they are used are read once in any case. */
     f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
-    const size_t hoisted = (size_t)f->terms * term, pointers = (size_t)(f->rows + f->terms) * sizeof(real *);
-    const size_t entering = changes(&f->run->entry) ? (size_t)(f->rows * weights->H) * sizeof(real) : 0;
+    const int drops = f->run->masks.drop.data != NULL;
+    const ptrdiff_t fed_rows = drops ? f->rows : 0;
+    const size_t hoisted = (size_t)f->terms * term;
+    const size_t pointers = (size_t)(f->rows + f->terms + fed_rows) * sizeof(real *);
+    const size_t states = (size_t)(f->rows * weights->H) * sizeof(real), entering = changes(&f->run->entry) ? states : 0;
     const ptrdiff_t waiting = has_second_phase(weights->cell) ? phase_rows(f) : 0;
     const size_t left = fr_aligned((size_t)(waiting * weights->H) * sizeof(real));
     const size_t between = (size_t)(panels * waiting) * COLUMNS * VEC_BYTES;
@@ -278,8 +290,12 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
         f->h_prev = (const real **)(scratch + hoisted);
         f->x_terms = f->h_prev + f->rows;
         f->entering = entering ? (real *)(scratch + hoisted + pointers) : NULL;
+        f->dropped = drops ? (real *)(scratch + hoisted + pointers + entering) : NULL;
+        f->h_fed = drops ? f->x_terms + f->terms : f->h_prev;
+        for (ptrdiff_t i = 0; i < fed_rows; i++)
+            f->h_fed[i] = f->dropped + i * weights->H;
     }
-    return left + between + hoisted + pointers + entering;
+    return left + between + hoisted + pointers + entering + (drops ? states : 0);
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share) {

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 import numpy as np
 
 from .backends.base import Given
-from .core import checks, config, stack
+from .core import checks, config, stack, unitmasks
 from .core.geometry import (
     Array,
     DescribedLayer,
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     StateGradient = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
 
     OneDirection = Literal["forward", "reverse"]
+    MaskPer = Literal["step", "sequence"]
     Direction = OneDirection | tuple[OneDirection, ...] | list[OneDirection]
 
 
@@ -88,6 +89,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         alpha: ArrayLike | None = None,
         train_alpha: bool = True,
         direction: Direction = "forward",
+        recurrent_dropout: float = 0.0,
+        mask_per: MaskPer | None = None,
     ) -> None:
         spec = LayerSpec(
             cell,
@@ -99,6 +102,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             checks.probability("dropout", dropout),
             checks.flag("bidirectional", bidirectional),
             checks.float_dtype(dtype),
+            recurrent_dropout=checks.fraction("recurrent_dropout", recurrent_dropout),
+            mask_per=checks.mask_per(mask_per),
         )
         generator = checks.generator(rng)
         check_memory(spec)
@@ -107,7 +112,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             warnings.warn(
                 f"dropout={spec.dropout} does nothing with num_layers=1: it acts between the layers", stacklevel=3
             )
-        self._rng = portable(generator) if spec.dropout and spec.num_layers > 1 else None
+        draws = (spec.dropout and spec.num_layers > 1) or unitmasks.draws(spec)
+        self._rng = portable(generator) if draws else None
         leaks = None if alpha is None else read_alpha(alpha, spec)
         super().__init__(spec, layer_suffixes(spec), generator, init, forget_bias, leaks, train_alpha)
 
@@ -128,7 +134,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
 
     @property
     def rng(self) -> np.random.Generator | None:
-        """The Generator from which `forward` draws dropout masks; None for a layer that draws none."""
+        """The Generator from which `forward` draws masks, of dropout and of units; None for a layer that draws none."""
         return None if self._rng is None else self._rng.generator
 
     def __call__(
@@ -179,7 +185,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         noise: ArrayLike | None = None,
         checkpoint: int | None = None,
     ) -> tuple[Array, S, Tape]:
-        """Return (y, state, tape): as a call, with dropout between the layers, and what `backward` needs.
+        """Return (y, state, tape): as a call, with dropout and masks of units, and what `backward` needs.
 
         Arguments, results and errors are those of a call. `tape.gates` and `tape.outputs` show what was computed.
 
@@ -273,11 +279,16 @@ class RNN(Layer[Array]):
     where rows end. See `__call__`, `forward` and `backward`.
 
     num_layers     layers on top of each other, dropout between them in `forward`
+    recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
+    zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
+                   expectation (Krueger et al. 2017)
+    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
+                   those of zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
-    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
     activations    of f alone, in a list, a name or
                    (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
@@ -302,6 +313,9 @@ class RNN(Layer[Array]):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        mask_per: MaskPer | None = None,
         bidirectional: bool = False,
         direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
@@ -310,10 +324,10 @@ class RNN(Layer[Array]):
         activations: Activations | None = None,
         clip: float | None = None,
     ) -> None:
-        cell = with_options(rnn_cell(nonlinearity), activations, clip)
+        cell = with_options(rnn_cell(nonlinearity), activations, clip, zoneout=zoneout)
         super().__init__(
             cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init,
-            direction=direction,
+            direction=direction, recurrent_dropout=recurrent_dropout, mask_per=mask_per,
         )  # fmt: skip
 
     @property
@@ -333,11 +347,16 @@ class LSTM(Layer[tuple[Array, Array]]):
     where rows end. See `__call__`, `forward` and `backward`.
 
     num_layers     layers on top of each other, dropout between them in `forward`
+    recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
+    zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
+                   expectation (Krueger et al. 2017). A pair: of h and of c
+    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
+                   those of zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
-    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases,
                    but forget gates' 1
     forget_bias    the sum of both biases of every forget gate, instead of init's: large ones remember longer
@@ -366,6 +385,9 @@ class LSTM(Layer[tuple[Array, Array]]):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        mask_per: MaskPer | None = None,
         bidirectional: bool = False,
         direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
@@ -378,10 +400,11 @@ class LSTM(Layer[tuple[Array, Array]]):
         clip: float | None = None,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        cell = with_options(LSTM_CELL, activations, clip, peephole, coupled)
+        cell = with_options(LSTM_CELL, activations, clip, peephole, coupled, zoneout=zoneout)
         super().__init__(
-            cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction=direction
-        )
+            cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction=direction,
+            recurrent_dropout=recurrent_dropout, mask_per=mask_per,
+        )  # fmt: skip
 
 
 class GRU(Layer[Array]):
@@ -394,11 +417,16 @@ class GRU(Layer[Array]):
     where rows end. See `__call__`, `forward` and `backward`.
 
     num_layers     layers on top of each other, dropout between them in `forward`
+    recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
+    zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
+                   expectation (Krueger et al. 2017)
+    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
+                   those of zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
-    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
     reset          whether r multiplies after the product, as above, or h before it, W_hn (r h_(t-1)) + b_hn: as
                    published, ONNX's linear_before_reset=0, Keras's reset_after=False
@@ -424,6 +452,9 @@ class GRU(Layer[Array]):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        mask_per: MaskPer | None = None,
         bidirectional: bool = False,
         direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
@@ -433,8 +464,12 @@ class GRU(Layer[Array]):
         activations: Activations | None = None,
         clip: float | None = None,
     ) -> None:
-        sizes, cell = (input_size, hidden_size, num_layers), with_options(GRU_CELL, activations, clip, reset=reset)
-        super().__init__(cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, direction=direction)
+        sizes = input_size, hidden_size, num_layers
+        cell = with_options(GRU_CELL, activations, clip, reset=reset, zoneout=zoneout)
+        super().__init__(
+            cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, direction=direction,
+            recurrent_dropout=recurrent_dropout, mask_per=mask_per,
+        )  # fmt: skip
 
 
 class LeakyRNN(Layer[Array]):
@@ -449,11 +484,16 @@ class LeakyRNN(Layer[Array]):
     train_alpha    whether it is a parameter, alpha_l0 (H,), with a gradient; nothing keeps it within 0 .. 1 then
     nonlinearity   f, "tanh" or "relu"
     num_layers     layers on top of each other, dropout between them in `forward`
+    recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
+    zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
+                   expectation (Krueger et al. 2017)
+    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
+                   those of zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
     dtype          float32 or float64, of parameters and results
-    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s dropout masks
+    rng            None, a seed, a SeedSequence or a Generator: the parameters and `forward`'s masks
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases
 
     Parameters are named and shaped as torch.nn.RNN's. Raises TypeError or ValueError that names the argument.
@@ -476,6 +516,9 @@ class LeakyRNN(Layer[Array]):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        mask_per: MaskPer | None = None,
         bidirectional: bool = False,
         direction: Direction = "forward",
         dtype: DTypeLike = np.float32,
@@ -483,17 +526,18 @@ class LeakyRNN(Layer[Array]):
         init: Init = "torch",
     ) -> None:
         cell = {"tanh": LEAKY_TANH, "relu": LEAKY_RELU}[checks.nonlinearity(nonlinearity)]
+        cell = with_options(cell, zoneout=zoneout)
         sizes = input_size, hidden_size
         train = checks.flag("train_alpha", train_alpha)
         super().__init__(
             cell, *sizes, num_layers, bias, batch_first, dropout, bidirectional, dtype, rng, init, None, alpha, train,
-            direction,
+            direction, recurrent_dropout, mask_per,
         )  # fmt: skip
         self._alpha = np.array(alpha, np.float64).tolist()
 
     @property
     def nonlinearity(self) -> Literal["tanh", "relu"]:
-        return "relu" if self._spec.cell == LEAKY_RELU else "tanh"
+        return "relu" if self._spec.cell.name == LEAKY_RELU.name else "tanh"
 
     @property
     def config(self) -> dict[str, Any]:

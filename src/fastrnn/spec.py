@@ -43,6 +43,7 @@ class Options(NamedTuple):
     functions: tuple[Function, ...]  # of the gates, the candidate, the output
     clip: float = 0.0  # gates and candidate take what is within -clip .. clip; 0: anything
     peephole: bool = False
+    zoneout: tuple[float, ...] = ()  # of each part of the state, the probability that a unit keeps it; () for none
 
 
 class Cell(NamedTuple):

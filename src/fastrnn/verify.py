@@ -59,6 +59,8 @@ KINDS = CELLS | {  # and cells with options
     "lstm of other functions": with_options(
         CELLS["lstm"], activations=("sigmoid", "softsign", ("scaled_tanh", 1.2, 0.8))
     ),
+    "lstm with zoneout": with_options(CELLS["lstm"], zoneout=(0.1, 0.3)),
+    "gru with zoneout": with_options(CELLS["gru"], zoneout=0.2),
     "gru of other functions": with_options(CELLS["gru"], activations=(("scaled_tanh", 0.5, 0.5), "softplus")),
 }
 CASES = tuple(

@@ -52,6 +52,8 @@ static layer_spec next_spec(bytes *b) {
                     .trains = way & 3, .in_place = way >> 2 & 1, .general = way >> 7 & 1, .seed = (uint64_t)next(b)};
     s.T = extent(b) * (way >> 3 & 1 ? 8 : 1), s.B = extent(b), s.I = extent(b), s.H = extent(b);
     s.x = next_layout(b, 1), s.y = next_layout(b, 0), s.dy = next_layout(b, 1), s.dx = next_layout(b, 0);
+    const int masks = next(b);
+    s.drop = masks % 8 < 3 ? masks % 8 : 0, s.zoneout = masks >> 3 & 1 ? masks >> 4 & 3 : 0;
     while (layer_flop(&s) > (way >> 4 & 7 ? MOST_FLOP : MOST_FLOP_OF_SOME)) {
         if (s.T > 1)
             s.T = s.T / 2;

@@ -153,6 +153,8 @@ static void make_options(layer *l, uint64_t *state) {
     for (int role = 0; role < FR_ROLES; role++)
         l->options.functions[role] = bounded[(int)(2.5 * (draw(state) + 1)) % 5];
     l->options.clip = draw(state) > 0 ? 0.5 : 0;
+    if (l->spec.zoneout)
+        l->options.zoneout[0] = 0.5, l->options.zoneout[1] = 0.25;
 }
 
 static int vectors_of(const layer_spec *s) {
@@ -184,6 +186,27 @@ static fr_entry add_entry(layer *l, uint64_t *state) {
     return entry;
 }
 
+/* A mask of 0 and 1, NaN past a row's end. */
+static fr_sequence add_mask(layer *l, int kind, uint64_t *state) {
+    const layout how = {0, kind == 1, 1, 0, 0};
+    fr_sequence mask = add_sequence(l, &how, l->spec.H, 0, state);
+    for (ptrdiff_t b = 0; b < l->spec.B; b++)
+        for (ptrdiff_t t = 0; t < length_of(l, b); t++)
+            for (ptrdiff_t j = 0; j < l->spec.H; j++)
+                put(l->spec.dtype, element(l, &mask, t, b), j, get(l->spec.dtype, element(l, &mask, t, b), j) > 0);
+    return mask;
+}
+
+static fr_masks add_masks(layer *l, uint64_t *state) {
+    const layer_spec *s = &l->spec;
+    fr_masks masks = {0};
+    if (s->drop)
+        masks.drop = add_mask(l, s->drop, state);
+    for (int part = 0; part < fr_cells[s->cell].states && s->zoneout % 3; part++)
+        masks.keep[part] = add_mask(l, s->zoneout, state);
+    return masks;
+}
+
 static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
@@ -197,6 +220,7 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
     fr_forward_run *run = &l->forward[d];
     *run = (fr_forward_run){.reverse = s->directions == 2 ? d : s->reverse, .x = x, .y = half(l, y, d)};
     run->entry = add_entry(l, state);
+    run->masks = add_masks(l, state);
     const int over = s->in_place && !s->trains;
     void *h0 = add_filled(l, units, over, state, 1), *c0 = NULL;
     run->h0 = h0;
@@ -221,7 +245,7 @@ static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint6
         .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dc = has_c && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dh0 = add_untouched(l, units), .dc0 = has_c ? add_untouched(l, units) : NULL,
-        .entry = forward->entry, .dscale = s->scale ? add_filled(l, s->T * units, 1, state, 1) : NULL,
+        .entry = forward->entry, .masks = forward->masks, .dscale = s->scale ? add_filled(l, s->T * units, 1, state, 1) : NULL,
         .dh_steps = s->dh_there ? add_untouched(l, s->T * units) : NULL,
         .dc_steps = has_c && s->dc_there ? add_untouched(l, s->T * units) : NULL,
         .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),

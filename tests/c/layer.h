@@ -24,6 +24,7 @@ typedef struct {
     int in_place;            /* the final state over the initial one; only without training */
     int dy_there, dh_there, dc_there;
     int resets, scale;       /* of the entry: whether some rows are reset; 0, or 1: a factor per row, 2: per unit */
+    int drop, zoneout;       /* masks: 0, 1: a step's, 2: a sequence's; of zoneout 3: none, but shares. Zoneout is general */
     int general;             /* the cell has options, and vectors that it may have */
     layout x, y, dy, dx;
     uint64_t seed; /* of the contents */
@@ -36,7 +37,7 @@ typedef struct {
     uint64_t hash;          /* of what is only read */
 } buffer;
 
-enum { MAX_BUFFERS = 48 };
+enum { MAX_BUFFERS = 56 };
 
 typedef struct {
     layer_spec spec;

@@ -18,7 +18,10 @@ OPTIONS = {
     "lstm activations": (fastrnn.LSTM, {"activations": ("hard_sigmoid", "softsign", ("scaled_tanh", 1.7, 0.6))}),
     "coupled activations": (fastrnn.LSTM, {"activations": (("affine", 0.3, 0.5), "elu", "softplus"), "coupled": True}),
     "reset first": (fastrnn.GRU, {"reset": "before"}),
-    "reset first activations": (fastrnn.GRU, {"reset": "before", "clip": 0.9, "activations": ("hard_sigmoid", "softsign")}),
+    "reset first activations": (
+        fastrnn.GRU,
+        {"reset": "before", "clip": 0.9, "activations": ("hard_sigmoid", "softsign")},
+    ),
     "gru clip": (fastrnn.GRU, {"clip": 0.2}),
     "gru activations": (fastrnn.GRU, {"activations": (("hard_sigmoid", 1 / 6, 0.5), "leaky_relu")}),
     "rnn clip": (fastrnn.RNN, {"clip": 0.2}),

@@ -49,6 +49,7 @@ OPTIONS = {  # smooth ones: what two backends compute agrees
     "gru_reset_first": {"activations": ("sigmoid", "softsign")},
     "rnn_tanh": {"activations": ["softplus"]},
 }
+MASKS = [{}, {"recurrent_dropout": 0.3}, {"zoneout": 0.2}, {"recurrent_dropout": 0.1, "zoneout": 0.4}]
 CELLS = {"lstm": fastrnn.LSTMCell, "gru": fastrnn.GRUCell}
 
 
@@ -177,12 +178,13 @@ class Program(RuleBasedStateMachine):
         directions=st.sampled_from([{}, {"bidirectional": True}, {"direction": "reverse"}]),
         dtype=st.sampled_from([np.float32, np.float64]),
         general=st.booleans(),
+        masks=st.sampled_from(MASKS),
         seed=SEEDS,
     )
-    def construct(self, kind, sizes, seed, directions, general, **options):
+    def construct(self, kind, sizes, seed, directions, general, masks, **options):
         I, H, L = sizes
         L = 1 if kind.endswith("relu") else L  # see assert_results_close
-        options |= OPTIONS.get(kind, {}) if general else {}
+        options |= masks | (OPTIONS.get(kind, {}) if general else {})
         return new_pair(kind, partial(make_layer, kind, I, H, L, **directions, **options), seed)
 
     @rule(target=pairs, pair=pairs, how=st.sampled_from([copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))]))
@@ -229,10 +231,12 @@ class Program(RuleBasedStateMachine):
     @rule(target=tapes, pair=pairs, checkpoint=st.none() | st.integers(1, 9), **SEQUENCE)
     def forward(self, pair, T, B, unbatched, lengths, seed, checkpoint):
         case = inputs(pair, T, B, unbatched, lengths, seed)
-        arguments = (case.x, bare(case.state))
+        arguments, rng = (case.x, bare(case.state)), copy.deepcopy(pair.layer.rng)
         y, state, tape = pair.layer.forward(*arguments, lengths=case.lengths, checkpoint=checkpoint)
         with fastrnn.use_backend("numpy"):
             shadow = pair.shadow()
+            if rng is not None:  # the same masks
+                shadow.rng.bit_generator.state = rng.bit_generator.state
             expected, expected_state, shadow_tape = shadow.forward(*arguments, lengths=case.lengths)
         compare(case, outputs(y, state), outputs(expected, expected_state))
         return Recorded(pair, shadow, (tape, shadow_tape), case, (y, expected))

@@ -16,6 +16,7 @@ from cases import make_layer
 import fastrnn
 from fastrnn import backends
 from fastrnn.backends.base import Given, Run, Span, Steps, Wanted
+from fastrnn.core.options import with_options
 from fastrnn.spec import CELLS, Weights
 
 PAGE = mmap.PAGESIZE
@@ -71,6 +72,7 @@ class Job:
 
     def __init__(self, cell, dtype, T, B, I, H, D, with_lengths, with_entry=False):
         rng = np.random.default_rng(0)
+        cell = with_options(cell, zoneout=0.5) if with_entry else cell
         G, C = len(cell.gates) * H, len(cell.states)
 
         def draw(*shape):
@@ -85,6 +87,8 @@ class Job:
         self.lengths = rng.integers(0, T + 1, B) if with_lengths else None
         self.resets = rng.random((D, T, B)) < 0.3 if with_entry else None
         self.scale = draw(T, B, H) if with_entry else None
+        self.drop = draw(T, B, D * H) if with_entry else None
+        self.keep = [(draw(T, B, D * H) > 0).astype(dtype) if with_entry and p < C else None for p in range(2)]
 
     def run(self, backend, memory, threads):
         def read(array):
@@ -98,7 +102,8 @@ class Job:
         y, after = write(self.dy), tuple(map(write, self.state))
         saved = write(self.saved) if self.cell.saved else None
         packed, reverse = backend.pack(self.cell, weights, threads), (False, True)[: len(weights)]
-        steps = Steps(lengths, read(self.resets), read(self.noise), read(self.scale))
+        masks = read(self.drop), list(map(read, self.keep))
+        steps = Steps(lengths, read(self.resets), read(self.noise), read(self.scale), *masks)
         run = Run(x, state, steps, reverse, y, saved)
         backend.forward(packed, run, after, threads)
         dx, before, dscale = write(self.x), tuple(map(write, self.state)), None

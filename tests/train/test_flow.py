@@ -57,9 +57,10 @@ def explicit(case, t, end=T):
     return central_jacobian(lambda state: case.layer(case.x[t + 1 : end], state)[1], parts)
 
 
+@pytest.mark.parametrize("masks", [{}, {"zoneout": 0.3, "recurrent_dropout": 0.5}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_step_jacobians_and_norms_against_central_differences(backend, kind):
-    case = small(kind)
+def test_step_jacobians_and_norms_against_central_differences(backend, kind, masks):
+    case = small(kind, **masks)
     flow = gradient_flow(case.layer, case.x, bare(case.state), case.dy)
     path = follow(one_direction(case.layer, 0, 0), case.x[:, 0], [part[0, 0] for part in case.state])
     assert flow.state_to_state[-1] == 1
@@ -106,10 +107,11 @@ def stacked_loss(layer, x, dy, moved_layer=-1, moved_step=-1, by=0.0):
     """Σ dy·y of a GRU of two layers, written as a loop over cells; `by` is added to one layer's h at one step."""
     h = [np.zeros((1, layer.hidden_size)) for _ in range(2)]
     names = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
-    total = 0.0
+    total, kept = 0.0, layer.config.get("zoneout", 0.0)
     for t, value in enumerate(x):
         for k in range(2):
-            h[k] = fastrnn.gru_cell(value, h[k], *(layer.params[f"{name}_l{k}"] for name in names))
+            made = fastrnn.gru_cell(value, h[k], *(layer.params[f"{name}_l{k}"] for name in names))
+            h[k] = kept * h[k] + (1 - kept) * made
             if (k, t) == (moved_layer, moved_step):
                 h[k] = h[k] + by
             value = h[k]
@@ -117,9 +119,10 @@ def stacked_loss(layer, x, dy, moved_layer=-1, moved_step=-1, by=0.0):
     return total
 
 
+@pytest.mark.parametrize("zoneout", [0.0, 0.25])
 @pytest.mark.parametrize("k", [0, 1])
-def test_loss_by_a_layer_of_a_stack(k):
-    case = small("gru", num_layers=2)
+def test_loss_by_a_layer_of_a_stack(k, zoneout):
+    case = small("gru", num_layers=2, zoneout=zoneout)
     flow = gradient_flow(case.layer, case.x, None, case.dy, layer_index=k)
     for t in range(T):
         gradient = [

@@ -79,6 +79,14 @@ def fraction(name: str, value: Any) -> float:
     return found
 
 
+def mask_per(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"mask_per: expected 'step', 'sequence' or None, got {kind(value)}")
+    if value not in (None, "step", "sequence"):
+        raise ValueError(f"mask_per: expected 'step', 'sequence' or None, got {value!r}")
+    return value
+
+
 def positive(name: str, value: Any) -> float:
     found = number(name, value)
     if not 0 < found < float("inf"):

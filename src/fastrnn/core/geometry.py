@@ -32,6 +32,8 @@ class LayerSpec(NamedTuple):
     bidirectional: bool
     dtype: np.dtype
     backward: tuple[bool, ...] = ()  # of each layer of one direction: whether it is the reverse one; () if none is
+    recurrent_dropout: float = 0.0
+    mask_per: str | None = None  # what has a mask of its own, a "step" or "sequence"; None: each kind's custom
 
     @property
     def directions(self) -> int:
@@ -116,6 +118,8 @@ class DescribedLayer(DescribedCell):
             "num_layers": spec.num_layers,
             "batch_first": spec.batch_first,
             "dropout": spec.dropout,
+            "recurrent_dropout": spec.recurrent_dropout,
+            "mask_per": spec.mask_per,
             "bidirectional": spec.bidirectional,
             "direction": spec.direction if isinstance(spec.direction, str) else list(spec.direction),
         }
@@ -169,6 +173,8 @@ def describe(name: str, spec: LayerSpec) -> str:
         "bias": (spec.bias, True),
         "batch_first": (spec.batch_first, False),
         "dropout": (spec.dropout, 0.0),
+        "recurrent_dropout": (spec.recurrent_dropout, 0.0),
+        "mask_per": (spec.mask_per, None),
         "bidirectional": (spec.bidirectional, False),
         "direction": (spec.direction, "forward"),
         "dtype": (spec.dtype.name, "float32"),

@@ -70,6 +70,20 @@ def read_functions(cell: Cell, activations: Any) -> tuple[Function, ...]:
     return tuple(functions)
 
 
+def read_zoneout(cell: Cell, value: Any) -> tuple[float, ...]:
+    """The probabilities of zoneout of each part of the state; () if all are zero."""
+    states = len(cell.states)
+    if not isinstance(value, (tuple, list)):
+        found = (checks.fraction("zoneout", value),) * states
+    elif states == 1:
+        raise TypeError(f"zoneout: expected a number for a cell whose state is h alone, got {value!r}")
+    elif len(value) != states:
+        raise ValueError(f"zoneout: expected a number or a pair, of h and of c, got {len(value)} items")
+    else:
+        found = tuple(checks.fraction(f"zoneout[{k}]", part) for k, part in enumerate(value))
+    return found if any(found) else ()
+
+
 def with_options(
     cell: Cell,
     activations: Any = None,
@@ -77,6 +91,7 @@ def with_options(
     peephole: Any = False,
     coupled: Any = False,
     reset: Any = "after",
+    zoneout: Any = 0.0,
 ) -> Cell:
     """The cell with its options, the table's own where there are none."""
     if checks.flag("coupled", coupled):
@@ -85,7 +100,7 @@ def with_options(
         cell = GRU_RESET_FIRST if cell == GRU else cell
     bound = 0.0 if clip is None else checks.positive("clip", clip)
     functions = read_functions(cell, activations)
-    options = Options(functions, bound, checks.flag("peephole", peephole))
+    options = Options(functions, bound, checks.flag("peephole", peephole), read_zoneout(cell, zoneout))
     if options == Options(read_functions(cell, None)):
         return cell
     return (RNN_TANH if cell == RNN_RELU else cell)._replace(options=options)  # one equation, with any function
@@ -98,7 +113,7 @@ def described(cell: Cell) -> dict[str, Any]:
         found["reset"] = "before"
     if cell.options is None:
         return found
-    functions, clip, peephole = cell.options
+    functions, clip, peephole, zoneout = cell.options
     if functions != read_functions(cell, None):
         given = [functions[role] for role in ROLES[cell.name]]
         found["activations"] = [[name, alpha, beta][: 1 + len(DEFAULTS[name])] for name, alpha, beta in given]
@@ -107,4 +122,6 @@ def described(cell: Cell) -> dict[str, Any]:
         found["clip"] = clip
     if peephole:
         found["peephole"] = True
+    if zoneout:
+        found["zoneout"] = zoneout[0] if len(set(zoneout)) == 1 else list(zoneout)
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends.base import Backend, Given, Run, Steps, Wanted
 from ..spec import Weights
-from . import checkpoint, config
+from . import checkpoint, config, unitmasks
 from .checkpoint import Checkpoints
 from .geometry import Array, Call, LayerSpec, aligned_empty, empty, zeros
 from .tape import Tape
@@ -75,6 +75,7 @@ def record(
 ) -> tuple[tuple[Array, ...], list[Run], list[Array | None], list[Checkpoints | None]]:
     """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer.
 
+    Masks are drawn layer by layer: that of dropout before the layer, then those of its units (unitmasks.py).
     With `every`, it is the state before every so many steps instead of what all steps save.
     """
     x, state = call.x, call.state
@@ -90,6 +91,7 @@ def record(
         if k and spec.dropout and rng is not None:
             kept = rng.random(x.shape, np.float32) >= spec.dropout
             x = drop(x, kept, spec.dropout)
+        steps = unitmasks.draw(spec, steps, rng, T, B)
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S and every is None else None
         run, then = Run(x, layer_state(state, k, D), steps, reverse, target, saved), layer_state(after, k, D)

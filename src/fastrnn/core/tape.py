@@ -67,6 +67,24 @@ class Tape:
         """The y of every layer, the first to the last: read-only views, laid out as y. Of a cell its h."""
         return tuple(self._given(run.y) for run in self.runs)
 
+    @property
+    def masks(self) -> tuple[dict[str, Array], ...]:
+        """The masks of units that `forward` drew: a dict of read-only views for each row of a state, k·D + d.
+
+        "recurrent_dropout" is what h was multiplied by; "zoneout_h" and "zoneout_c" are 1 where a unit kept its value.
+        Each is (T, B, H), laid out as y.
+        """
+        names, H = ("recurrent_dropout", "zoneout_h", "zoneout_c"), self.spec.hidden_size
+        return tuple(
+            {
+                name: self._given(array[:, :, d * H : (d + 1) * H])
+                for name, array in zip(names, (run.steps.drop, *run.steps.keep))
+                if array is not None
+            }
+            for run in self.runs
+            for d in range(self.spec.directions)
+        )
+
     def _given(self, array: Array) -> Array:
         """A read-only view of a (T, B, n) array in the caller's layout."""
         call = self.call

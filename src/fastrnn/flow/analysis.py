@@ -112,11 +112,11 @@ def gradient_flow(
 ) -> GradientFlow:
     """Follow the gradient back in time through an RNN, LSTM or GRU, exactly, step by step.
 
-    x, state, lengths and dy are as in the layer's `forward` and `backward`; dropout is inactive. Rows of a batch do not
-    depend on each other: it is the one called `row` that is looked at, over its valid steps. Of a stack it is the layer
-    `layer_index` (-1: the last), of a bidirectional layer the `direction` (0: forward, 1: reverse), each along its own
-    recurrence. dy None stands for a loss that grows with the last visited state of that layer and direction, its
-    gradient of norm 1 and the same for every unit.
+    x, state, lengths and dy are as in the layer's `forward` and `backward`; dropout is inactive, zoneout as in a call,
+    its expectation. Rows of a batch do not depend on each other: it is the one called `row` that is looked at, over its
+    valid steps. Of a stack it is the layer `layer_index` (-1: the last), of a bidirectional layer the `direction`
+    (0: forward, 1: reverse), each along its own recurrence. dy None stands for a loss that grows with
+    the last visited state of that layer and direction, its gradient of norm 1 and the same for every unit.
 
     Everything is computed in float64, on the backend in force, from a copy of the parameters; each step's Jacobian
     comes from one backward of the layer's kernels with n rows. `num_exponents` is how many Lyapunov exponents to find,

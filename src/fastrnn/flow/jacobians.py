@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core import unitmasks
 from ..core.geometry import Array, Call
 from ..layers import GRU, LSTM, RNN, LeakyRNN
 
@@ -21,11 +22,15 @@ KINDS = (RNN, LSTM, GRU, LeakyRNN)
 
 
 class Path(NamedTuple):
-    """What a layer of one direction, in float64, makes of one sequence."""
+    """What a layer of one direction, in float64, makes of one sequence.
+
+    `layer` is without zoneout, of which every step of the states keeps a share.
+    """
 
     layer: Any
     x: Array  # (T, I)
     states: tuple[Array, ...]  # each (T + 1, H): before the first step and after every one
+    zoneout: tuple[float, ...]  # of each part of the state
 
     @property
     def T(self) -> int:
@@ -41,9 +46,18 @@ def one_direction(layer: Any, k: int, d: int) -> Any:
     kind: Any = next(kind for kind in KINDS if isinstance(layer, kind))
     sizes = {"input_size": layer._spec.output_size if k else layer.input_size, "num_layers": 1}
     plain = {"batch_first": False, "dropout": 0.0, "bidirectional": False, "direction": "forward", "dtype": FLOAT64}
-    alone = kind(**(layer.config | sizes | plain), rng=0)
+    alone = kind(**(layer.config | sizes | plain | {"recurrent_dropout": 0.0}), rng=0)
     suffix = f"_l{k}" + ("_reverse" if d else "")
     alone.load_state_dict({name: layer.params[name.removesuffix("_l0") + suffix] for name in alone.params})
+    return alone
+
+
+def without_zoneout(layer: Any) -> Any:
+    """The layer itself if it has none, else the same without it."""
+    if not unitmasks.zoneout(layer._spec):
+        return layer
+    alone = type(layer)(**(layer.config | {"zoneout": 0.0}), rng=0)
+    alone.load_state_dict(layer.params)
     return alone
 
 
@@ -86,12 +100,25 @@ def gradient_above(layer: Any, call: Call, inputs: Sequence[Array], k: int, dy: 
     for above in reversed(range(k + 1, layer.num_layers)):
         dx = np.zeros_like(inputs[above])
         for d, backward in enumerate(layer._spec.reverse_of(above)):
-            alone = one_direction(layer, above, d)
-            _, _, tape = alone.forward(in_order(inputs[above], backward), start(call, D, above, d))
+            before = [part[0, 0] for part in parts_of(start(call, D, above, d))]
+            path = follow(one_direction(layer, above, d), in_order(inputs[above][:, 0], backward), before)
             given = in_order(dy[..., d * H : (d + 1) * H], backward)
-            dx += in_order(alone.backward(tape, given).x, backward)
+            dx += in_order(gradient_below(path, given), backward)
         dy = dx
     return dy
+
+
+def gradient_below(path: Path, dy: Array) -> Array:
+    """The gradient by x of a path, (T, 1, I), from that by its outputs (T, 1, H)."""
+    dx, after = np.empty((path.T, 1, path.x.shape[1])), [np.zeros_like(part[:1]) for part in path.states]
+    for t in reversed(range(path.T)):
+        after[0] = after[0] + dy[t]
+        _, _, tape = path.layer.forward(path.x[t, None, None], bare([part[t, None, None] for part in path.states]))
+        made = [(1 - p) * gradient[None] for p, gradient in zip(path.zoneout, after)]
+        grads = path.layer.backward(tape, dstate=bare(made))
+        after = [part[0] + p * gradient for p, part, gradient in zip(path.zoneout, parts_of(grads.state), after)]
+        dx[t] = grads.x[0]
+    return dx
 
 
 def follow(layer: Any, x: Array, before: Sequence[Array]) -> Path:
@@ -104,7 +131,8 @@ def follow(layer: Any, x: Array, before: Sequence[Array]) -> Path:
         _, state = served.step(x_t, state)
         for kept, part in zip(states, parts_of(state)):
             kept[t + 1] = part[0]
-    return Path(layer, x, states)
+    zoneout = unitmasks.zoneout(layer._spec) or (0.0,) * len(states)
+    return Path(without_zoneout(layer), x, states, zoneout)
 
 
 def step_jacobian(path: Path, t: int) -> Array:
@@ -119,4 +147,5 @@ def step_jacobian(path: Path, t: int) -> Array:
     _, _, tape = layer.forward(x, bare([np.broadcast_to(part[t], (1, n, H)) for part in path.states]))
     after = [unit[None, :, s * H : (s + 1) * H] for s in range(len(path.states))]
     before = parts_of(layer.backward(tape, dstate=bare(after)).state)
-    return np.concatenate([part[0] for part in before], axis=1)
+    jacobian, kept = np.concatenate([part[0] for part in before], axis=1), np.repeat(path.zoneout, H)
+    return (1 - kept[:, None]) * jacobian + np.diag(kept)

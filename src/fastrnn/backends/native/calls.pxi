@@ -48,6 +48,9 @@ cdef fr_options *options_of(object cell, fr_options *room) except? NULL:
         room.functions[i].kind = <fr_function_kind><int>FUNCTIONS.index(function.name)
         room.functions[i].alpha, room.functions[i].beta = function.alpha, function.beta
     room.clip = cell.options.clip
+    zoneout = cell.options.zoneout
+    for i in range(2):
+        room.zoneout[i] = zoneout[i] if i < len(zoneout) else 0
     return room
 
 
@@ -117,6 +120,14 @@ cdef void set_entry(fr_entry *entry, object steps, ptrdiff_t d, Shape *s) except
         entry.scale_by_unit = steps.scale.shape[2] == s.H
 
 
+cdef void set_masks(fr_masks *masks, object steps, ptrdiff_t d, Shape *s) except *:
+    """The masks of units of the d-th direction."""
+    keep_h, keep_c = steps.keep
+    masks.drop = sequence(steps.drop, d * s.H, s.item)
+    masks.keep[0] = sequence(keep_h, d * s.H, s.item)
+    masks.keep[1] = sequence(keep_c, d * s.H, s.item)
+
+
 def forward(Packed packed not None, run, after, int threads):
     cdef Shape s = shape_of(run.x, run.state[0])
     cdef fr_forward_run runs[2]
@@ -138,6 +149,7 @@ def forward(Packed packed not None, run, after, int threads):
         r.c = part(after[1], d, &s, PyBUF_WRITABLE) if has_c else NULL
         r.saved = NULL if saved == NULL else saved + d * saved_size
         set_entry(&r.entry, run.steps, d, &s)
+        set_masks(&r.masks, run.steps, d, &s)
         r.noise = sequence(run.steps.noise, d * s.H, s.item)
     run_forward(runs, packed.count, s.T, s.B, lengths, threads, flop(packed.cell, &s, packed.count))
 
@@ -199,6 +211,7 @@ def backward(cell, weights, run, given, wanted, int threads):
             r.dh_steps = pointer(wanted.dsteps[0][d], PyBUF_WRITABLE)
             r.dc_steps = pointer(wanted.dsteps[1][d], PyBUF_WRITABLE) if has_c else NULL
         set_entry(&r.entry, run.steps, d, &s)
+        set_masks(&r.masks, run.steps, d, &s)
         if wanted.dscale is not None:
             r.dscale = pointer(wanted.dscale[d], PyBUF_WRITABLE)
     ask = asker()

@@ -31,6 +31,7 @@ cdef extern from "fastrnn.h" nogil:
     ctypedef struct fr_options:
         fr_function functions[3]
         double clip
+        double zoneout[2]
     ctypedef struct fr_gradients:
         void *w_ih
         void *w_hh
@@ -45,6 +46,9 @@ cdef extern from "fastrnn.h" nogil:
         const uint8_t *resets
         fr_sequence scale
         int scale_by_unit
+    ctypedef struct fr_masks:
+        fr_sequence drop
+        fr_sequence keep[2]
     ctypedef struct fr_packed:
         pass
     ctypedef struct fr_forward_run:
@@ -58,6 +62,7 @@ cdef extern from "fastrnn.h" nogil:
         void *c
         void *saved
         fr_entry entry
+        fr_masks masks
         fr_sequence noise
     ctypedef struct fr_span:
         ptrdiff_t first
@@ -87,6 +92,7 @@ cdef extern from "fastrnn.h" nogil:
         void *dh_steps
         void *dc_steps
         fr_entry entry
+        fr_masks masks
         void *dscale
         fr_span span
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *, int,

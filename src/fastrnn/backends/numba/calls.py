@@ -50,7 +50,7 @@ def forward_loop(name, general, dtype):
     index, vector = types.Array(types.int64, 1, "C", readonly=True), types.Array(real, 1, "C")
     entry = types.Array(types.uint8, 2, "C", readonly=True), x
     own = types.Array(real, 1, "C", readonly=True)
-    arguments = [x, index, index, *entry, x, start, start, y, end, end, *[vector] * 4, own, own, types.boolean]
+    arguments = [x, index, index, *entry, *[x] * 4, start, start, y, end, end, *[vector] * 4, own, own, types.boolean]
     return jit(loop, types.void(*arguments))
 
 
@@ -62,7 +62,8 @@ def backward_loop(name, general, dtype):
     start, dstart = types.Array(real, 2, "C", readonly=True), types.Array(real, 2, "C")
     vector, dvector = types.Array(real, 1, "C", readonly=True), types.Array(real, 1, "C")
     index = types.Array(types.int64, 1, "C", readonly=True)
-    given = [x, index, index, types.Array(types.uint8, 2, "C", readonly=True), x, x, start, start, vector, x]
+    entry = types.Array(types.uint8, 2, "C", readonly=True), *[x] * 4
+    given = [x, index, index, *entry, x, start, start, vector, x]
     terms = types.Tuple([*[dvector] * 6, types.Array(types.intp, 2, "C")])
     results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4, vector, vector, dvector]
     flags = types.boolean, types.intp, types.intp, types.intp, terms, types.intp, types.boolean
@@ -142,6 +143,11 @@ def longest_first(lengths, T, B):
     return order, lengths[order]
 
 
+def of_direction(array, d, H, dtype):
+    """The part of a (T, B, D·H) array that a direction has; empty for None."""
+    return np.empty((0, 0, 0), dtype) if array is None else array[:, :, d * H : (d + 1) * H]
+
+
 def entry_arrays(steps, d, dtype):
     """Resets and scales of a direction; empty if there are none."""
     resets = np.empty((0, 0), np.uint8) if steps.resets is None else steps.resets[d].view(np.uint8)
@@ -156,9 +162,7 @@ def forward(packed, run, after, threads):
     loop = forward_loop(cell.name, cell.options is not None, x.dtype)
     row_flop = 2 * len(cell.gates) * H * (I + H)
     for d, ((arrays, vectors), reverse) in enumerate(zip(packed.directions, run.reverse)):
-        noise = np.empty((0, 0, 0), x.dtype)
-        if run.steps.noise is not None:
-            noise = run.steps.noise[:, :, d * H : (d + 1) * H]
+        by_unit = [of_direction(array, d, H, x.dtype) for array in (run.steps.noise, run.steps.drop, *run.steps.keep)]
         then = after[0][d], after[-1][d]
         resets, scale = entry_arrays(run.steps, d, x.dtype)
         for top, end in parts(B, row_flop):
@@ -167,7 +171,8 @@ def forward(packed, run, after, threads):
             for first, last in reversed(bounds) if reverse else bounds:
                 part, ends_of_part = np.s_[first:last], np.clip(row_ends - first, 0, last - first)
                 keep = flat(None if saved is None else saved[d, part], x.dtype)
-                y_d, entry = run.y[part, :, d * H : (d + 1) * H], (resets[part], scale[part], noise[part])
+                y_d = run.y[part, :, d * H : (d + 1) * H]
+                entry = resets[part], scale[part], *[array[part] for array in by_unit]
                 own = vectors, options
                 loop(x[part], rows, ends_of_part, *entry, *before, y_d, *then, keep, *arrays, *own, reverse)
                 before = then
@@ -196,7 +201,8 @@ def backward(cell, weights, run, given, wanted, threads):
         own = padded_vectors(cell, w, -(-H // COLUMNS) * COLUMNS, x.dtype), options, flat(dw.vectors, x.dtype)
         parts_of_steps = (*(wanted.dsteps or ()), None, None)[:2]
         after_steps = [flat(None if part is None else part[d], x.dtype) for part in (*parts_of_steps, dscale)]
-        entry = entry_arrays(run.steps, d, x.dtype)
+        masks = [of_direction(array, d, H, x.dtype) for array in (run.steps.drop, *run.steps.keep)]
+        entry = *entry_arrays(run.steps, d, x.dtype), *masks
         if len(span.held) <= d:
             span.held.append((room_for_terms(cell, min(TERMS, T * B), I, H, dw.vectors, x.dtype), 0))
         (terms, n), begin = span.held[d], 0 if run.span is None else span.start(T, reverse)

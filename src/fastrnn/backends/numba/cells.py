@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from .activations import d_sigmoid, d_tanh, sigmoid, tanh
 from .compiling import inlined
-from .functions import CANDIDATE, GATES, OUTPUT, apply, derivative, look
+from .functions import CANDIDATE, GATES, OUTPUT, apply, derivative, look, zones
 from .intrinsics import fma
 
 
@@ -172,6 +172,8 @@ def lstm_general_forward(v, h, c, p, opt):
 
 @inlined
 def lstm_general_backward(dh, dc, h, h_prev, c_prev, p, opt, i, f, g, o, c):
+    if zones(opt):  # what is saved is what zoneout left of it
+        c = fma(f, c_prev, i * g)
     out_c = apply(opt, OUTPUT, c)
     do = dh * out_c * derivative(opt, GATES, o)
     dc = look(fma(dh * o, derivative(opt, OUTPUT, out_c), dc), p[2], do)
@@ -191,6 +193,8 @@ def lstm_coupled_general_forward(v, h, c, p, opt):
 
 @inlined
 def lstm_coupled_general_backward(dh, dc, h, h_prev, c_prev, p, opt, i, g, o, c):
+    if zones(opt):
+        c = fma(i, g - c_prev, c_prev)
     out_c = apply(opt, OUTPUT, c)
     do = dh * out_c * derivative(opt, GATES, o)
     dc = look(fma(dh * o, derivative(opt, OUTPUT, out_c), dc), p[1], do)

@@ -1,6 +1,6 @@
 """The activations that a layer may choose, and their derivatives by their results: values at run time.
 
-Options are a vector: kind, alpha and beta of each role, then the clip, 0 for none.
+Options are a vector: kind, alpha and beta of each role, then the clip, and zoneout of h and of c, 0 for none.
 """
 
 import numba
@@ -12,7 +12,7 @@ from .compiling import inlined
 from .intrinsics import fma, power_of_two
 
 GATES, CANDIDATE, OUTPUT = 0, 1, 2
-CLIP = 9  # place in the options
+CLIP, ZONEOUT = 9, 10  # places in the options
 (
     SIGMOID, HARD_SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, ELU, SOFTSIGN, SOFTPLUS, AFFINE, SCALED_TANH,
     LINEAR,
@@ -24,7 +24,13 @@ def as_vector(options, dtype):
     if options is None:
         return np.empty(0, dtype)
     numbers = [[FUNCTIONS.index(name), alpha, beta] for name, alpha, beta in options.functions]
-    return np.array([*np.ravel(numbers), options.clip], dtype)
+    return np.array([*np.ravel(numbers), options.clip, *(*options.zoneout, 0, 0)[:2]], dtype)
+
+
+@inlined
+def zones(o):
+    """Whether units keep a share of their state."""
+    return o.size > 0 and (o[ZONEOUT] > 0 or o[ZONEOUT + 1] > 0)
 
 
 @inlined

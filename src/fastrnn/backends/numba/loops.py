@@ -11,7 +11,8 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .compiling import inlined, unsigned
-from .intrinsics import features, load, store
+from .functions import ZONEOUT, zones
+from .intrinsics import features, fma, load, store
 from .products import COLUMNS, PITCH, ROWS, add, add_product, add_sum, copy, multiply
 
 LANES = 8  # hidden units are computed in multiples of this; the weights beyond the last are zero
@@ -78,6 +79,41 @@ def leave(gradient, at, before, before_at, resets, scale, dscale, dscale_at, t, 
 
 
 @inlined
+def drop_units(to, to_at, h, at, drop, t, row, count):
+    """What the recurrent product of step t takes of a row's h."""
+    factors = features(drop, t, row)
+    for j in range(count):
+        to[unsigned(to_at + j)] = h[unsigned(at + j)] * factors[j]
+
+
+@inlined
+def set_shares(shares, o, part, keep, t, row, unit, count):
+    """How much of a part of the state, 0 for h and 1 for c, a row's units from `unit` on keep in step t."""
+    if keep.size:
+        copy(shares, 0, features(keep, t, row), unit, count)
+    else:
+        for j in range(count):
+            shares[unsigned(j)] = o[ZONEOUT + part]
+
+
+@inlined
+def zone(made, at, before, before_at, shares, count):
+    """What zoneout leaves of a part of the state that the cell made, and of the one before."""
+    for j in range(count):
+        m = shares[unsigned(j)]
+        made[unsigned(at + j)] = fma(m, before[unsigned(before_at + j)], (type(m)(1) - m) * made[unsigned(at + j)])
+
+
+@inlined
+def split_zoned(gradient, at, past, past_at, shares, count):
+    """From the gradient by a part of the state to that by what the cell made; `past` takes what goes past it."""
+    for j in range(count):
+        m, g = shares[unsigned(j)], gradient[unsigned(at + j)]
+        past[unsigned(past_at + j)] = m * g
+        gradient[unsigned(at + j)] = (type(m)(1) - m) * g
+
+
+@inlined
 def lanes_of(left, units):
     """How many of a panel's units to compute when `left` are left."""
     return min(units, -(-left // LANES) * LANES)
@@ -93,7 +129,8 @@ def build_forward(cell, layout, general):
     assert max(1 + kept, first + count) * units <= PITCH, "a row of the tile has no room for the values"
 
     def forward(
-        x, order, ends, resets, scale, noise, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts, vectors, o, reverse
+        x, order, ends, resets, scale, noise, drop, keep_h, keep_c, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts,
+        vectors, o, reverse,
     ):  # fmt: skip
         (T, B, I), H = x.shape, h0.shape[1]
         panels, pitch = -(-H // units), gates * units
@@ -104,6 +141,8 @@ def build_forward(cell, layout, general):
         tiles = np.zeros(panels * chunk * rows * PITCH, x.dtype)
         h, h_next = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded, x.dtype)
         c, left = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded if two_phases else 0, x.dtype)
+        fed = np.zeros(h.size, x.dtype) if drop.size else h  # what the recurrent product takes
+        shares = np.empty(units, x.dtype)
         for top in range(0, order.size, rows):
             some, some_ends = order[top : top + rows], ends[top : top + rows]
             gather(h, padded, h0, some)
@@ -126,17 +165,21 @@ def build_forward(cell, layout, general):
                     enter(h, b * padded, resets, scale, t, some[b], 0, H)
                     if states == 2:
                         enter(c, b * padded, resets, scale, t, some[b], 0, H)
+                    if drop.size:
+                        drop_units(fed, b * padded, h, b * padded, drop, t, some[b], H)
                 if two_phases:
                     for p in range(panels):
                         lanes, tile = lanes_of(H - p * units, units), (p * chunk * rows + begin[s]) * PITCH
                         at, width = tile + hidden * units, (first_gates - 1) * units + lanes
-                        multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
+                        multiply(tiles, at, live, width, fed, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
                         for b in range(live):
                             at, unit = tile + b * PITCH + first * units, b * padded + p * units
                             for j in range(lanes):
                                 v = leave(load(tiles, at + j, units, count), h[unsigned(unit + j)], o)
                                 left[unsigned(unit + j)] = v[0]
                                 store(tiles, at + j, units, v[1:])
+                    for b in range(live if drop.size else 0):
+                        drop_units(left, b * padded, left, b * padded, drop, t, some[b], H)
                 for p in range(panels):
                     real, lanes = min(units, H - p * units), lanes_of(H - p * units, units)
                     tile, width = (p * chunk * rows + begin[s]) * PITCH, pitch - units + lanes
@@ -145,7 +188,7 @@ def build_forward(cell, layout, general):
                         multiply(tiles, at, live, lanes, left, 0, padded, 1, w_hh, w_at, pitch, H)
                     else:
                         at = tile + hidden * units
-                        multiply(tiles, at, live, width, h, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
+                        multiply(tiles, at, live, width, fed, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
                     for b in range(live):
                         at, unit = tile + b * PITCH, b * padded + p * units
                         if noise.size:
@@ -159,6 +202,12 @@ def build_forward(cell, layout, general):
                             else:
                                 values = step(v, h_prev, c_prev)
                             store(tiles, at + j, units, values)
+                        if general and zones(o):
+                            set_shares(shares, o, 0, keep_h, t, some[b], p * units, real)
+                            zone(tiles, at, h, unit, shares, real)
+                            if states == 2:
+                                set_shares(shares, o, 1, keep_c, t, some[b], p * units, real)
+                                zone(tiles, at + c_slot * units, c, unit, shares, real)
                         copy(features(y, t, some[b]), p * units, tiles, at, real)
                         copy(h_next, unit, tiles, at, lanes)
                         if states == 2:
@@ -192,8 +241,9 @@ def build_backward(cell, layout, general):
     leave_backward, two_phases, first_gates = layout.leave_backward, len(cell.phases) > 1, cell.first_gates
 
     def backward(
-        x, order, ends, resets, scale, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps, dscale, w_ih, w_hh,
-        dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, reverse, first, last, start, terms, n, at_end,
+        x, order, ends, resets, scale, drop, keep_h, keep_c, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps,
+        dscale, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, reverse, first, last, start, terms, n,
+        at_end,
     ):  # fmt: skip
         """The visited steps last-1 to first of the rows in `order`; `saved` begins at the step `start`.
 
@@ -208,6 +258,8 @@ def build_backward(cell, layout, general):
         dc = np.empty(dh.size if states == 2 else 0, x.dtype)
         tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(slots * C, x.dtype)
         enters, past = resets.size + scale.size > 0, np.empty(max(H, C), x.dtype)
+        by_fed = np.empty(dh.size if drop.size else 0, x.dtype)
+        shares, beside = np.empty(C, x.dtype), np.empty(2 * C, x.dtype)  # beside: the cell, h and c
         gather(dh, H, dh0, order)
         if states == 2:
             gather(dc, H, dc0, order)
@@ -250,6 +302,15 @@ def build_backward(cell, layout, general):
                         copy(block, 3 * C, hs, term * H + j, real)
                         for slot in range(kept):
                             copy(block, (5 + slot) * C, saved, kept_here + slot * H, real)
+                        if general and zones(o):
+                            set_shares(shares, o, 0, keep_h, t, row, j, real)
+                            split_zoned(block, 0, beside, 0, shares, real)
+                            for i in range(real if kept == 0 else 0):  # y is the cell's own h where it was not kept
+                                if shares[i] == 1:
+                                    block[2 * C + i] = 0
+                            if states == 2:
+                                set_shares(shares, o, 1, keep_c, t, row, j, real)
+                                split_zoned(block, C, beside, C, shares, real)
                         for i in range(lanes_of(real, C)):
                             if general:
                                 given = load(block, i, C, given_count)
@@ -262,6 +323,10 @@ def build_backward(cell, layout, general):
                             store(block, i, C, (dh_prev, dc_prev) + da_i)
                             if split:
                                 store(block, i + du_at * C, C, du_i)
+                        if general and zones(o):
+                            add(block, 0, beside, 0, real)
+                            if states == 2:
+                                add(block, C, beside, C, real)
                         copy(dh, here, block, 0, real)
                         for k in range(vectors_count if dvectors.size else 0):
                             copy(dp, (term * vectors_count + k) * H + j, block, (dp_at + k) * C, real)
@@ -279,14 +344,28 @@ def build_backward(cell, layout, general):
                     da_second, w_second = da[n * G + first_rows :], w_hh[first_rows * H :]
                     add_product(d_left, segment, H, tile, da_second, G, 1, w_second, G - first_rows)
                     for s in range(segment):
-                        kept_here, term = ((t - start) * B + order[b + s]) * kept * H, n + s
+                        row, term = order[b + s], n + s
+                        kept_here = ((t - start) * B + row) * kept * H
+                        if drop.size:
+                            drop_units(d_left, s * H, d_left, s * H, drop, t, row, H)
                         for j in range(H):
                             after = load(saved, kept_here + j, H, kept)
                             given = leave_backward(d_left[s * H + j], hs[term * H + j], o, *after)
                             left[term * H + j] = given[0]
                             dh[(b + s) * H + j] += given[1]
                             da[term * G + j] = given[2]
-                add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, first_rows)
+                        if drop.size:
+                            drop_units(left, term * H, left, term * H, drop, t, row, H)
+                if drop.size:
+                    by_fed[: segment * H] = 0
+                    add_product(by_fed, segment, H, tile, du[n * G :], G, 1, w_hh, first_rows)
+                    for s in range(segment):
+                        row, term = order[b + s], n + s
+                        drop_units(hs, term * H, hs, term * H, drop, t, row, H)
+                        drop_units(by_fed, s * H, by_fed, s * H, drop, t, row, H)
+                    add(dh, b * H, by_fed, 0, segment * H)
+                else:
+                    add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, first_rows)
                 for s in range(segment if enters else 0):
                     row, at = order[b + s], (b + s) * H
                     initial = t == ends[b + s] - 1 if reverse else t == 0

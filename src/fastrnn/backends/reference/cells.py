@@ -17,9 +17,9 @@ gradients by step and row.
 
 Sources: Elman, Finding structure in time (1990); Hochreiter & Schmidhuber, Long short-term memory (1997), with the
 forget gate of Gers et al. (2000); Cho et al., Learning phrase representations (2014), in the variant of
-torch.nn.GRU, which applies r after the product, and as it was published, before it; peepholes: Gers & Schmidhuber, Recurrent nets that time and count
-(2000); coupled gates: Greff et al., LSTM: a search space odyssey (2017); leaks: Jaeger et al., Optimization and
-applications of echo state networks with leaky-integrator neurons (2007).
+torch.nn.GRU, which applies r after the product, and as it was published, before it; peepholes: Gers & Schmidhuber,
+Recurrent nets that time and count (2000); coupled gates: Greff et al., LSTM: a search space odyssey (2017); leaks:
+Jaeger et al., Optimization and applications of echo state networks with leaky-integrator neurons (2007).
 """
 
 import numpy as np
@@ -66,6 +66,8 @@ def lstm_forward(a, u, h, c, own):
 def lstm_backward(dh, dc, h, h_prev, c_prev, saved, own):
     i, f, g, o, c = saved
     p_i, p_f, p_o = own.p or (None, None, None)
+    if own.zoneout:  # c is what zoneout left of it
+        c = f * c_prev + i * g
     out_c = own.output(c)
     do = dh * out_c * own.d_gate(o)
     dc = looking(dc + dh * o * own.d_output(out_c), p_o, do)
@@ -89,6 +91,8 @@ def lstm_coupled_forward(a, u, h, c, own):
 def lstm_coupled_backward(dh, dc, h, h_prev, c_prev, saved, own):
     i, g, o, c = saved
     p_i, p_o = own.p or (None, None)
+    if own.zoneout:
+        c = c_prev + i * (g - c_prev)
     out_c = own.output(c)
     do = dh * out_c * own.d_gate(o)
     dc = looking(dc + dh * o * own.d_output(out_c), p_o, do)

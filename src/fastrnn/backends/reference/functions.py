@@ -38,7 +38,7 @@ def affine(v, w, b):
 
 
 class Own:
-    """What a layer's cell has of its own: activations by role, with their clip, vectors, and a second phase's product.
+    """What a layer's cell has of its own: activations by role, with their clip, vectors, zoneout, and W_hh's products.
 
     `w` are the weights of a direction, H the size of a gate.
     """
@@ -46,24 +46,26 @@ class Own:
     def __init__(self, cell, w, H):
         functions, clip = (PLAIN, 0) if cell.options is None else (cell.options.functions, cell.options.clip)
         self.p = () if w.vectors is None else tuple(w.vectors.reshape(-1, H))
+        self.zoneout = () if cell.options is None else cell.options.zoneout
         first, last = slice(cell.first_gates * H), slice(cell.first_gates * H, None)
         self.w_hh, self.b_hh = w.w_hh[first], None if w.b_hh is None else w.b_hh[first]
         self.w_left, self.b_left = w.w_hh[last], None if w.b_hh is None else w.b_hh[last]
+        self.drop = 1  # what W_hh multiplies is multiplied by it: a step's mask
         self.gate, self.d_gate = activation(functions[0], clip)
         self.candidate, self.d_candidate = activation(functions[1], clip)
         self.output, self.d_output = activation(functions[2], 0)
 
     def state_share(self, h):
         """The state's share of the pre-activations in the first phase."""
-        return affine(h, self.w_hh, self.b_hh)
+        return affine(h * self.drop, self.w_hh, self.b_hh)
 
     def left_share(self, left):
         """What the first phase has left gives to those in the second."""
-        return affine(left, self.w_left, self.b_left)
+        return affine(left * self.drop, self.w_left, self.b_left)
 
     def d_left(self, da):
         """The gradient by what the first phase has left."""
-        return da @ self.w_left
+        return da @ self.w_left * self.drop
 
 
 def activation(function, clip):

@@ -27,6 +27,11 @@ def entering(steps, d, t, rows, part):
     return part if steps.resets is None else np.where(steps.resets[d, t, rows][:, None], 0, part)
 
 
+def kept_shares(own, steps, t, rows, half):
+    """Of each part of the state, how much of it the units of some rows keep in step t; none without zoneout."""
+    return [p if mask is None else mask[t, rows, half] for p, mask in zip(own.zoneout, steps.keep)]
+
+
 @np.errstate(all="ignore")
 def forward(packed, run, after, threads):
     cell, weights = packed
@@ -36,21 +41,25 @@ def forward(packed, run, after, threads):
     for d, w in enumerate(weights):
         own = Own(cell, w, H)
         now = [part[d].copy() for part in state]
-        y_d = y[:, :, d * H : (d + 1) * H]
+        half = np.s_[d * H : (d + 1) * H]
+        y_d = y[:, :, half]
         y_d[...] = 0
         for t in visit(T, run.reverse[d]):
             rows = live_rows(steps.lengths, t)
             h, c = [entering(steps, d, t, rows, part[rows]) for part in now] + [None] * (2 - len(now))
+            own.drop = 1 if steps.drop is None else steps.drop[t, rows, half]
             a, u = affine(x[t, rows], w.w_ih, w.b_ih), own.state_share(h)
             if steps.noise is not None:
-                a = a + steps.noise[t, rows, d * H : (d + 1) * H]
-            h, c, keep = step(a, u, h, c, own)
-            for part, new in zip(now, (h, c)):
-                part[rows] = new
-            y_d[t, rows] = h
+                a = a + steps.noise[t, rows, half]
+            *new, keep = step(a, u, h, c, own)
+            for p, (m, before) in enumerate(zip(kept_shares(own, steps, t, rows, half), (h, c))):
+                new[p] = m * before + (1 - m) * new[p]
+            for part, value in zip(now, new):
+                part[rows] = value
+            y_d[t, rows] = new[0]
             if saved is not None:
-                for s, value in enumerate(keep):
-                    saved[d, t, rows, s] = value
+                for s, (name, value) in enumerate(zip(cell.saved, keep)):
+                    saved[d, t, rows, s] = new[1] if name == "c" else value
         for part, new in zip(after, now):
             part[d] = new
 
@@ -79,15 +88,22 @@ def backward(cell, weights, run, given, wanted, threads):
             if wanted.dsteps is not None:
                 for part, now in zip(wanted.dsteps, (dh_t, dc[rows])):
                     part[d, t, rows] = now
-            da, du, dh_prev, dc_prev, dp = step(dh_t, dc[rows], y[t, rows, half], h_prev, c_prev, keep, own)
-            dh_prev = du[:, :first_rows] @ own.w_hh + dh_prev
-            for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, (dh_prev, dc_prev))):
+            h_new, by_new, by_kept = y[t, rows, half], [dh_t, dc[rows]], [0, 0]
+            for p, m in enumerate(kept_shares(own, steps, t, rows, half)):
+                by_new[p], by_kept[p] = (1 - m) * by_new[p], m * by_new[p]
+                if not cell.saved:  # y is the cell's own h where it was not kept, and elsewhere counts for nothing
+                    h_new = np.where(m == 1, 0, h_new)
+            own.drop = 1 if steps.drop is None else steps.drop[t, rows, half]
+            da, du, dh_prev, dc_prev, dp = step(*by_new, h_new, h_prev, c_prev, keep, own)
+            by_h = du[:, :first_rows] @ own.w_hh * own.drop + dh_prev + by_kept[0]
+            by_state = by_h, None if dc_prev is None else dc_prev + by_kept[1]
+            for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, by_state)):
                 part[rows] = now
             dx[t, rows] += da @ w.w_ih
             dw.w_ih[...] += da.T @ x[t, rows]
-            dw.w_hh[:first_rows] += du[:, :first_rows].T @ h_prev
+            dw.w_hh[:first_rows] += du[:, :first_rows].T @ (h_prev * own.drop)
             if cell.name in LEFT:
-                dw.w_hh[first_rows:] += du[:, first_rows:].T @ LEFT[cell.name](h_prev, keep)
+                dw.w_hh[first_rows:] += du[:, first_rows:].T @ (LEFT[cell.name](h_prev, keep) * own.drop)
             if dw.b_ih is not None:
                 dw.b_ih[...] += da.sum(axis=0)
             if dw.b_hh is not None:
