@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import fastrnn
 
+from .benchmark.kinds import CELLS, KINDS
 from .console.arguments import UsageError, names, picture, positive_number, seconds_or_none, thread_count, writable
 from .console.plaintext import any_encoding
 from .console.progress import progress_bar
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .verify import Finding
 
 PEERS = ("torch", "onnxruntime", "openvino", "jax")
-CELLS = ("rnn", "lstm", "gru")
 # Widths for `verify`.
 CELL = {"load": 8, "forward": 13, "backward": 13, "threads": 9, "batch": 8, "chunks": 8, "sigmoid": 13, "tanh": 13}
 INTERRUPTED, NO_READER = 130, 141  # exit codes, as a shell gives them
@@ -89,10 +89,10 @@ def show_help(parser: argparse.ArgumentParser) -> int:
 def add_bench(commands: Any) -> None:
     bench_parser = commands.add_parser(
         "bench",
-        help="measure RNN against LSTM against GRU, then train a character model with each",
-        description="Measure the throughput of RNN, LSTM and GRU, forward and training, on every available backend, "
-        "and one step of each cell against the same step written in NumPy, "
-        "then train the same next-character model with each cell for a few seconds. "
+        help="measure RNN against LSTM against GRU, or other cells, then train a character model with each",
+        description="Measure the throughput of RNN, LSTM and GRU, or of the cells that --cell names, forward and "
+        "training, on every available backend, and one step of RNN, LSTM and GRU against the same step written in "
+        "NumPy, then train the same next-character model with each cell for a few seconds. "
         "Needs: pip install 'fastrnn[bench]'",
         epilog='Sizes are "T,B,I,H": time steps, rows of the batch, input_size, hidden_size. The lists: users, the '
         "shapes of real programs; batches, 2 to 24 rows; deepbench, DeepBench's layers; grid, from one small sequence "
@@ -104,11 +104,13 @@ def add_bench(commands: Any) -> None:
     add("--threads", type=thread_count, metavar="N", help="threads (default: the usable CPUs)")
     backends = fastrnn.available_backends()
     add("--backend", type=names(backends), metavar="NAME[,NAME]", help=f"of {', '.join(backends)}; default: all")
-    add("--cell", type=names(CELLS), default=CELLS, metavar="NAME[,NAME]", help=f"of {', '.join(CELLS)}; default: all")
+    cell = f"of {', '.join(KINDS)}, or all; default: {','.join(CELLS)}"
+    add("--cell", type=cells, default=CELLS, metavar="NAME[,NAME]", help=cell)
     lists = "default, quick, grid, users, batches, deepbench, all: names of lists, which may stand among sizes"
     add("--sizes", type=sizes, metavar="T,B,I,H;…", help=lists)
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
-    add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=f"of {', '.join(PEERS)}: measured too")
+    peers = f"of {', '.join(PEERS)}: measured too, with the cells that they have"
+    add("--peers", type=names(PEERS), default=(), metavar="NAME[,NAME]", help=peers)
     add("--seconds", type=positive_number, metavar="S", help="for one measurement (default: 0.3; quick: 0.1)")
     add("--no-steps", dest="steps", action="store_false", help="leave out single steps against NumPy code")
     add("--text", metavar="FILE", help="text for the character model (default: the Python standard library)")
@@ -118,6 +120,11 @@ def add_bench(commands: Any) -> None:
     plot = "draw the figures (without a name: %(const)s)"
     add("--plot", type=picture, nargs="?", const="fastrnn-bench.png", metavar="FILE.png", help=plot)
     bench_parser.set_defaults(command=bench)
+
+
+def cells(text: str) -> tuple[str, ...]:
+    given = names((*KINDS, "all"))(text)
+    return tuple(KINDS) if "all" in given else given
 
 
 def sizes(text: str) -> tuple:
@@ -283,8 +290,11 @@ def measure(options: argparse.Namespace, console: Console) -> Iterator[Report]:
             yield report
             with progress_bar() as show:
                 run_grid(settings, [*ours, *peers], show, report.outcome)
-        if options.steps:
-            asked = steps.StepSettings(options.cell, shapes, settings.dtype, backend, seconds / 4)
+        by_hand = tuple(cell for cell in options.cell if cell in steps.BY_HAND)
+        if options.steps and not by_hand:
+            console.print(f"no single steps: there is NumPy code for {', '.join(steps.BY_HAND)}", style="dim")
+        elif options.steps:
+            asked = steps.StepSettings(by_hand, shapes, settings.dtype, backend, seconds / 4)
             with progress_bar() as show:
                 steps.run_steps(asked, show, single_steps)
         if corpus is not None:

@@ -12,6 +12,7 @@ import pytest
 import fastrnn
 from fastrnn import cli, verify
 from fastrnn.backends import reference
+from fastrnn.benchmark.kinds import KINDS
 
 
 def refused(capsys, *arguments):
@@ -70,7 +71,7 @@ def test_the_command_line_loads_what_it_needs_when_it_needs_it():
     "option, value, expected",
     [
         ("--sizes", "1,2,3", "expected four positive integers T,B,I,H or one of default, quick"),
-        ("--cell", "lstm,elman", "expected names among rnn, lstm, gru, got 'elman'"),
+        ("--cell", "lstm,elman", "indrnn, all, got 'elman'"),
         ("--backend", "cuda", "got 'cuda'"),
         ("--peers", "keras", "expected names among torch, onnxruntime, openvino, jax, got 'keras'"),
         ("--sizes", "1,1,1,5000000000", "expected sizes of arrays that a machine can hold, got '1,1,1,5000000000'"),
@@ -104,6 +105,26 @@ def test_bench_refuses_a_text_that_is_too_short(capsys, tmp_path):
 
 TINY = ("--backend", "numpy", "--cell", "rnn", "--sizes", "2,1,1,1", "--seconds", "0.001")
 GRID_ALONE = (*TINY, "--no-steps", "--model-seconds", "0")
+
+
+def test_bench_measures_every_cell(tmp_path):
+    pytest.importorskip("rich")
+    figures = tmp_path / "figures.json"
+    assert cli.main(["bench", *GRID_ALONE, "--cell", "gru,all", "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    assert [record["cell"] for record in found["results"]] == 2 * list(KINDS) and found["left_out"] == []
+
+
+def test_bench_takes_single_steps_of_the_cells_that_have_numpy_code(capsys, tmp_path):
+    pytest.importorskip("rich")
+    figures = tmp_path / "figures.json"
+    asked = "bench", *TINY, "--quick", "--model-seconds", "0", "--json", str(figures)
+    assert cli.main([*asked, "--cell", "mingru,gru"]) == 0
+    assert "no single steps" not in capsys.readouterr().out
+    assert {record["cell"] for record in json.loads(figures.read_text())["single_steps"]} == {"gru"}
+    assert cli.main([*asked, "--cell", "mingru"]) == 0
+    assert "no single steps: there is NumPy code for rnn, lstm, gru" in capsys.readouterr().out
+    assert json.loads(figures.read_text())["single_steps"] == []
 
 
 def test_bench_says_what_it_could_not_write_and_writes_the_rest(capsys, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 import fastrnn
 from fastrnn.benchmark import ceiling, charlm, measure, peers, runner, steps, text, workloads
+from fastrnn.benchmark.kinds import KINDS
 from fastrnn.benchmark.measure import CallFailed, LocalCall, Timing
 from fastrnn.benchmark.workloads import Size, Workload
 from fastrnn.train import Adam
@@ -19,7 +20,7 @@ from fastrnn.train import Adam
 
 
 @pytest.mark.parametrize("mode", workloads.MODES)
-@pytest.mark.parametrize("cell", workloads.CELLS)
+@pytest.mark.parametrize("cell", (*workloads.CELLS, "mingru"))
 def test_floor_without_a_cache_limit_is_all_flops_at_the_peak(cell, mode):
     workload = Workload(cell, Size(T=7, B=3, I=5, H=11), mode)
     assert ceiling.floor(workload, np.float32, 2.0**30, np.inf) == (workload.flops / 2**30, False)
@@ -167,6 +168,35 @@ def test_run_grid_measures_all_and_leaves_out_what_computes_something_else():
     assert shown[-1] == ("done", 8, 8)
 
 
+def test_run_grid_measures_no_one_on_a_cell_that_they_do_not_have():
+    class Elman(Crooked):
+        cells = ("rnn",)
+
+    outcome = runner.run_grid(SETTINGS, [peers.Ours("numpy"), Elman()], lambda *what: None)
+    assert {result.competitor for result in outcome.results} == {"numpy"} and len(outcome.results) == 4
+    assert [gap.workload[::2] for gap in outcome.left_out] == [("rnn", "forward"), ("rnn", "training")]
+
+
+def test_few_rows_may_disagree_where_a_derivative_jumps():
+    training = [
+        Workload(cell, Size(3, B, 4, 5), "training") for cell, B in (("rnn_relu", 1), ("rnn_relu", 64), ("gru", 64))
+    ]
+    assert [runner.spare_rows(workload) for workload in training] == [0, 3, 0]
+    assert runner.spare_rows(training[1]._replace(mode="forward")) == 0
+    expected = np.random.default_rng(0).standard_normal((3, 64, 4))
+    result = expected.copy()
+    result[1, [5, 40, 63]] += 0.1
+    peers.check_agreement(result, expected, 3)
+    for wrong, spare in (
+        (result, 2),
+        (result, 0),
+        (result + 0.1, 3),
+        (np.where(result == result[1, 5, 0], np.nan, result), 3),
+    ):
+        with pytest.raises(peers.Disagreement):
+            peers.check_agreement(wrong, expected, spare)
+
+
 def test_run_grid_leaves_out_what_does_not_fit_into_memory(monkeypatch):
     def problem(workload, dtype):
         if workload.size.H > 4:
@@ -217,6 +247,14 @@ def test_learn_counts_what_it_did():
     assert learned.seconds >= 0.01
     assert learned.parameters == 9 * 2 + 4 * 2 + 4 * 4 + 2 * 4 + 9 * 4 + 9
     assert learned.curve[-1][0] <= learned.seconds
+
+
+def test_the_model_learns_with_every_layer():
+    corpus = text.encode("repeats", "abcdefgh" * 2000)
+    recipe = charlm.Recipe(hidden_size=4, embedding_size=2, steps=8, streams=2)
+    learned = list(charlm.learn_all(tuple(KINDS), corpus, recipe, 0.01, lambda *what: None))
+    assert [run.cell for run in learned] == list(KINDS)
+    assert all(0 < run.bits_after < run.bits_before for run in learned)
 
 
 # --- text
@@ -335,13 +373,14 @@ def test_plot_of_a_run(run):
 SHOWN = (*workloads.GRID, *workloads.USERS)
 
 
-def synthetic_report():
+def synthetic_report(cells, sizes=SHOWN):
     """Every competitor, figures of every magnitude, gaps."""
     from fastrnn.benchmark.report import Report
 
-    settings = SETTINGS._replace(sizes=SHOWN, cells=workloads.CELLS)
+    settings = SETTINGS._replace(sizes=sizes, cells=cells)
     names, results, left_out = ["native", "numba", "numpy", "torch", "onnxruntime"], [], []
-    for k, workload in enumerate(workloads.workloads(settings.sizes)):
+    grid = list(workloads.workloads(sizes, cells))
+    for k, workload in enumerate(grid):
         for j, name in enumerate(names):
             seconds = workload.flops / 10.0 ** (7 + (k * 7 + j * 3) % 10 / 2)  # 0.01 to 300 GFLOP/s
             if k % 5 == j:
@@ -349,24 +388,34 @@ def synthetic_report():
                 left_out.append(runner.LeftOut(workload, name, reason))
             else:
                 results.append(runner.Result(workload, name, Timing((seconds, 1.5 * seconds, 9.0 * seconds), 2)))
-    bandwidths = {n: 2e11 + n for n in (w.recurrent_bytes(np.float32) for w in workloads.workloads(settings.sizes))}
+    bandwidths = {n: 2e11 + n for n in (workload.recurrent_bytes(np.float32) for workload in grid) if n}
     outcome = runner.Outcome(names, results, left_out, [5e11], bandwidths)
     machine = {"cpu": "A Processor", "instruction_set": "x86-64-v3", "fastrnn": "1.0", "numpy": "2.0", "python": "3.11"}
     machine |= {"blas_threads": None, "system": "Linux x86_64"}
     recipe = charlm.Recipe()
-    learned = [
-        charlm.Learned(cell, 400_000, 900, 1_843_200, 10.0, 6.9, 2.5, [(1.0, 3.0, 2e5)]) for cell in workloads.CELLS
-    ]
+    learned = [charlm.Learned(cell, 400_000, 900, 1_843_200, 10.0, 6.9, 2.5, [(1.0, 3.0, 2e5)]) for cell in cells]
     return Report(machine, {"torch": "2.13.0"}, settings, outcome, "a text", recipe, learned)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_tables_fit_the_terminal(columns):
+NARROW, WIDE = "step/s  limit  time", "step/s GFLOP/s limit seq/s  ±% time"
+
+
+@pytest.mark.parametrize(
+    "cells, columns, parts, headings",
+    [
+        (workloads.CELLS, 80, 1, NARROW),
+        (workloads.CELLS, 120, 1, WIDE),
+        (("minlstm",), 80, 1, WIDE),
+        (tuple(KINDS), 80, 5, NARROW),
+        (tuple(KINDS), 120, 3, NARROW),
+    ],
+)
+def test_tables_fit_the_terminal(cells, columns, parts, headings):
     console_module = pytest.importorskip("rich.console")
     from fastrnn.benchmark import table
 
     console = console_module.Console(width=columns, highlight=False, record=True, file=io.StringIO())
-    report = synthetic_report()
+    report = synthetic_report(cells)
     for part in (*table.header(report), *table.grid_tables(report, columns), *table.model_tables(report)):
         console.print(part)
     lines = console.export_text().splitlines()
@@ -374,11 +423,31 @@ def test_tables_fit_the_terminal(columns):
     assert not any("…" in line for line in lines), "a figure is cut off"
     assert "torch failed: its process ended: Segmentation fault" in lines
     blocks = [line for line in lines if line.startswith("T=")]
-    assert len(blocks) == 2 * len(SHOWN)
+    assert len(blocks) == 2 * parts * len(SHOWN)
     assert "T=20 B=512 I=8 H=32  sensor windows" in blocks and "T=500 B=1 I=1 H=16" in blocks
     marked, apart = (
         sum(len(re.findall(p, line)) for line in lines) for p in ("%[cf]", r" \d{1,3}(?:\.\d)?%[cf](?: |$)")
     )
-    assert marked == apart == 4 * 6 * len(SHOWN), "figures touch"
-    headings = {80: "step/s  limit  time", 120: "step/s GFLOP/s limit seq/s  ±% time"}
-    assert any(line.endswith(headings[columns]) for line in lines)
+    assert marked == apart == 4 * 2 * len(cells) * len(SHOWN), "figures touch"
+    assert any(line.endswith(headings) for line in lines)
+    for cell in cells:
+        title = re.escape(KINDS[cell].title)
+        assert sum(bool(re.search(f"(?:^|  ){title}(?:$|  )", line)) for line in lines) == 3, "two modes and a model"
+
+
+@pytest.mark.parametrize(
+    "cells, across, lowest", [(workloads.CELLS, 3, 3), (("minlstm",), 1, 1), (tuple(KINDS), 5, 4 + 1 + 1)]
+)
+def test_the_picture_has_a_panel_for_every_cell_and_mode(cells, across, lowest):
+    pytest.importorskip("matplotlib")
+    from fastrnn.benchmark.plot import draw
+
+    figure = draw(synthetic_report(cells, SHOWN[:2]))
+    *panels, curves, _, _ = figure.axes
+    assert [axis.get_title(loc="left") for axis in panels] == [
+        f"{KINDS[cell].title} {mode}" for mode in workloads.MODES for cell in cells
+    ]
+    assert len({axis.get_subplotspec().colspan.start for axis in panels}) == across
+    assert sum(axis.get_xlabel() == "GFLOP/s" for axis in panels) == lowest
+    looks = {(line.get_color(), line.get_linestyle()) for line in curves.lines if line.get_marker() == "None"}
+    assert len(looks) == len(cells)

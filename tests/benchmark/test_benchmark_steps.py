@@ -8,6 +8,7 @@ import pytest
 
 import fastrnn
 from fastrnn.benchmark import runner, steps, workloads
+from fastrnn.benchmark.kinds import KINDS
 from fastrnn.benchmark.measure import LocalCall, Timing
 from fastrnn.benchmark.steps import Step, StepResult, StepSettings
 from fastrnn.core import blas
@@ -23,7 +24,7 @@ def quiet(*what):
 
 def case(cell, B=3, I=4, H=5, seed=7):
     """x, the parts of the state, their gradients and the weights, in float64 and with nothing near zero."""
-    rng, gates, states = np.random.default_rng(seed), workloads.GATES[cell], 2 if cell == "lstm" else 1
+    rng, gates, states = np.random.default_rng(seed), KINDS[cell].gates, 2 if cell == "lstm" else 1
     x, *state = (rng.standard_normal((B, n)) for n in (I, *[H] * states))
     dstate = tuple(rng.standard_normal((B, H)) for _ in range(states))
     shapes = (gates * H, I), (gates * H, H), (gates * H,), (gates * H,)

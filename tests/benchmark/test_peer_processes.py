@@ -12,6 +12,7 @@ import pytest
 from paths import environment
 
 from fastrnn.benchmark import peers, runner, workloads
+from fastrnn.benchmark.kinds import KINDS
 from fastrnn.benchmark.measure import CallFailed
 from fastrnn.benchmark.remote import RemotePeer
 from fastrnn.benchmark.workloads import Size, Workload
@@ -51,17 +52,18 @@ def fake():
         each.close()
 
 
-@pytest.mark.parametrize("cell", workloads.CELLS)
 @pytest.mark.parametrize("mode", workloads.MODES)
-def test_peers_compute_what_we_do(peer, mode, cell):
+def test_peers_compute_what_we_do(peer, mode):
     if mode not in peer.modes:
         assert mode == "training" and peer.name in ("onnxruntime", "openvino")
         return
-    problem = workloads.problem(Workload(cell, Size(5, 3, 4, 6), mode), seed=4)
-    shape = problem.dy.shape if mode == "forward" else problem.x.shape
-    expected, result = (who.prepare(problem).result(shape) for who in (peers.Ours("numpy"), peer))
-    peers.check_agreement(result, expected)
-    assert np.abs(expected).max() > 0.1
+    assert set(workloads.CELLS) < set(peer.cells) < set(KINDS)
+    for cell in peer.cells:
+        problem = workloads.problem(Workload(cell, Size(5, 3, 40, 6), mode), seed=4)  # so many inputs meet the clip
+        shape = problem.dy.shape if mode == "forward" else problem.x.shape
+        expected, result = (who.prepare(problem).result(shape) for who in (peers.Ours("numpy"), peer))
+        peers.check_agreement(result, expected)
+        assert np.abs(expected).max() > 0.1
 
 
 def test_versions_of_peers(peer):

@@ -3,17 +3,42 @@
 import numpy as np
 import pytest
 
+import fastrnn
 from fastrnn.benchmark import workloads
+from fastrnn.benchmark.kinds import KINDS
 from fastrnn.benchmark.workloads import Size, Workload
+from fastrnn.spec import CELLS, PLAIN, Options
 
 
-@pytest.mark.parametrize("cell, flops", [("rnn", 540), ("lstm", 2160), ("gru", 1620)])
+def test_every_cell_layer_and_option_can_be_measured():
+    cells = [kind.cell for kind in KINDS.values()]
+    assert set(CELLS) <= {cell.name for cell in cells}
+    public = (getattr(fastrnn, name) for name in fastrnn.__all__)
+    layers = {each for each in public if isinstance(each, type) and issubclass(each, fastrnn.Layer)}
+    assert layers - {fastrnn.Layer} == {kind.layer for kind in KINDS.values()}
+    with_options = [cell.options for cell in cells if cell.options]
+    for option, plain in Options(PLAIN)._asdict().items():
+        assert any(getattr(options, option) != plain for options in with_options), option
+
+
+@pytest.mark.parametrize(
+    "cell, flops",
+    [("rnn", 540), ("lstm", 2160), ("gru", 1620), ("leaky_relu", 540), ("lstm_peephole", 2160), ("lstm_coupled", 1620)],
+)
 def test_flops_of_two_products_by_hand(cell, flops):
     # 6 row-steps, each gate of 5 units a dot product over 4 inputs and 5 states: 6·5·9 multiply-adds, 2 flops each.
     size = Size(T=2, B=3, I=4, H=5)
     assert Workload(cell, size, "forward").flops == flops
     assert Workload(cell, size, "training").flops == 3 * flops
     assert Workload(cell, size, "forward").steps == 6
+
+
+@pytest.mark.parametrize("cell, flops", [("mingru", 480), ("minlstm", 720), ("indrnn", 240)])
+def test_flops_of_scans_are_those_of_the_inputs_product(cell, flops):
+    # 6 row-steps, each gate of 5 units a dot product over 4 inputs.
+    workload = Workload(cell, Size(T=2, B=3, I=4, H=5), "forward")
+    assert workload.flops == flops and workload._replace(mode="training").flops == 3 * flops
+    assert workload.step_flops == workload.recurrent_bytes(np.float32) == 0
 
 
 def test_lists_of_sizes():

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import fastrnn
-
 from ..train import Adam, Chain, Embedding, Linear, clip_grad_norm, cross_entropy
+from .kinds import KINDS
 from .text import Batch, Corpus, batches
 
 
 class Recipe(NamedTuple):
-    """Everything that is the same for the three cells."""
+    """Everything that is the same for all cells."""
 
     hidden_size: int = 256
     embedding_size: int = 64
@@ -32,10 +31,9 @@ class Recipe(NamedTuple):
 def make(cell: str, vocabulary: int, recipe: Recipe) -> Chain:
     """A model of the next character after each character."""
     rng, dtype = np.random.default_rng(recipe.seed), recipe.dtype
-    layers = {"rnn": fastrnn.RNN, "lstm": fastrnn.LSTM, "gru": fastrnn.GRU}
     return Chain(
         embedding=Embedding(vocabulary, recipe.embedding_size, dtype=dtype, rng=rng),
-        layer=layers[cell](recipe.embedding_size, recipe.hidden_size, dtype=dtype, rng=rng),
+        layer=KINDS[cell].make(recipe.embedding_size, recipe.hidden_size, dtype, rng),
         out=Linear(recipe.hidden_size, vocabulary, dtype=dtype, rng=rng),
     )
 
@@ -71,7 +69,7 @@ def learn_all(
     for done, cell in enumerate(cells):
 
         def show(trained: float, bits: float, done: int = done, cell: str = cell) -> None:
-            label = f"{cell.upper()} character model: {bits:.2f} bits per character"
+            label = f"{KINDS[cell].title} character model: {bits:.2f} bits per character"
             progress(label, done * seconds + min(trained, seconds), len(cells) * seconds)
 
         yield learn(cell, corpus, recipe, seconds, show)

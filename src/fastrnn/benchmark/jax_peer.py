@@ -11,10 +11,11 @@ from .workloads import Problem
 
 
 class Jax:
-    """RNN, LSTM and GRU by `lax.scan` under `jit`; gradients by `grad`."""
+    """RNN, with tanh or relu, LSTM and GRU by `lax.scan` under `jit`; gradients by `grad`."""
 
     name = "jax"
     modes = ("forward", "training")
+    cells = ("rnn", "lstm", "gru", "rnn_relu")
 
     def __init__(self, threads: int, dtype: np.dtype):
         if threads == 1:  # XLA can be told to use one thread or all, and only before it starts
@@ -50,6 +51,10 @@ def scanned(jax: Any, cell: str) -> Callable[[Any, Any], Any]:
         h = tanh(a + u)
         return (h,), h
 
+    def rnn_relu(state: Any, a: Any, u: Any) -> Any:
+        h = jax.nn.relu(a + u)
+        return (h,), h
+
     def lstm(state: Any, a: Any, u: Any) -> Any:
         i, f, g, o = numpy.split(a + u, 4, axis=-1)
         c = sigmoid(f) * state[1] + sigmoid(i) * tanh(g)
@@ -63,7 +68,7 @@ def scanned(jax: Any, cell: str) -> Callable[[Any, Any], Any]:
         h = (1 - z) * n + z * state[0]
         return (h,), h
 
-    equation, parts = {"rnn": (rnn, 1), "lstm": (lstm, 2), "gru": (gru, 1)}[cell]
+    equation, parts = {"rnn": (rnn, 1), "rnn_relu": (rnn_relu, 1), "lstm": (lstm, 2), "gru": (gru, 1)}[cell]
 
     def layer(x: Any, weights: Any) -> Any:
         w_ih, w_hh, b_ih, b_hh = weights

@@ -1,14 +1,16 @@
 """One picture of a run: throughput by size, cell and competitor, and what the character model made of it."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
-from ..console.palette import CELL_COLOURS
+from ..console.palette import CELL_COLOURS, CELL_DASHES
 from .charlm import Learned
+from .kinds import KINDS
 from .report import Report
 from .runner import Result
 from .workloads import Size
@@ -17,15 +19,19 @@ COLOURS = {"native": "#c8102e", "numba": "#e69f00", "numpy": "#6e6e6e", "torch":
 MARKERS = {"native": "o", "numba": "D", "numpy": "s", "torch": "^", "onnxruntime": "v"}
 CEILING_COLOURS = {False: "#222222", True: "#b07aa1"}  # by whether the caches bind
 GREY = "#555555"
+MOST_COLUMNS = 5  # of panels side by side; the picture is wider with more than the usual three
 
 
 def draw(report: Report) -> Figure:
-    """GFLOP/s of every measurement: a column of panels per cell, a row per mode; below, the character model."""
+    """GFLOP/s of every measurement: a panel per cell, rows of them per mode; below, the character model."""
     settings, learned = report.settings, report.learned
-    heights = [len(settings.modes) * (0.8 + 0.3 * len(settings.sizes)) + 0.9] + [2.8] * bool(learned)
-    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
+    rows = panel_rows(settings.cells)
+    heights = [len(settings.modes) * len(rows) * (0.8 + 0.3 * len(settings.sizes)) + 0.9]
+    if learned:
+        heights.append(2.8 + 0.25 * max(len(learned) - 3, 0))
+    figure = Figure(figsize=(11 * max(len(rows[0]) / 3, 1), sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    draw_grid(parts[0], report)
+    draw_grid(parts[0], report, rows)
     if learned:
         by_seconds, by_characters, speeds = parts[1].subplots(1, 3, width_ratios=(3, 3, 2))
         curve_panel(by_seconds, learned, 0, "seconds of training")
@@ -37,18 +43,28 @@ def draw(report: Report) -> Figure:
     return figure
 
 
-def draw_grid(figure: SubFigure, report: Report) -> None:
-    settings = report.settings
-    shape = len(settings.modes), len(settings.cells)
-    axes = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
+def panel_rows(cells: Sequence[str]) -> list[Sequence[str]]:
+    """The cells of each row of panels, about as many in all of them."""
+    columns = ceil(len(cells) / ceil(len(cells) / MOST_COLUMNS))
+    return [cells[k : k + columns] for k in range(0, len(cells), columns)]
+
+
+def draw_grid(figure: SubFigure, report: Report, rows: Sequence[Sequence[str]]) -> None:
+    modes = report.settings.modes
+    axes = figure.subplots(len(modes) * len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
     for (row, column), axis in np.ndenumerate(axes):
-        mode, cell = settings.modes[row], settings.cells[column]
+        mode, cells = modes[row // len(rows)], rows[row % len(rows)]
+        if column >= len(cells):
+            axis.remove()
+            continue
+        cell = cells[column]
         throughput_panel(axis, report, [r for r in report.outcome.results if r.workload[::2] == (cell, mode)])
-        title(axis, f"{cell.upper()} {mode}")
+        title(axis, f"{KINDS[cell].title} {mode}")
         if column == 0:
             axis.set_ylabel("T, B, I, H")
-        if row == len(axes) - 1:
+        if row == len(axes) - 1 or column >= len(rows[(row + 1) % len(rows)]):  # nothing is below it
             axis.set_xlabel("GFLOP/s")
+            axis.tick_params(which="both", labelbottom=True)
     figure.suptitle(headline(report), fontsize=10, color=GREY)
     others = f"×: the fastest other's time as a multiple of {report.outcome.competitors[0]}'s"
     figure.text(0.995, 0.0, others, fontsize=8, color=GREY, ha="right", va="bottom")
@@ -66,8 +82,9 @@ def headline(report: Report) -> str:
 def throughput_panel(axis: Axes, report: Report, results: Sequence[Result]) -> None:
     """Medians as dots and quartiles as bars, one line of the panel per size, on a logarithmic scale."""
     sizes = report.settings.sizes
-    # Every competitor of the run is drawn, so that the first panel's legend serves all of them.
-    for name in report.outcome.competitors:
+    # Every competitor that was measured is drawn, so that the first panel's legend serves all of them.
+    measured = {result.competitor for result in report.outcome.results}
+    for name in filter(measured.__contains__, report.outcome.competitors):
         timed = [result for result in results if result.competitor == name]
         work = np.array([result.workload.flops / 1e9 for result in timed])
         fast, middle, slow = (work / [result.timing.percentile(p) for result in timed] for p in (25, 50, 75))
@@ -119,9 +136,14 @@ def curve_panel(axis: Axes, learned: Sequence[Learned], column: int, label: str)
     """The training text's bits, smoothed, against a column of the curve; a dot for the text held out."""
     for run in learned:
         points = list(zip(*run.curve, strict=True))
-        name = f"{run.cell.upper()}: {run.bits_after:.2f} held out"
-        axis.plot(points[column], points[1], color=CELL_COLOURS[run.cell], label=name, linewidth=1.8)
-        axis.plot(points[column][-1], run.bits_after, "o", color=CELL_COLOURS[run.cell], markersize=5)
+        name = f"{KINDS[run.cell].title}: {run.bits_after:.2f} held out"
+        colour, dashes = CELL_COLOURS[run.cell], CELL_DASHES.get(run.cell, "-")
+        axis.plot(points[column], points[1], color=colour, linestyle=dashes, label=name, linewidth=1.8)
+        axis.plot(points[column][-1], run.bits_after, "o", color=colour, markersize=5)
+    low, high = axis.dataLim.intervaly
+    worst = 1.2 * max(run.bits_before for run in learned)
+    if high > worst:  # what goes astray at first would flatten all the rest
+        axis.set_ylim(low - 0.05 * (worst - low), worst)
     axis.set_xlabel(label)
     axis.set_ylabel("bits per character")
     axis.legend(frameon=False, fontsize=8)
@@ -129,10 +151,10 @@ def curve_panel(axis: Axes, learned: Sequence[Learned], column: int, label: str)
 
 
 def speed_panel(axis: Axes, learned: Sequence[Learned]) -> None:
-    names, speeds = [run.cell.upper() for run in learned], [run.characters_per_s / 1e3 for run in learned]
+    names, speeds = [KINDS[run.cell].title for run in learned], [run.characters_per_s / 1e3 for run in learned]
     bars = axis.barh(names, speeds, color=[CELL_COLOURS[run.cell] for run in learned], height=0.55)
     axis.bar_label(bars, [f"{speed:,.1f}" for speed in speeds], padding=3, fontsize=8)
-    axis.invert_yaxis()
+    axis.set_ylim(max(len(learned), 3) - 0.5, -0.5)  # one bar alone is no wider than one of three
     axis.margins(x=0.15)
     title(axis, "Thousand characters a second")
     tidy(axis)

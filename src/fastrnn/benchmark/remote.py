@@ -33,6 +33,7 @@ class RemotePeer:
             self.close()
             raise
         self.modes: tuple[str, ...] = tuple(about["modes"])
+        self.cells: tuple[str, ...] = tuple(about["cells"])
         self.released: str = about["version"]
 
     def version(self) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, NamedTuple
 
 from .ceiling import Floor, floor
@@ -30,7 +31,8 @@ class Report(NamedTuple):
     def floor(self, workload: Workload) -> Floor | None:
         """By what this run measured; None without the native backend."""
         dtype, peak = self.settings.dtype, self.outcome.peak
-        bandwidth = self.outcome.bandwidths.get(workload.recurrent_bytes(dtype))
+        footprint = workload.recurrent_bytes(dtype)
+        bandwidth = self.outcome.bandwidths.get(footprint) if footprint else inf
         return None if peak is None or bandwidth is None else floor(workload, dtype, peak, bandwidth)
 
 

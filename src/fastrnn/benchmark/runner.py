@@ -92,7 +92,7 @@ def run_grid(
     warmed = warm_up(settings, competitors, lambda label, done: progress(label, done, total))
     size = None
     for done, workload in enumerate(grid, warmed):
-        progress(f"{workload.cell.upper()} {workload.mode} {workload.size}", done, total)
+        progress(f"{workload.kind.title} {workload.mode} {workload.size}", done, total)
         try:
             if workload.size != size:
                 measure_ceilings(outcome, settings, workload.size)
@@ -113,7 +113,7 @@ def measure_ceilings(outcome: Outcome, settings: Settings, size: Size) -> None:
     outcome.peaks.extend([] if peak is None else [peak])
     for workload in workloads([size], settings.cells, ["forward"]):
         footprint = workload.recurrent_bytes(settings.dtype)
-        if footprint not in outcome.bandwidths:
+        if footprint and footprint not in outcome.bandwidths:
             bandwidth = read_bandwidth(footprint, settings.threads)
             outcome.bandwidths.update({} if bandwidth is None else {footprint: bandwidth})
 
@@ -124,7 +124,7 @@ def warm_up(settings: Settings, competitors: Sequence[Competitor], progress: Cal
     for done, workload in enumerate(tiny):
         for competitor in able(workload, competitors):
             verb = "compiling" if competitor.name == "numba" else "warming up"
-            progress(f"{verb} {competitor.name}: {workload.cell.upper()} {workload.mode}", done)
+            progress(f"{verb} {competitor.name}: {workload.kind.title} {workload.mode}", done)
             tiny_problem = problem(workload, settings.dtype)
             with suppress(CallFailed):  # it will fail in the grid again, where there is a place to say so
                 first_result(competitor.prepare(tiny_problem), tiny_problem)
@@ -155,7 +155,7 @@ def run_workload(
 
 
 def able(workload: Workload, competitors: Sequence[Competitor]) -> list[Competitor]:
-    return [competitor for competitor in competitors if workload.mode in competitor.modes]
+    return [who for who in competitors if workload.mode in who.modes and workload.cell in who.cells]
 
 
 def failed(workload: Workload, competitor: str, failure: CallFailed) -> LeftOut:
@@ -172,7 +172,7 @@ def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> li
             call = competitor.prepare(part)
             result = first_result(call, part)
             expected = result if expected is None else expected
-            check_agreement(result, expected)
+            check_agreement(result, expected, spare_rows(workload))
             seconds_per_call = min(estimate(call), estimate(call)) * T / part.workload.size.T
         except Disagreement as error:
             left_out.append(LeftOut(workload, competitor.name, f"wrong by {error}"))
@@ -182,6 +182,16 @@ def vet(whole: Problem, competitors: Sequence[Competitor], seconds: float) -> li
             if seconds_per_call > longest_call(seconds):
                 left_out.append(LeftOut(workload, competitor.name, f"{seconds_per_call:.1f} s a call"))
     return left_out
+
+
+def spare_rows(workload: Workload) -> int:
+    """How many rows of the batch need not agree.
+
+    Where a derivative jumps, numbers that are the same up to rounding may fall on either side: so rarely that few rows
+    meet it, while another equation changes all of them.
+    """
+    B = workload.size.B
+    return min(B - 1, 1 + B // 32) if workload.kind.corner and workload.mode == "training" else 0
 
 
 def longest_call(seconds: float) -> float:

@@ -63,7 +63,8 @@ class Service:
         match request:
             case {"ask": "start"}:
                 self.peer = load_class(self.entry)(self.threads, self.dtype)
-                return {"version": self.peer.version(), "modes": self.peer.modes}, b""
+                about = {"version": self.peer.version(), "modes": self.peer.modes, "cells": self.peer.cells}
+                return about, b""
             case {"ask": "prepare", "cell": cell, "size": size, "mode": mode, "seed": seed}:
                 self.call = None  # makes room for the next
                 self.call = self.peer.prepare(problem(Workload(cell, Size(*size), mode), self.dtype, seed))

@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .kinds import KINDS
 from .steps import StepResult
 from .table import digits
 
@@ -47,7 +48,7 @@ def step_tables(steps: Sequence[StepResult]) -> Iterator[RenderableType]:
 def cell_table(cell: str, steps: Sequence[StepResult]) -> Table:
     """A row per batch and contender, a column per hidden size."""
     hidden_sizes = list(dict.fromkeys(step.H for step in steps))
-    table = empty_table([*(f"H={H}" for H in hidden_sizes), "mean"], cell.upper())
+    table = empty_table([*(f"H={H}" for H in hidden_sizes), "mean"], KINDS[cell].title)
     found = {(step.B, step.mode, step.contender, step.H): step for step in steps}
     for B in dict.fromkeys(step.B for step in steps):
         for (mode, contender), label in ROWS.items():

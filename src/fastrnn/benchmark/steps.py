@@ -20,6 +20,7 @@ import fastrnn
 
 from ..core.blas import threads_everywhere
 from ..core.config import BackendName
+from .kinds import KINDS
 from .measure import LocalCall, Timing, interleave
 from .peers import Disagreement, check_agreement
 
@@ -205,7 +206,7 @@ def run_steps(
     todo = [(cell, B, H) for cell in settings.cells for B, H in settings.shapes]
     with threads_everywhere(1), fastrnn.use_backend(settings.backend):
         for done, (cell, B, H) in enumerate(todo):
-            progress(f"{cell.upper()} one step B={B} H={H}", done, len(todo))
+            progress(f"{KINDS[cell].title} one step B={B} H={H}", done, len(todo))
             found.extend(run_shape(settings, cell, B, H))
     progress("done", len(todo), len(todo))
     return found

@@ -1,7 +1,7 @@
-"""The figures for a terminal: RNN, LSTM and GRU side by side, one block per size, one table per mode."""
+"""The figures for a terminal: cells side by side, as many as fit, one block per size, one table per mode."""
 
 from collections.abc import Callable, Iterator, Sequence
-from math import exp, floor, log, log10
+from math import ceil, exp, floor, log, log10
 from typing import NamedTuple
 
 from rich.console import RenderableType
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .ceiling import Floor
+from .kinds import KINDS
 from .report import Report
 from .runner import FAILED, Outcome, Result, longest_call
 from .workloads import Size, workloads
@@ -104,6 +105,13 @@ def choose_layout(columns: int, cells: int) -> Layout:
     return layout._replace(gap=min(max(room - layout.width, 1), 4))
 
 
+def groups(cells: Sequence[str], columns: int) -> list[Sequence[str]]:
+    """The cells of one table each: about as many in all of them, and no more than a terminal is wide enough for."""
+    count = ceil(len(cells) / max((columns - LABEL) // (1 + Layout(NARROW).width), 1))
+    size = ceil(len(cells) / count)
+    return [cells[k : k + size] for k in range(0, len(cells), size)]
+
+
 def header(report: Report) -> Iterator[RenderableType]:
     """Where and with what the figures are made."""
     machine, threads = report.machine, report.settings.threads
@@ -124,37 +132,39 @@ def plural(count: int, noun: str) -> str:
 def grid_tables(report: Report, columns: int) -> Iterator[RenderableType]:
     """What the columns mean, then one table per mode, and what is missing."""
     yield Text()
-    yield from legend(report, choose_layout(columns, len(report.settings.cells)))
+    parts = groups(report.settings.cells, columns)
+    layout = choose_layout(columns, len(parts[0]))
+    yield from legend(report, layout)
     for mode in report.settings.modes:
-        yield Text()
-        yield from mode_table(report, mode, columns)
+        for cells in parts:
+            yield Text()
+            yield from mode_table(report, mode, cells, layout)
     yield from missing(report)
 
 
-def mode_table(report: Report, mode: str, columns: int) -> Iterator[RenderableType]:
-    cells = report.settings.cells
-    layout = choose_layout(columns, len(cells))
+def mode_table(report: Report, mode: str, cells: Sequence[str], layout: Layout) -> Iterator[RenderableType]:
     yield Text(TITLES[mode], "bold")
     header = layout.grid(cells)
-    header.add_row("", *(Text(cell.upper().center(layout.width), "bold cyan") for cell in cells))
+    header.add_row("", *(Text(KINDS[cell].title.center(layout.width), "bold cyan") for cell in cells))
     header.add_row("", *(layout.text(lambda figure: figure.heading, "dim") for _ in cells))
     yield header
     for size in report.settings.sizes:
         yield Text(size_line(size), "yellow")
-        yield size_block(report, size, mode, layout)
-    if len(report.outcome.competitors) > 1:
+        yield size_block(report, size, cells, mode, layout)
+    means = mean_block(report.outcome, cells, mode, layout)
+    if means.row_count:
         lead = report.outcome.competitors[0]
         yield Text(f"all sizes: geometric mean of the time as a multiple of {lead}'s", "yellow")
-        yield mean_block(report.outcome, cells, mode, layout)
+        yield means
 
 
 def size_line(size: Size) -> str:
     return f"T={size.T} B={size.B} I={size.I} H={size.H}" + (f"  {size.name}" if size.name else "")
 
 
-def size_block(report: Report, size: Size, mode: str, layout: Layout) -> Table:
-    """A row per competitor; the fastest of each cell is bold."""
-    outcome, cells = report.outcome, report.settings.cells
+def size_block(report: Report, size: Size, cells: Sequence[str], mode: str, layout: Layout) -> Table:
+    """A row per competitor that has one of the cells; the fastest of each cell is bold."""
+    outcome = report.outcome
     columns = list(workloads([size], cells, [mode]))
     found = {(r.competitor, r.workload): r for r in outcome.results if r.workload in columns}
     gaps = {(gap.competitor, gap.workload): gap.reason for gap in outcome.left_out if gap.workload in columns}
@@ -192,7 +202,7 @@ def mean_block(outcome: Outcome, cells: Sequence[str], mode: str, layout: Layout
     lead = {result.workload: result.timing.median for result in results if result.competitor == leader}
     table = layout.grid(cells)
     for competitor in others:
-        own = [r for r in results if r.competitor == competitor and r.workload in lead]
+        own = [r for r in results if r.competitor == competitor and r.workload in lead and r.workload.cell in cells]
         if not own:
             continue
         row = [Text(competitor)]
@@ -235,12 +245,17 @@ def missing(report: Report) -> Iterator[RenderableType]:
 def limit_legend(outcome: Outcome, threads: str) -> str:
     if outcome.peak is None:
         return "limit: not measured, it needs the native backend."
+    text = (
+        f"limit: the least time possible as a share of the time taken, by the FMA peak, on {threads} "
+        f"{digits(outcome.peak / 1e9)} GFLOP/s (f)"
+    )
+    if not outcome.bandwidths:  # of scans alone
+        return f"{text}."
     slowest, fastest = (digits(f(outcome.bandwidths.values()) / 1e9) for f in (min, max))
     rates = slowest if slowest == fastest else f"{slowest} to {fastest}"
     return (
-        f"limit: the least time possible as a share of the time taken, by the FMA peak, on {threads} "
-        f"{digits(outcome.peak / 1e9)} GFLOP/s (f), or, where a step waits longer for W_hh than for its FMAs, by how "
-        f"fast the caches give it, {rates} GB/s (c)."
+        f"{text}, or, where a step waits longer for W_hh than for its FMAs, by how fast the caches give it, "
+        f"{rates} GB/s (c)."
     )
 
 
@@ -256,7 +271,7 @@ def model_tables(report: Report) -> Iterator[RenderableType]:
     for run in learned:
         before, after = f"{run.bits_before:.3f}", f"{run.bits_after:.3f}"
         numbers = (f"{run.parameters:,}", f"{run.steps:,}", f"{run.characters_per_s:,.0f}", before, after)
-        table.add_row(Text(run.cell.upper(), "bold cyan"), *numbers, style="bold green" if run is best else "")
+        table.add_row(Text(KINDS[run.cell].title, "bold cyan"), *numbers, style="bold green" if run is best else "")
     seconds = max(run.seconds for run in learned)
     yield Text()
     yield Text(f"Next character: {seconds:.1f} s of training per cell on {report.corpus}", "bold")

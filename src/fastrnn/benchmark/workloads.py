@@ -11,12 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..spec import CELLS as SPECS
+from .kinds import CELLS, KINDS, Kind
 
-CELLS = ("rnn", "lstm", "gru")
 MODES = ("forward", "training")
 MOST_ELEMENTS = 1 << 40  # of an array: terabytes
-GATES = {"rnn": len(SPECS["rnn_tanh"].gates), "lstm": len(SPECS["lstm"].gates), "gru": len(SPECS["gru"].gates)}
 
 
 class Size(NamedTuple):
@@ -93,24 +91,29 @@ class Workload(NamedTuple):
         return f"{self.cell}-{self.mode}-{self.size}"
 
     @property
-    def flops(self) -> int:
-        """Floating-point operations of the two gate products in one call, a multiply-add counted as two.
+    def kind(self) -> Kind:
+        return KINDS[self.cell]
 
-        Training counts as three times forward: the gradients of inputs and of weights are a product each.
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the gate products in one call, a multiply-add counted as two.
+
+        They are the products by W_ih and by W_hh; of a scan that by W_ih alone. Training counts as three times
+        forward: the gradients of inputs and of weights are a product each.
         """
         T, B, I, H = self.size
-        forward = 2 * T * B * GATES[self.cell] * H * (I + H)
+        forward = 2 * T * B * self.kind.gates * H * I + T * self.step_flops
         return forward if self.mode == "forward" else 3 * forward
 
     @property
     def step_flops(self) -> int:
         """Of these, those of one sequential product: one step of all rows with W_hh."""
         _, B, _, H = self.size
-        return 2 * B * GATES[self.cell] * H * H
+        return 2 * B * self.kind.gates * H * H if self.kind.recurrent else 0
 
     def recurrent_bytes(self, dtype: Any) -> int:
-        """The size of W_hh."""
-        return GATES[self.cell] * self.size.H**2 * np.dtype(dtype).itemsize
+        """The size of W_hh; 0 for a scan."""
+        return self.kind.gates * self.size.H**2 * np.dtype(dtype).itemsize if self.kind.recurrent else 0
 
     @property
     def steps(self) -> int:
@@ -162,12 +165,9 @@ class Problem(NamedTuple):
 
 def problem(workload: Workload, dtype: Any = np.float32, seed: int = 0) -> Problem:
     """The data of a workload: standard normal x and dy, initial weights, the same for the same seed in any process."""
-    import fastrnn
-
-    layers = {"rnn": fastrnn.RNN, "lstm": fastrnn.LSTM, "gru": fastrnn.GRU}
     weights, inputs, gradients = np.random.default_rng(seed).spawn(3)
     T, B, I, H = workload.size
-    layer = layers[workload.cell](I, H, dtype=dtype, rng=weights)
+    layer = workload.kind.make(I, H, dtype, weights)
     x = inputs.standard_normal((T, B, I)).astype(dtype)
     dy = gradients.standard_normal((T, B, H)).astype(dtype)
     return Problem(workload, seed, layer, x, dy)
