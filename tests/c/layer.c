@@ -146,7 +146,8 @@ static void make_lengths(layer *l, uint64_t *state) {
 
 static const fr_options *options_of(const layer *l) { return l->spec.general ? &l->options : NULL; }
 
-/* Functions whose results stay finite; gates from 0 to 1, since with a coupled one below 0 c would grow without bound. */
+/* Functions whose results stay finite; gates from 0 to 1, since with a coupled one below 0 c would grow without
+ * bound. */
 static void make_options(layer *l, uint64_t *state) {
     static const fr_function bounded[] = {{FR_F_SIGMOID, 0, 0}, {FR_F_HARD_SIGMOID, 0.2, 0.5}, {FR_F_TANH, 0, 0},
                                           {FR_F_SOFTSIGN, 0, 0}, {FR_F_SCALED_TANH, 0.7, 1.5}};
