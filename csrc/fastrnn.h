@@ -75,9 +75,9 @@ typedef struct {
     int scale_by_unit;     /* 0: scale is (T, B, 1) */
 } fr_entry;
 
-/* Masks of units, (T, B, H), or data NULL. What the recurrent product takes is h times `drop`. `keep`, of h and of c:
- * the shares of what the step took that stay, for a cell that has zoneout; 0 or 1, but that a backward pass of a cell
- * which saves values may do without. */
+/* Masks of units, (T, B, H), or data NULL. The recurrent product takes h times `drop`. `keep`, of h and of c, is for a
+ * cell whose options have zoneout: 1 where a unit keeps what the step took of it, 0 elsewhere. NULL stands for the
+ * share in the options; from it only cells that save values go backward. */
 typedef struct {
     fr_sequence drop, keep[2];
 } fr_masks;

@@ -57,8 +57,8 @@ typedef struct {
     real h[LANES];
 } zoned_gradients;
 
-/* Takes it of dh and dc, and leaves the gradients by what the cell made. Of one that saves nothing y is that where
- * it was not kept, and counts for nothing elsewhere. */
+/* Splits dh and dc into that and the gradients by what the cell made. A cell that saves nothing reads y, which is what
+ * it made where that was not kept; elsewhere the gradient is zero, and zero stands for a y of any size. */
 INLINE void split_zoned(const int cell, const fr_options *o, const fr_masks *masks, ptrdiff_t t, ptrdiff_t row,
                         ptrdiff_t j, backward_units *u, zoned_gradients *past) {
     const vec h = kept_share(o, masks, 0, t, row, j, u->lanes);
@@ -202,14 +202,14 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
-/* dh of the same ranks and units, from the gradient by what recurrent dropout left of h: that of h itself, with what
- * waits in dh0 if the cell carries. */
+/* From the gradient by what recurrent dropout left of a row's h to that by h itself, with the carry, which waits in
+ * dh0. */
 INLINE vec join_dropped(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t j, int n, vec gradient) {
     const vec carry = b->carries ? vload_n((const real *)b->run->dh0 + row * b->H + j, n) : (vec){0};
     return vfma(gradient, drop_at(&b->run->masks, t, row, j, n), carry);
 }
 
-/* The same of some rows, with dy unless it comes after a scale. */
+/* The same for dh of some ranks and units, with dy unless that comes after a scale. */
 static void join_rows(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
                       vec *dh) {
     const int adds = b->run->dy.data && !b->run->entry.scale.data;

@@ -14,7 +14,7 @@ typedef struct {
     forward_units units; /* of the block under way */
 } finish_state;
 
-/* Leaves of the new state of n rows, at the units from j on, what zoneout leaves. */
+/* Takes the new state of n rows, at the units from j on, through zoneout. */
 INLINE void zone_units(const fr_options *o, const int has_c, const int n, const forward_state *f, finish_state *s,
                        ptrdiff_t j) {
     const fr_masks *masks = &f->run->masks;

@@ -278,7 +278,8 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const ptrdiff_t fed_rows = drops ? f->rows : 0;
     const size_t hoisted = (size_t)f->terms * term;
     const size_t pointers = (size_t)(f->rows + f->terms + fed_rows) * sizeof(real *);
-    const size_t states = (size_t)(f->rows * weights->H) * sizeof(real), entering = changes(&f->run->entry) ? states : 0;
+    const size_t states = (size_t)(f->rows * weights->H) * sizeof(real);
+    const size_t entering = changes(&f->run->entry) ? states : 0, dropped = drops ? states : 0;
     const ptrdiff_t waiting = has_second_phase(weights->cell) ? phase_rows(f) : 0;
     const size_t left = fr_aligned((size_t)(waiting * weights->H) * sizeof(real));
     const size_t between = (size_t)(panels * waiting) * COLUMNS * VEC_BYTES;
@@ -295,7 +296,7 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
         for (ptrdiff_t i = 0; i < fed_rows; i++)
             f->h_fed[i] = f->dropped + i * weights->H;
     }
-    return left + between + hoisted + pointers + entering + (drops ? states : 0);
+    return left + between + hoisted + pointers + entering + dropped;
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share) {

@@ -43,7 +43,7 @@ struct forward_state {
     ptrdiff_t rows;                 /* how many */
     ptrdiff_t panel, panel_end;     /* the panels it owns */
     const real **h_prev;            /* (rows): h before the current step */
-    const real **h_fed;             /* (rows): what the recurrent product takes of it: h_prev, or into `dropped` */
+    const real **h_fed;             /* (rows): h as the recurrent product takes it: h_prev, or rows of `dropped` */
     real *entering;                 /* (rows, H): h as the step takes it, where the entry changes it */
     real *dropped;                  /* (rows, H): h after recurrent dropout, if there is any */
     const real **x_terms;           /* (terms): the x rows of a hoisted chunk */

@@ -1,4 +1,5 @@
-/* What masks of units do to a row's step: recurrent dropout to h on its way into the product, zoneout to the new state. */
+/* What masks of units do in a row's step: recurrent dropout to h on its way into the product, zoneout to what the cell
+ * made. */
 #ifndef FR_MASKS_H
 #define FR_MASKS_H
 

@@ -282,8 +282,8 @@ class RNN(Layer[Array]):
     recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
     zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
                    expectation (Krueger et al. 2017)
-    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
-                   those of zoneout. `tape.masks` shows them
+    mask_per       "step" or "sequence": for how long masks stay; None: a sequence for recurrent_dropout, a step for
+                   zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
@@ -350,8 +350,8 @@ class LSTM(Layer[tuple[Array, Array]]):
     recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
     zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
                    expectation (Krueger et al. 2017). A pair: of h and of c
-    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
-                   those of zoneout. `tape.masks` shows them
+    mask_per       "step" or "sequence": for how long masks stay; None: a sequence for recurrent_dropout, a step for
+                   zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
@@ -420,8 +420,8 @@ class GRU(Layer[Array]):
     recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
     zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
                    expectation (Krueger et al. 2017)
-    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
-                   those of zoneout. `tape.masks` shows them
+    mask_per       "step" or "sequence": for how long masks stay; None: a sequence for recurrent_dropout, a step for
+                   zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is
@@ -487,8 +487,8 @@ class LeakyRNN(Layer[Array]):
     recurrent_dropout  in `forward`: h times a mask of 0 and 1 / (1 - p) is what W_hh takes (Gal & Ghahramani 2016)
     zoneout        the probability that a unit keeps its state in a step of `forward`; a call and steps take the
                    expectation (Krueger et al. 2017)
-    mask_per       "step" or "sequence": what has masks of its own; None: a sequence those of recurrent_dropout, a step
-                   those of zoneout. `tape.masks` shows them
+    mask_per       "step" or "sequence": for how long masks stay; None: a sequence for recurrent_dropout, a step for
+                   zoneout. `tape.masks` shows them
     bidirectional  a second direction, from each row's end back: y has 2·hidden_size features
     direction      "reverse" for that direction alone, or a tuple of "forward" and "reverse", one for each layer
     batch_first    x and y are (B, T, ·); the state never is

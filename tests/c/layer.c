@@ -146,12 +146,13 @@ static void make_lengths(layer *l, uint64_t *state) {
 
 static const fr_options *options_of(const layer *l) { return l->spec.general ? &l->options : NULL; }
 
-/* Functions whose results stay finite. */
+/* Functions whose results stay finite; gates from 0 to 1, since with a coupled one below 0 c would grow without
+ * bound. */
 static void make_options(layer *l, uint64_t *state) {
     static const fr_function bounded[] = {{FR_F_SIGMOID, 0, 0}, {FR_F_HARD_SIGMOID, 0.2, 0.5}, {FR_F_TANH, 0, 0},
                                           {FR_F_SOFTSIGN, 0, 0}, {FR_F_SCALED_TANH, 0.7, 1.5}};
     for (int role = 0; role < FR_ROLES; role++)
-        l->options.functions[role] = bounded[(int)(2.5 * (draw(state) + 1)) % 5];
+        l->options.functions[role] = bounded[(int)((role == FR_GATES ? 1 : 2.5) * (draw(state) + 1)) % 5];
     l->options.clip = draw(state) > 0 ? 0.5 : 0;
     if (l->spec.zoneout)
         l->options.zoneout[0] = 0.5, l->options.zoneout[1] = 0.25;
@@ -245,7 +246,8 @@ static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint6
         .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dc = has_c && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
         .dh0 = add_untouched(l, units), .dc0 = has_c ? add_untouched(l, units) : NULL,
-        .entry = forward->entry, .masks = forward->masks, .dscale = s->scale ? add_filled(l, s->T * units, 1, state, 1) : NULL,
+        .entry = forward->entry, .masks = forward->masks,
+        .dscale = s->scale ? add_filled(l, s->T * units, 1, state, 1) : NULL,
         .dh_steps = s->dh_there ? add_untouched(l, s->T * units) : NULL,
         .dc_steps = has_c && s->dc_there ? add_untouched(l, s->T * units) : NULL,
         .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),

@@ -24,7 +24,7 @@ typedef struct {
     int in_place;            /* the final state over the initial one; only without training */
     int dy_there, dh_there, dc_there;
     int resets, scale;       /* of the entry: whether some rows are reset; 0, or 1: a factor per row, 2: per unit */
-    int drop, zoneout;       /* masks: 0, 1: a step's, 2: a sequence's; of zoneout 3: none, but shares. Zoneout is general */
+    int drop, zoneout;       /* 0, or masks, 1: of a step, 2: of a sequence; of zoneout, which is general, 3: shares */
     int general;             /* the cell has options, and vectors that it may have */
     layout x, y, dy, dx;
     uint64_t seed; /* of the contents */

@@ -37,9 +37,9 @@ class Steps(NamedTuple):
     resets: np.ndarray | None = None  # (D, T, B) bool, C-contiguous: the state is zero before that step; None for never
     noise: np.ndarray | None = None  # (T, B, D·H), features contiguous: added to a cell's only pre-activation
     scale: np.ndarray | None = None  # (T, B, H) or (T, B, 1), features contiguous: multiplies h and c before that step
-    # Masks of units, each (T, B, D·H), features contiguous. h times `drop` is what the recurrent product takes. Of a
-    # cell with zoneout `keep` has, of h and of c, 1 where a unit keeps what the step took of it, 0 elsewhere; in the
-    # place of None is the share that its options say, from which only cells that save values go backward.
+    # Masks of units, each (T, B, D·H), features contiguous. The recurrent product takes h times `drop`. `keep`, of h
+    # and of c, is for cells with zoneout: 1 where a unit keeps what the step took of it, 0 elsewhere. None stands for
+    # the share that the cell's options say; from it only cells that save values go backward.
     drop: np.ndarray | None = None
     keep: Sequence[np.ndarray | None] = (None, None)
 

@@ -33,7 +33,7 @@ class LayerSpec(NamedTuple):
     dtype: np.dtype
     backward: tuple[bool, ...] = ()  # of each layer of one direction: whether it is the reverse one; () if none is
     recurrent_dropout: float = 0.0
-    mask_per: str | None = None  # what has a mask of its own, a "step" or "sequence"; None: each kind's custom
+    mask_per: str | None = None  # for how long masks of units stay: a "step" or "sequence"; None: see unitmasks.draw
 
     @property
     def directions(self) -> int:

@@ -16,7 +16,7 @@ S = TypeVar("S")  # a state: an array h, or a pair (h, c)
 
 
 class Tape:
-    """What `backward` needs of one `forward`; its `gates` and `outputs` may be looked at.
+    """What `backward` needs of one `forward`; its `gates`, `outputs` and `masks` may be looked at.
 
     It refers to x and the parameters without copying them, so they have to be unchanged when `backward` is called. It
     is not used up: `backward` may be called any number of times. It remembers the layer, cell or function and the

@@ -24,16 +24,17 @@ def zoneout(spec: LayerSpec) -> tuple[float, ...]:
 def draw(spec: LayerSpec, steps: Steps, rng: np.random.Generator | None, T: int, B: int) -> Steps:
     """The steps of a layer's pass with its masks, drawn in this order: of recurrent dropout, of zoneout of h, of c.
 
-    Each is (T, B, D·H), or one for all steps (1, B, D·H), of numbers of float32 from 0 to 1, which are compared with
-    the probability. Without a generator there are none.
+    What is drawn are float32 numbers from 0 to 1, (T, B, D·H), of masks that stay for a sequence (1, B, D·H); those
+    below the probability drop a unit, or keep its state. Those of recurrent dropout stay for a sequence, those of
+    zoneout for a step, unless mask_per says otherwise. Without a generator there are no masks.
     """
     if rng is None or not draws(spec):
         return steps
 
-    def mask(p: float, per: str, size: int, there: float, elsewhere: float) -> Array:
-        """(T, B, size): `there` with probability p, `elsewhere` else."""
+    def mask(p: float, per: str, size: int, below: float, else_: float) -> Array:
+        """(T, B, size) of two values, the first with probability p."""
         numbers = rng.random((T if (spec.mask_per or per) == "step" else 1, B, size), np.float32)
-        found = np.where(numbers < p, spec.dtype.type(there), spec.dtype.type(elsewhere))
+        found = np.where(numbers < p, spec.dtype.type(below), spec.dtype.type(else_))
         return np.broadcast_to(found, (T, B, size))
 
     p, drop = spec.recurrent_dropout, None

@@ -98,7 +98,7 @@ def set_shares(shares, o, part, keep, t, row, unit, count):
 
 @inlined
 def zone(made, at, before, before_at, shares, count):
-    """What zoneout leaves of a part of the state that the cell made, and of the one before."""
+    """Take a part of the state that the cell made through zoneout, given the one before."""
     for j in range(count):
         m = shares[unsigned(j)]
         made[unsigned(at + j)] = fma(m, before[unsigned(before_at + j)], (type(m)(1) - m) * made[unsigned(at + j)])
