@@ -17,14 +17,12 @@ class Kind:
 
     title    as tables and pictures name it
     corner   whether a derivative jumps somewhere: there rounding decides between two gradients
-    draws    whether `forward` draws masks: then no two trainings agree, and none is measured
     """
 
     title: str
     layer: Any  # the class, a Layer
     options: Mapping[str, Any] = field(default_factory=dict)
     corner: bool = False
-    draws: bool = False
 
     def make(self, input_size: int, hidden_size: int, dtype: Any, rng: Any) -> Layer:
         return self.layer(input_size, hidden_size, dtype=dtype, rng=rng, **self.options)
@@ -56,7 +54,7 @@ KINDS = {
     "lstm_coupled": Kind("LSTM coupled", fastrnn.LSTM, {"coupled": True}),
     "lstm_clip": Kind("LSTM clip", fastrnn.LSTM, {"clip": 3.0}, corner=True),
     "lstm_activations": Kind("LSTM activations", fastrnn.LSTM, {"activations": FUNCTIONS}, corner=True),
-    "lstm_zoneout": Kind("LSTM zoneout", fastrnn.LSTM, {"zoneout": 0.1}, draws=True),
+    "lstm_zoneout": Kind("LSTM zoneout", fastrnn.LSTM, {"zoneout": 0.1}),
     "gru_reset_first": Kind("GRU reset first", fastrnn.GRU, {"reset": "before"}),
     "mingru": Kind("MinGRU", fastrnn.MinGRU),
     "minlstm": Kind("MinLSTM", fastrnn.MinLSTM),

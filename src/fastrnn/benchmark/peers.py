@@ -57,7 +57,12 @@ class Ours:
                 served = layer.freeze()
             return LocalCall(lambda: served(x))
 
+        drawn_from = None if layer.rng is None else layer.rng.bit_generator
+        start = None if drawn_from is None else drawn_from.state
+
         def train() -> tuple:
+            if drawn_from is not None:  # the same masks in every call, so that all compute the same
+                drawn_from.state = start
             _, _, tape = layer.forward(x)
             grads = layer.backward(tape, dy)
             return grads.x, grads

@@ -88,7 +88,7 @@ def run_grid(
     grid = list(workloads(settings.sizes, settings.cells, settings.modes))
     outcome = empty_outcome() if outcome is None else outcome
     outcome.competitors.extend(competitor.name for competitor in competitors)
-    total = len(grid) + len(list(workloads([TINY], settings.cells, settings.modes)))
+    total = len(settings.cells) * len(settings.modes) + len(grid)
     warmed = warm_up(settings, competitors, lambda label, done: progress(label, done, total))
     size = None
     for done, workload in enumerate(grid, warmed):

@@ -125,8 +125,7 @@ def workloads(
     sizes: Iterable[Size] = DEFAULT, cells: Sequence[str] = CELLS, modes: Sequence[str] = MODES
 ) -> Iterator[Workload]:
     """The grid: by size, then mode, with the cells side by side."""
-    grid = (Workload(cell, size, mode) for size in sizes for mode in modes for cell in cells)
-    return (workload for workload in grid if workload.mode == "forward" or not KINDS[workload.cell].draws)
+    return (Workload(cell, size, mode) for size in sizes for mode in modes for cell in cells)
 
 
 def parse_sizes(text: str) -> tuple[Size, ...]:

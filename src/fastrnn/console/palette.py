@@ -14,6 +14,7 @@ CELL_COLOURS = {
     "lstm_coupled": "#df65b0",
     "lstm_clip": "#3f007d",
     "lstm_activations": "#9e9ac8",
+    "lstm_zoneout": "#8c6bb1",
     "minlstm": "#980043",
     "gru": "#008837",
     "gru_reset_first": "#a6dba0",
@@ -21,6 +22,7 @@ CELL_COLOURS = {
 }
 CELL_DASHES = {
     "rnn_relu": "--", "leaky": ":", "leaky_relu": "-.", "indrnn": "--",
-    "lstm_peephole": "--", "lstm_coupled": ":", "lstm_clip": "-.", "lstm_activations": (0, (1, 1)), "minlstm": "--",
+    "lstm_peephole": "--", "lstm_coupled": ":", "lstm_clip": "-.", "lstm_activations": (0, (1, 1)),
+    "lstm_zoneout": (0, (4, 1, 1, 1)), "minlstm": "--",
     "gru_reset_first": "--", "mingru": ":",
 }  # fmt: skip
