@@ -38,6 +38,7 @@ INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
     const vec i = u->saved[LSTM_I], f = u->saved[LSTM_F], g = u->saved[LSTM_G], o = u->saved[LSTM_O];
     vec out_c;
     activate(opt, FR_OUTPUT, 1, &u->saved[LSTM_C], &out_c);
+    u->out = o * out_c;
     u->d[3] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
     const int peephole = opt && u->vectors;

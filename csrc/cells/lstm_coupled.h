@@ -32,6 +32,7 @@ INLINE void lstm_coupled_backward(const fr_options *opt, backward_units *u) {
     const vec c_prev = take_c_prev(u);
     vec out_c;
     activate(opt, FR_OUTPUT, 1, &u->saved[LSTM_COUPLED_C], &out_c);
+    u->out = o * out_c;
     u->d[2] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
     const int peephole = opt && u->vectors;

@@ -1,6 +1,9 @@
 /* The backward pass. Only dh is sequential: a tile of it is dy + du W_hh of the step after, then the cell's derivative,
  * which leaves the columns' gradients in `d`. The rest are large products over the terms, (step, row) pairs, of a chunk
  * of time: dx = da W_ih, dW_ih = da' x, dW_hh = du' h_prev, taken while d is in cache (d_times_w.c, gradients.c).
+ *
+ * Of a cell that projects, the tiles leave dh; when a step's is whole, dh W_hr is what the derivative takes, and
+ * dW_hr = dh' out is one more of the large products.
  */
 #include "backward.h"
 #include "cell.h"
@@ -28,7 +31,7 @@ static int is_first(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
 
 static const real *h_before(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
     if (is_first(b, t, row))
-        return (const real *)b->run->h0 + row * b->H;
+        return (const real *)b->run->h0 + row * b->P;
     return at(&b->run->y, b->run->reverse ? t + 1 : t - 1, row);
 }
 
@@ -50,9 +53,10 @@ INLINE const real *enter_block(const backward_state *b, ptrdiff_t t, ptrdiff_t r
     return to;
 }
 
-/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. */
-INLINE void derive_block(const int cell, const fr_options *o, const backward_state *b, const step *s, ptrdiff_t rank,
-                         ptrdiff_t j, vec dh) {
+/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns; of a cell that projects, from the gradient of
+ * its equation's output. */
+INLINE void derive_block(const int cell, const fr_options *o, const int projects, const backward_state *b, const step *s,
+                         ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
     const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
@@ -60,10 +64,12 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
     backward_units u = {.dh = dh, .lanes = n};
     real h_entered[LANES], c_entered[LANES];
     const real *c_before = NULL;
-    u.h = at(&run->y, s->t, row) + j;
-    u.h_prev = h_before(b, s->t, row) + j;
-    if (b->enters)
-        u.h_prev = enter_block(b, s->t, row, j, n, u.h_prev, h_entered);
+    if (!projects) {
+        u.h = at(&run->y, s->t, row) + j;
+        u.h_prev = h_before(b, s->t, row) + j;
+        if (b->enters)
+            u.h_prev = enter_block(b, s->t, row, j, n, u.h_prev, h_entered);
+    }
     if (kept) {
         const real *saved = saved_at(b, s->t, row) + j;
         UNROLL(8)
@@ -81,11 +87,13 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
         if (run->dc_steps)
             vstore_n((real *)run->dc_steps + at_step, u.dc, n);
     }
-    if (run->dh_steps)
+    if (run->dh_steps && !projects)
         vstore_n((real *)run->dh_steps + at_step, dh, n);
     if (fr_cells[cell].vectors)
         u.vectors = run->weights.vectors ? (const real *)run->weights.vectors + j : NULL, u.step = H;
     cell_backward(cell, o, &u);
+    if (projects)
+        vstore_n(b->out + (s->term + rank) * H + j, u.out, n);
     const ptrdiff_t p = j / panel_units(cell), block = j % panel_units(cell) / LANES;
     vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + block * width;
     UNROLL(8)
@@ -106,29 +114,42 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
 /* The same for C blocks of units from j on. */
 typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C);
 
-#define DERIVE(name, cell, options) \
+/* A cell without a c has no output to project. */
+#define DERIVE(name, cell, options, projects) \
     static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
-        for (int c = 0; c < C; c++, j += LANES) \
-            derive_block(cell, options, b, s, rank, j, dh[c]); \
+        for (int c = 0; c < C && (!projects || fr_cells[cell].states == 2); c++, j += LANES) \
+            derive_block(cell, options, projects, b, s, rank, j, dh[c]); \
     }
-#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL)
+#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL, 0)
 #include "cells.def"
-#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options)
+#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options, 0)
+#include "cells.def"
+#define CELL(NAME, name, ...) DERIVE(derive_projected_##name, FR_##NAME, NULL, 1)
+#include "cells.def"
+#define CELL(NAME, name, ...) DERIVE(derive_general_projected_##name, FR_##NAME, &b->options, 1)
 #include "cells.def"
 
-/* By whether the cell has options. */
-static derive_function *const derive[][2] = {
-#define CELL(NAME, name, ...) {derive_##name, derive_general_##name},
+/* By whether the cell projects, and whether it has options. */
+static derive_function *const derive[][2][2] = {
+#define CELL(NAME, name, ...) \
+    {{derive_##name, derive_general_##name}, {derive_projected_##name, derive_general_projected_##name}},
 #include "cells.def"
 };
+static derive_function *derive_of(const backward_state *b) {
+    return derive[b->cell][b->projects][b->run->options != NULL];
+}
 
 /* What the next step will read of a row's units j .. j+n-1. A row that does not have that step costs nothing but the
  * request: its memory is there. */
+static void prefetch_saved(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
+    for (int k = 0; k < fr_cells[b->cell].saved && s->t_next >= 0; k++)
+        prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
+}
 static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
     if (s->t_next < 0)
         return;
-    for (int k = 0; k < fr_cells[b->cell].saved; k++)
-        prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
+    if (!b->projects)
+        prefetch_saved(b, s, row, j, n);
     if (b->run->dy.data)
         prefetch(at(&b->run->dy, s->t_next, row) + j, n);
     prefetch(h_before(b, s->t_next, row) + j, n);
@@ -141,12 +162,12 @@ static void leave_rows(const backward_state *b, const step *s, ptrdiff_t i, int 
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
         const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
-        const int C = wide_columns(b->H, panel + k % panels);
+        const int C = wide_columns(b->P, panel + k % panels);
         if (!e->scale.data && !is_reset(e, b->batch, s->t_after, row))
             continue;
         for (int c = 0; c < C; c++) {
             const ptrdiff_t j = first + c * LANES;
-            const int n = min_lanes(b->H - j);
+            const int n = min_lanes(b->P - j);
             vec *here = &dh[k * COLUMNS + c];
             *here = leave_units(e, b->batch, s->t_after, row, j, n, at(&b->run->y, s->t, row), *here, b->run->dscale,
                                 b->H);
@@ -161,9 +182,25 @@ static void store_dh(const backward_state *b, ptrdiff_t i, int rows, ptrdiff_t p
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
         const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
-        for (int c = 0; c < wide_columns(b->H, panel + k % panels); c++) {
+        for (int c = 0; c < wide_columns(b->P, panel + k % panels); c++) {
             const ptrdiff_t j = first + c * LANES;
-            vstore_n((real *)b->run->dh0 + row * b->H + j, dh[k * COLUMNS + c], min_lanes(b->H - j));
+            vstore_n((real *)b->run->dh0 + row * b->P + j, dh[k * COLUMNS + c], min_lanes(b->P - j));
+        }
+    }
+}
+
+/* Keeps dh of the same ranks and units, of a cell that projects. */
+static void keep_dh(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
+                    const vec *dh) {
+    for (int k = 0; k < rows * panels; k++) {
+        const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), p = panel + k % panels;
+        const ptrdiff_t at_step = (s->t * b->batch->B + fr_row(b->batch, rank)) * b->P;
+        vec *out = b->dh + (p * b->capacity + s->term + rank) * COLUMNS;
+        for (int c = 0; c < wide_columns(b->P, p); c++) {
+            const ptrdiff_t j = p * COLUMNS * LANES + c * LANES;
+            out[c] = dh[k * COLUMNS + c];
+            if (b->run->dh_steps)
+                vstore_n((real *)b->run->dh_steps + at_step + j, out[c], min_lanes(b->P - j));
         }
     }
 }
@@ -177,18 +214,18 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     ptrdiff_t terms[GROUP_ROWS] = {0};
     const int resumes = continues && s->resumes;
     continues = continues && !resumes;
-    derive_function *const function = derive[b->cell][b->run->options != NULL];
+    derive_function *const function = derive_of(b);
     const int later = continues && b->run->entry.scale.data; /* dy comes after the product: it is not multiplied */
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
         const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
-        const int C = wide_columns(b->H, panel + k % panels);
+        const int C = wide_columns(b->P, panel + k % panels);
         const real *dy = b->run->dy.data && !resumes ? at(&b->run->dy, s->t, row) + j : NULL;
-        const real *dh0 = continues && !fr_cells[b->cell].carries ? NULL : (const real *)b->run->dh0 + row * b->H + j;
+        const real *dh0 = continues && !fr_cells[b->cell].carries ? NULL : (const real *)b->run->dh0 + row * b->P + j;
         terms[k / panels] = s->term_after + rank;
         prefetch_next(b, s, row, j, C * LANES);
         for (int c = 0; c < C; c++) {
-            int n = min_lanes(b->H - j - c * LANES);
+            int n = min_lanes(b->P - j - c * LANES);
             vec start = dh0 ? vload_n(dh0 + c * LANES, n) : (vec){0};
             dh[k * COLUMNS + c] = dy && !later ? start + vload_n(dy + c * LANES, n) : start;
         }
@@ -196,11 +233,15 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     if (continues && panels == 1)
         LEVEL(fr_d_times_w)(b, 0, terms, rows, panel, dh);
     else if (continues)
-        LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
+        LEVEL(fr_d_times_w_pair)(b, FROM_H, terms, rows, panel, dh);
     if (continues && b->enters)
         leave_rows(b, s, i, rows, panel, panels, dh);
     if (s->hands_on) {
         store_dh(b, i, rows, panel, panels, dh);
+        return;
+    }
+    if (b->projects) {
+        keep_dh(b, s, i, rows, panel, panels, dh);
         return;
     }
     for (int k = 0; k < rows * panels; k++)
@@ -208,10 +249,39 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
                  wide_columns(b->H, panel + k % panels));
 }
 
+/* From dh of the first `owned` owned ranks, all of it, to the gradients of their columns, of a cell that projects. */
+static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned) {
+    const ptrdiff_t unit_panels = wide_panels(b->H);
+    derive_function *const function = derive_of(b);
+    for (ptrdiff_t panel = 0, panels; panel < unit_panels && !fr_watch_stopped(b->share->watch); panel += panels) {
+        const int whole = panel + PAIR <= unit_panels && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
+        panels = whole && owned <= PAIR_ROWS ? PAIR : 1;
+        for (ptrdiff_t i = 0, rows; i < owned; i += rows) {
+            vec by_out[GROUP_ROWS * COLUMNS];
+            ptrdiff_t terms[GROUP_ROWS];
+            rows = tile_rows(owned - i, GROUP_ROWS);
+            memset(by_out, 0, (size_t)(rows * panels) * COLUMNS * sizeof *by_out);
+            for (ptrdiff_t r = 0; r < rows; r++) {
+                const ptrdiff_t rank = fr_rank(b->hand, i + r);
+                terms[r] = s->term + rank;
+                prefetch_saved(b, s, fr_row(b->batch, rank), panel * COLUMNS * LANES, panels * COLUMNS * LANES);
+            }
+            if (panels == PAIR)
+                LEVEL(fr_d_times_w_pair)(b, FROM_OUT, terms, (int)rows, panel, by_out);
+            else
+                LEVEL(fr_d_times_w)(b, FROM_OUT, terms, (int)rows, panel, by_out);
+            for (ptrdiff_t k = 0; k < rows * panels; k++)
+                function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
+                         by_out + k * COLUMNS, wide_columns(b->H, panel + k % panels));
+        }
+        fr_share_worked(b->share, 2.0 * (double)(owned * panels) * (double)b->P * COLUMNS * LANES);
+    }
+}
+
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
 static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t end, ptrdiff_t panel) {
     const ptrdiff_t j = panel * COLUMNS * LANES;
-    const int C = wide_columns(b->H, panel);
+    const int C = wide_columns(b->P, panel);
     for (int rows; i < end; i += rows) {
         vec dh[TILE_ROWS * COLUMNS];
         ptrdiff_t terms[TILE_ROWS];
@@ -219,10 +289,10 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
         for (int pass = 0; pass < 2; pass++) {
             for (int r = 0; r < rows; r++) {
                 ptrdiff_t rank = fr_rank(b->hand, i + r);
-                real *dh0 = (real *)b->run->dh0 + fr_row(b->batch, rank) * b->H + j;
+                real *dh0 = (real *)b->run->dh0 + fr_row(b->batch, rank) * b->P + j;
                 terms[r] = s->term + rank;
                 for (int c = 0; c < C; c++) {
-                    int n = min_lanes(b->H - j - c * LANES);
+                    int n = min_lanes(b->P - j - c * LANES);
                     if (pass && b->enters)
                         dh[r * COLUMNS + c] = leave_units(
                             &b->run->entry, b->batch, s->t, fr_row(b->batch, rank), j + c * LANES, n,
@@ -257,7 +327,7 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     const double row_flop = b->share->row_flop / (double)(b->unit_panel_end - b->unit_panel);
     int panels;
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel += panels) {
-        const int whole = panel + PAIR <= b->unit_panel_end && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
+        const int whole = panel + PAIR <= b->unit_panel_end && wide_columns(b->P, panel + PAIR - 1) == COLUMNS;
         panels = whole && !dh0 && !b->unpacked[0] && owned <= PAIR_ROWS ? PAIR : 1;
         for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
             end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
@@ -281,8 +351,8 @@ static const real *entered_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row
     const real *h = h_before(b, t, row);
     if (!e->scale.data)
         return is_reset(e, b->batch, t, row) ? b->entered : h;
-    real *to = b->entered + term * b->H;
-    enter_units(e, b->batch, t, row, 0, b->H, h, to);
+    real *to = b->entered + term * b->P;
+    enter_units(e, b->batch, t, row, 0, b->P, h, to);
     return to;
 }
 
@@ -292,6 +362,8 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
     ptrdiff_t owned = fr_owned(s->live, b->hand), before = fr_owned(live_before, b->hand);
     ptrdiff_t continuing = fr_owned(s->after < s->live ? s->after : s->live, b->hand);
     step_rows(b, s, continuing, 0, owned, 0);
+    if (b->projects)
+        derive_rows(b, s, owned);
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))
         return 1;
     step_rows(b, s, 0, before < owned ? before : owned, owned, 1);
@@ -326,11 +398,15 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const size_t d_vectors = (size_t)(b->panels * b->capacity * b->vectors * panel_blocks(b->cell)) * VEC_BYTES;
     const ptrdiff_t entered = b->run->entry.scale.data ? b->capacity : 1;
     const size_t sizes[] = {(size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES,
-                            b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->H),
+                            b->unpacked[0] ? 0 : w_hh * (size_t)wide_panels(b->P),
                             b->unpacked[1] ? 0 : w_ih * (size_t)wide_panels(b->I),
                             b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES,
                             (size_t)b->capacity * sizeof(real *), d_vectors,
-                            b->enters ? (size_t)(entered * b->H) * sizeof(real) : 0};
+                            b->enters ? (size_t)(entered * b->P) * sizeof(real) : 0,
+                            b->projects ? (size_t)(wide_panels(b->P) * b->capacity) * COLUMNS * VEC_BYTES : 0,
+                            b->projects ? (size_t)(wide_panels(b->H) * b->P) * COLUMNS * VEC_BYTES : 0,
+                            b->projects ? (size_t)(b->capacity * b->H) * sizeof(real) : 0,
+                            b->projects ? (size_t)b->capacity * sizeof(real *) : 0};
     if (scratch) {
         char *next = scratch;
         b->d = (vec *)next;
@@ -338,16 +414,23 @@ static size_t lay_out(backward_state *b, char *scratch) {
         b->w_ih = (real *)(next += sizes[1]);
         b->block = (vec *)(next += sizes[2]) + b->share->index * block;
         b->d_vectors = (vec *)(next += sizes[3]);
-        b->x = (const real **)(next += sizes[5]);
+        b->dh = (vec *)(next += sizes[5]);
+        b->w_hr = (real *)(next += sizes[7]);
+        b->x = (const real **)(next += sizes[8]);
         b->h = (const real **)(next += sizes[4]);
         b->dx = (real **)(next += sizes[4]);
-        b->entered = (real *)(next + sizes[4]);
+        b->out_rows = (const real **)(next += sizes[4]);
+        b->entered = (real *)(next += sizes[10]);
+        b->out = (real *)(next + sizes[6]);
     }
-    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4] + sizes[5] + sizes[6];
+    return sizes[0] + sizes[1] + sizes[2] + sizes[3] + 3 * sizes[4] + sizes[5] + sizes[6] + sizes[7] + sizes[8] +
+           sizes[9] + sizes[10];
 }
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
+    b.P = run->weights.proj_size ? run->weights.proj_size : b.H;
+    b.projects = b.P < b.H;
     b.cell = run->cell;
     b.enters = changes(&run->entry);
     b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors : 0;
@@ -358,14 +441,14 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.saved = run->saved;
     if (run->span.last && run->saved)
         b.saved -= (run->reverse ? batch->T - b.last : b.first - 1) * batch->B * fr_cells[b.cell].saved * b.H;
-    b.unpacked[0] = b.few && b.H >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
-    fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
+    b.unpacked[0] = b.few && b.P >= LANES, b.unpacked[1] = b.few && b.I >= LANES;
+    fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.P));
     b.hand = part.hand;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
-    for (int from_x = 0; from_x < 2; from_x++) {
-        b.last_runs[from_x] = LEVEL(fr_runs_of)(&b, b.panels - 1, from_x);
+    for (int from_x = 0; from_x < (b.projects ? SOURCES : FROM_OUT); from_x++) {
+        b.last_runs[from_x] = LEVEL(fr_runs_of)(&b, gradient_panels(&b, from_x) - 1, from_x);
         b.full_runs[from_x] = b.last_runs[from_x];
-        b.full_runs[from_x].length = fr_cells[b.cell].columns == 1 ? COLUMNS * LANES : LANES;
+        b.full_runs[from_x].length = fr_cells[b.cell].columns == 1 || from_x == FROM_OUT ? COLUMNS * LANES : LANES;
     }
     return b;
 }
@@ -386,21 +469,23 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
 /* Packs the share's part of the weights and sets its rows' dh0, dc0 and dx up. Returns whether the call ends. */
 static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
-    for (int from_x = 0; from_x < 2; from_x++) {
-        const ptrdiff_t panels = b->unpacked[from_x] ? 0 : wide_panels(from_x ? b->I : b->H);
+    for (int from_x = 0; from_x < (b->projects ? SOURCES : FROM_OUT); from_x++) {
+        const ptrdiff_t panels = b->unpacked[from_x] ? 0 : wide_panels(weight_columns(b, from_x));
         if (LEVEL(fr_pack_w)(b, from_x, fr_cut(panels, b->share->index, b->share->size),
                              fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
     for (ptrdiff_t row = b->share->index; row < b->batch->B && b->last == b->batch->T; row += b->share->size) {
-        init_row(run->dh0, run->dh, row, b->H);
+        init_row(run->dh0, run->dh, row, b->P);
         if (fr_cells[b->cell].states == 2)
             init_row(run->dc0, run->dc, row, b->H);
         for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
             memset(at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
     if (b->enters && b->share->index == 0)
-        memset(b->entered, 0, (size_t)b->H * sizeof(real));
+        memset(b->entered, 0, (size_t)b->P * sizeof(real));
+    for (ptrdiff_t term = b->share->index; b->projects && term < b->capacity; term += b->share->size)
+        b->out_rows[term] = b->out + term * b->H;
     return fr_barrier_wait(b->share->barrier);
 }
 
@@ -414,14 +499,20 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
             memmove(vector_terms(b, p, 0, 0, 0), vector_terms(b, p, keep, 0, 0),
                     count * (size_t)(b->vectors * panel_blocks(b->cell)) * VEC_BYTES);
     }
+    for (ptrdiff_t p = b->share->index; b->projects && p < wide_panels(b->P); p += b->share->size) {
+        vec *dh = b->dh + p * b->capacity * COLUMNS;
+        memmove(dh, dh + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+    }
     if (b->share->index == 0) {
+        if (b->projects)
+            memmove(b->out, b->out + keep * b->H, count * (size_t)b->H * sizeof(real));
         memmove(b->x, b->x + keep, count * sizeof *b->x);
         memmove(b->h, b->h + keep, count * sizeof *b->h);
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
         if (b->run->entry.scale.data) {
-            memmove(b->entered, b->entered + keep * b->H, count * (size_t)b->H * sizeof(real));
+            memmove(b->entered, b->entered + keep * b->P, count * (size_t)b->P * sizeof(real));
             for (size_t k = 0; k < count; k++)
-                b->h[k] = b->entered + (ptrdiff_t)k * b->H;
+                b->h[k] = b->entered + (ptrdiff_t)k * b->P;
         }
     }
     return fr_barrier_wait(b->share->barrier);

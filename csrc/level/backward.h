@@ -12,6 +12,10 @@
 
 enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
 
+/* What a weight multiplies, `from_x` in all that treats them alike: W_hh the h that a step takes, W_ih its x, W_hr the
+ * output of the cell's equation. What a term has of gradients by the product is du and da, in d, and dh. */
+enum { FROM_H, FROM_X, FROM_OUT, SOURCES };
+
 /* The runs of neighbouring elements in a panel of d that belong to W_ih (from_x) or W_hh: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
  * on of W. */
@@ -26,25 +30,30 @@ typedef struct {
     const fr_share *share;
     int cell;
     fr_options options;      /* of a cell that has some */
-    ptrdiff_t I, H;
+    ptrdiff_t I, H, P;
+    int projects;            /* P < H: h is W_hr times the output of the cell's equation */
     fr_hand hand;            /* the ranks this share owns in the sequential part */
     ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
     ptrdiff_t panels;        /* of d, as in the forward pass */
-    panel_runs full_runs[2], last_runs[2]; /* of a panel but the last, and of the last, by from_x */
+    panel_runs full_runs[SOURCES], last_runs[SOURCES]; /* of a panel but the last, and of the last, by from_x */
     ptrdiff_t capacity;      /* terms */
     ptrdiff_t first, last;   /* the visited steps first .. last-1 */
     const real *saved;       /* where step 0's would be */
     const real **x, **h;     /* (capacity): each term's row of x and of the state before the step */
     real **dx;               /* (capacity) */
     int enters;              /* whether the run's entry changes states */
-    real *entered;           /* (capacity, H): h as each term's step took it, if there are scales; if there are only
-                                resets, H zeros */
+    real *entered;           /* (capacity, P): h as each term's step took it, if there are scales; if there are only
+                                resets, P zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     int vectors;             /* of the cell whose gradients are wanted */
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
     real *w_hh, *w_ih;       /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
-    int unpacked[2];         /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
+    int unpacked[SOURCES];   /* and W_hh, W_ih, by from_x, read so, if their rows fill a vector */
+    vec *dh;                 /* (wide panels of P, capacity, COLUMNS): of a cell that projects, as all that follows */
+    real *w_hr;              /* as w_hh */
+    real *out;               /* (capacity, H): the outputs of the cell's equation */
+    const real **out_rows;   /* (capacity): where they lie */
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
 
@@ -54,9 +63,23 @@ INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
     return columns < COLUMNS ? (int)columns : COLUMNS;
 }
 
-/* How many of W_ih's (from_x) or W_hh's rows d has elements for. */
+/* How many of a weight's rows d, or dh, has elements for. */
 INLINE ptrdiff_t weight_rows(const backward_state *b, int from_x) {
-    return b->H * fed_part(b->cell, from_x)->count;
+    return from_x == FROM_OUT ? b->P : b->H * fed_part(b->cell, from_x)->count;
+}
+INLINE ptrdiff_t weight_columns(const backward_state *b, int from_x) {
+    return from_x == FROM_X ? b->I : from_x == FROM_H ? b->P : b->H;
+}
+
+/* The gradients by a weight's product, and how many panels they are. */
+INLINE const vec *gradients_of(const backward_state *b, int from_x) { return from_x == FROM_OUT ? b->dh : b->d; }
+INLINE ptrdiff_t gradient_panels(const backward_state *b, int from_x) {
+    return from_x == FROM_OUT ? wide_panels(b->P) : b->panels;
+}
+
+/* Each term's row of what a weight multiplies. */
+INLINE const real **rows_of(const backward_state *b, int from_x) {
+    return from_x == FROM_X ? b->x : from_x == FROM_H ? b->h : b->out_rows;
 }
 
 /* A term's part of the gradient of a vector at a block of panel p's units. */
@@ -71,15 +94,16 @@ panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x);
 /* Rows that share what they read of W. */
 enum { GROUP_ROWS = 16 * TILE_ROWS };
 
-/* Copies panels begin .. end-1 of the columns of W_ih (from_x) or W_hh, its rows in the order in which d is read; a
+/* Copies panels begin .. end-1 of the columns of a weight, its rows in the order in which d is read; a
  * narrow last panel is packed tightly. Returns whether the call ends. */
 int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end);
-/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of W_ih (from_x; I columns) or W_hh (H). */
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d, or dh, times panel `panel` of a weight. */
 void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum);
-/* The same of at most PAIR_ROWS terms and W_hh's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
+/* The same of at most PAIR_ROWS terms and a weight's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
  * COLUMNS). */
-void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
+void LEVEL(fr_d_times_w_pair)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                              vec *sum);
 /* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);
 /* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. `opened` terms of the first block

@@ -2,6 +2,10 @@
 #include "backward.h"
 
 panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x) {
+    if (from_x == FROM_OUT) {
+        const ptrdiff_t first = p * COLUMNS * LANES, left = b->P - first;
+        return (panel_runs){.count = 1, .length = (int)(left < COLUMNS * LANES ? left : COLUMNS * LANES), .row = {first}};
+    }
     const fr_fed *fed = fed_part(b->cell, from_x);
     panel_runs runs = {.start = fed->first * LANES};
     ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
@@ -20,10 +24,11 @@ panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x) {
 
 /* Row by row, since those of one panel are far apart, each on a page of its own. */
 int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdiff_t end) {
-    const real *w = from_x ? b->run->weights.w_ih : b->run->weights.w_hh;
-    const ptrdiff_t n = from_x ? b->I : b->H, panel_size = weight_rows(b, from_x) * COLUMNS * LANES;
-    real *packed = from_x ? b->w_ih : b->w_hh;
-    for (ptrdiff_t p = 0, row = 0; p < b->panels && begin < end; p++) {
+    const fr_weights *weights = &b->run->weights;
+    const real *w = from_x == FROM_OUT ? weights->w_hr : from_x ? weights->w_ih : weights->w_hh;
+    const ptrdiff_t n = weight_columns(b, from_x), panel_size = weight_rows(b, from_x) * COLUMNS * LANES;
+    real *packed = from_x == FROM_OUT ? b->w_hr : from_x ? b->w_ih : b->w_hh;
+    for (ptrdiff_t p = 0, row = 0; p < gradient_panels(b, from_x) && begin < end; p++) {
         panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
         for (int g = 0; g < runs.count; g++)
             for (int k = 0; k < runs.length; k++, row++)
@@ -44,8 +49,8 @@ int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdi
 
 /* --- Products of rows of d with a packed panel of W. */
 
-/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of P panels, the first at w, of W_ih
- * (from_x) or W_hh. */
+/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d, or dh, times C columns of P panels, the first at w, of
+ * a weight. */
 INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int from_x,
                                  const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
     vec sum[TILE_ROWS * PAIR * COLUMNS];
@@ -57,12 +62,12 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
     for (int i = 0; i < R * P; i++)
         move_sums(sum + i * COLUMNS, sum_out + i * COLUMNS, C);
     /* The runs of a full panel lie side by side: one long run. */
-    const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
+    const ptrdiff_t whole = end < gradient_panels(b, from_x) || last->length == full->length ? end : end - 1;
     const ptrdiff_t K = (ptrdiff_t)full->count * full->length, d_step = b->capacity * COLUMNS * LANES;
     const ptrdiff_t w_step = weight_rows(b, from_x) * COLUMNS * LANES;
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        a[r] = (const real *)b->d + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
+        a[r] = (const real *)gradients_of(b, from_x) + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
     if (begin < whole)
         product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step);
     if (whole < end) {
@@ -140,7 +145,7 @@ static void d_times_unpacked(const backward_state *b, int from_x, const ptrdiff_
                              vec *sum) {
     static row_product_function *const *const by_columns[] = {d_times_rows_1, d_times_rows_2, d_times_rows_3,
                                                               d_times_rows_4};
-    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
+    const ptrdiff_t n = weight_columns(b, from_x), j = panel * COLUMNS * LANES;
     const real *w = (const real *)(from_x ? b->run->weights.w_ih : b->run->weights.w_hh) + j;
     const int C = wide_columns(n, panel);
     real last_row[COLUMNS * LANES] = {0};
@@ -157,23 +162,25 @@ static void d_times_unpacked(const backward_state *b, int from_x, const ptrdiff_
 enum { PART_BYTES = 3 << 17 };
 
 static const real *weights_at(const backward_state *b, int from_x, ptrdiff_t panel) {
-    return (from_x ? b->w_ih : b->w_hh) + panel * weight_rows(b, from_x) * COLUMNS * LANES;
+    const real *w = from_x == FROM_OUT ? b->w_hr : from_x ? b->w_ih : b->w_hh;
+    return w + panel * weight_rows(b, from_x) * COLUMNS * LANES;
 }
 
 void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum) {
     static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
                                                           d_times_weights_4};
-    const int C = wide_columns(from_x ? b->I : b->H, panel);
+    const int C = wide_columns(weight_columns(b, from_x), panel);
+    const ptrdiff_t panels = gradient_panels(b, from_x);
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[from_x].count * b->full_runs[from_x].length * C * LANES;
-    const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
+    const ptrdiff_t part = rows <= tile_limit(C) ? panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = weights_at(b, from_x, panel);
     if (b->unpacked[from_x]) {
         d_times_unpacked(b, from_x, terms, rows, panel, sum);
         return;
     }
-    for (ptrdiff_t p = 0; p < b->panels; p += part) {
-        const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
+    for (ptrdiff_t p = 0; p < panels; p += part) {
+        const ptrdiff_t end = p + part < panels ? p + part : panels;
         int tile;
         for (int i = 0; i < rows; i += tile) {
             tile = tile_rows(rows - i, tile_limit(C));
@@ -182,8 +189,9 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int from_x, const ptrdiff_t *t
     }
 }
 
-void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum) {
-    d_times_weights_pair[rows - 1](b, 0, terms, weights_at(b, 0, panel), 0, b->panels, sum);
+void LEVEL(fr_d_times_w_pair)(const backward_state *b, int from_x, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                              vec *sum) {
+    d_times_weights_pair[rows - 1](b, from_x, terms, weights_at(b, from_x, panel), 0, gradient_panels(b, from_x), sum);
 }
 
 /* --- dx. */

@@ -35,7 +35,7 @@ INLINE void finish_stage(const int cell, const fr_options *o, const int block, c
     cell_forward(cell, o, stage, n, u);
     if (stage != last)
         return;
-    EACH(r, n) vstore_n(at(&run->y, s->t, s->row[r]) + j, u->h[r], lanes);
+    EACH(r, n) vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
     if (has_c)
         EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);
     if (kept && run->saved)

@@ -46,15 +46,18 @@ typedef struct {
     int begin, stay;
 } open_ends;
 
-/* Adds a block's part of W_ih's (from_x) or W_hh's gradient: the rows of panel p, one panel of columns. */
+static real *weight_of(const fr_gradients *gradients, int from_x) {
+    return from_x == FROM_OUT ? gradients->w_hr : from_x ? gradients->w_ih : gradients->w_hh;
+}
+
+/* Adds a block's part of a weight's gradient: the rows of panel p, one panel of columns. */
 static void add_outer(const backward_state *b, open_ends ends, int from_x, ptrdiff_t term, ptrdiff_t terms,
                       ptrdiff_t p, ptrdiff_t panel, const vec *block) {
     static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
-    const ptrdiff_t n = from_x ? b->I : b->H, j = panel * COLUMNS * LANES;
-    const fr_gradients *open = &b->run->span.open;
-    real *gradient = (real *)(from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh) + j;
-    real *opened = ends.begin || ends.stay ? (real *)(from_x ? open->w_ih : open->w_hh) + j : NULL;
-    const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
+    const ptrdiff_t n = weight_columns(b, from_x), j = panel * COLUMNS * LANES;
+    real *gradient = weight_of(&b->run->gradients, from_x) + j;
+    real *opened = ends.begin || ends.stay ? weight_of(&b->run->span.open, from_x) + j : NULL;
+    const real *d[COLUMNS * LANES], *term_d = (const real *)(gradients_of(b, from_x) + (p * b->capacity + term) * COLUMNS);
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
     const int C = wide_columns(n, panel);
@@ -120,19 +123,20 @@ DEFINE_ROW_TERMS(6)
 DEFINE_ROW_TERMS(7)
 DEFINE_ROW_TERMS(8)
 
-/* Adds at most FEW_TERMS terms' part of the rows of W_ih's (from_x) or W_hh's gradient that panel p of d stands for. */
+/* Adds at most FEW_TERMS terms' part of the rows of a weight's gradient that panel p of d, or dh, stands for. */
 static void add_few(const backward_state *b, int from_x, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
     static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
                                                             row_terms_5, row_terms_6, row_terms_7, row_terms_8};
-    const ptrdiff_t n = from_x ? b->I : b->H;
-    real *gradient = from_x ? b->run->gradients.w_ih : b->run->gradients.w_hh;
+    const ptrdiff_t n = weight_columns(b, from_x);
+    real *gradient = weight_of(&b->run->gradients, from_x);
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
     const real *d[FEW_TERMS];
     for (int g = 0; g < runs.count; g++)
         for (int k = 0; k < runs.length; k++) {
             for (ptrdiff_t r = 0; r < terms; r++)
-                d[r] = (const real *)(b->d + (p * b->capacity + term + r) * COLUMNS) + runs.start + g * LANES + k;
-            by_terms[terms - 1]((from_x ? b->x : b->h) + term, d, n, gradient + (runs.row[g] + k) * n);
+                d[r] = (const real *)(gradients_of(b, from_x) + (p * b->capacity + term + r) * COLUMNS) + runs.start +
+                       g * LANES + k;
+            by_terms[terms - 1](rows_of(b, from_x) + term, d, n, gradient + (runs.row[g] + k) * n);
         }
 }
 
@@ -162,7 +166,13 @@ static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t term
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
         for (int from_x = 0; from_x < 2; from_x++)
             add_few(b, from_x, term, terms, p);
-        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->H) * COLUMNS * LANES)))
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->P) * COLUMNS * LANES)))
+            return 1;
+    }
+    const ptrdiff_t panels = b->projects ? wide_panels(b->P) : 0;
+    for (ptrdiff_t p = fr_cut(panels, index, size); p < fr_cut(panels, index + 1, size); p++) {
+        add_few(b, FROM_OUT, term, terms, p);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)(b->H * COLUMNS * LANES)))
             return 1;
     }
     return 0;
@@ -176,34 +186,36 @@ static vec *blocks_of(const backward_state *b, ptrdiff_t wide) {
 }
 
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
- * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
+ * panels of d times panels of x or h, or (`of_out`) panels of dh times those of the outputs. So many of the latter share what they read of d, and the blocks what they read of
  * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
-static int add_outer_blocks(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t end_term) {
-    const int index = b->share->index, size = b->share->size;
-    const ptrdiff_t x_panels = wide_panels(b->I), items = (x_panels + wide_panels(b->H)) * b->panels;
+static int add_outer_blocks(const backward_state *b, open_ends ends, int of_out, ptrdiff_t term, ptrdiff_t end_term) {
+    const int index = b->share->index, size = b->share->size, other = of_out ? FROM_OUT : FROM_H;
+    const ptrdiff_t panels = gradient_panels(b, other), x_panels = of_out ? 0 : wide_panels(b->I);
+    const ptrdiff_t items = (x_panels + wide_panels(weight_columns(b, other))) * panels;
     const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
-    const ptrdiff_t wide_end = (last + b->panels - 1) / b->panels;
+    const ptrdiff_t wide_end = (last + panels - 1) / panels;
     const double item_flop = 2.0 * (double)(end_term - term) * COLUMNS * LANES * COLUMNS * LANES;
-    for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
+    for (ptrdiff_t begin = first / panels, end; begin < wide_end; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
         for (ptrdiff_t wide = begin; wide < end; wide++) {
-            const int from_x = wide < x_panels;
+            const int from_x = wide < x_panels ? FROM_X : other;
             vec *block = blocks_of(b, wide - begin);
             for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                pack_block((from_x ? b->x : b->h) + k, block_terms(k, end_term), from_x ? b->I : b->H,
-                           from_x ? wide : wide - x_panels, block);
+                pack_block(rows_of(b, from_x) + k, block_terms(k, end_term), weight_columns(b, from_x),
+                           from_x == FROM_X ? wide : wide - x_panels, block);
         }
-        for (ptrdiff_t p = 0; p < b->panels; p++)
+        for (ptrdiff_t p = 0; p < panels; p++)
             for (ptrdiff_t wide = begin; wide < end; wide++) {
-                const ptrdiff_t item = wide * b->panels + p;
-                const int from_x = wide < x_panels;
+                const ptrdiff_t item = wide * panels + p;
+                const int from_x = wide < x_panels ? FROM_X : other;
                 if (item < first || item >= last)
                     continue;
                 if (fr_share_worked(b->share, item_flop))
                     return 1;
                 const vec *block = blocks_of(b, wide - begin);
                 for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                    add_outer(b, ends, from_x, k, block_terms(k, end_term), p, from_x ? wide : wide - x_panels, block);
+                    add_outer(b, ends, from_x, k, block_terms(k, end_term), p,
+                              from_x == FROM_X ? wide : wide - x_panels, block);
             }
     }
     return 0;
@@ -263,7 +275,9 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
             ends.stay = next - begin <= odd;
             next -= ends.stay ? 0 : odd;
         }
-        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, begin, next))
+        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, 0, begin, next))
+            return;
+        if (b->projects && !b->few && add_outer_blocks(b, ends, 1, begin, next))
             return;
         for (ptrdiff_t term = begin; term < next; term += BLOCK)
             add_biases(b, ends, term, block_terms(term, next)), add_vectors(b, ends, term, block_terms(term, next));

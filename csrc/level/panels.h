@@ -6,7 +6,7 @@
  *
  *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
  *     x part   (I, x columns)        W_ih transposed
- *     h part   (H, h columns)        W_hh transposed
+ *     h part   (P, h columns)        W_hh transposed
  *
  * Units past H are padded with zeros here and nowhere else.
  */
@@ -103,6 +103,10 @@ INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size,
                     fr_watch *watch);
+/* The bytes of W_hr's panels, 0 if there is none, and part `index` of `size` of their packing. */
+size_t LEVEL(fr_projection_bytes)(const fr_packed *packed);
+void LEVEL(fr_pack_projection)(const fr_packed *packed, const fr_weights *weights, int index, int size,
+                               fr_watch *watch);
 /* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at
  * most UNPACKED_ROWS rows of x and h. */
 enum { UNPACKED_ROWS = 96 };

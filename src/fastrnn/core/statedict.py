@@ -11,7 +11,7 @@ import numpy as np
 from . import checks
 from .geometry import Array
 
-LAYER_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh)|peephole|alpha)_l(\d+)(_reverse)?")
+LAYER_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|alpha)_l(\d+)(_reverse)?")
 CELL_NAME = re.compile(r"(weight|bias)_(ih|hh)")
 
 
@@ -42,13 +42,17 @@ def read_sizes(arrays: Mapping[str, Array], gates: int, prefix: str, layers: boo
         checks.shaped(f"state_dict[{prefix + name!r}]", arrays[name], ("rows", columns))
         for name, columns in ((first, "input_size"), (second, "hidden_size"))
     )
-    rows, size = w_hh.shape
+    rows, width = w_hh.shape
+    projects = any(name.startswith("weight_hr") for name in arrays)
+    size = rows // gates if projects else width
     if rows != gates * size or len(w_ih) != rows:
         shapes = f"{checks.show(w_ih.shape)} and {checks.show(w_hh.shape)}"
         raise ValueError(f"state_dict: expected weights of {gates} hidden_size rows each, got the shapes {shapes}")
     dtype = np.float64 if all(array.dtype == np.float64 for array in arrays.values()) else np.float32
     found: dict[str, Any] = {"input_size": w_ih.shape[1], "hidden_size": size, "dtype": dtype}
     found["bias"] = any(name.startswith("bias") for name in arrays)
+    if projects:
+        found["proj_size"] = width
     if layers:
         if any(name.startswith("peephole") for name in arrays):
             found["peephole"] = True

@@ -36,19 +36,21 @@ def forward(packed, run, after, threads):
     cell, weights = packed
     x, state, steps, y, saved = run.x, run.state, run.steps, run.y, run.saved
     step = EQUATIONS[cell.name][0]
-    T, H = len(x), state[0].shape[-1]
+    T, P = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
-        own = Own(cell, w.vectors, H)
+        own = Own(cell, w.vectors, state[-1].shape[-1])
         now = [part[d].copy() for part in state]
-        y_d = y[:, :, d * H : (d + 1) * H]
+        y_d = y[:, :, d * P : (d + 1) * P]
         y_d[...] = 0
         for t in visit(T, run.reverse[d]):
             rows = live_rows(steps.lengths, t)
             h, c = [entering(steps, d, t, rows, part[rows]) for part in now] + [None] * (2 - len(now))
             a, u = affine(x[t, rows], w.w_ih, w.b_ih), affine(h, w.w_hh, w.b_hh)
             if steps.noise is not None:
-                a = a + steps.noise[t, rows, d * H : (d + 1) * H]
+                a = a + steps.noise[t, rows, d * P : (d + 1) * P]
             h, c, keep = step(a, u, h, c, own)
+            if w.w_hr is not None:
+                h = affine(h, w.w_hr, None)
             for part, new in zip(now, (h, c)):
                 part[rows] = new
             y_d[t, rows] = h
@@ -63,16 +65,17 @@ def forward(packed, run, after, threads):
 def backward(cell, weights, run, given, wanted, threads):
     x, steps, y, saved, dx = run.x, run.steps, run.y, run.saved, wanted.dx
     step = EQUATIONS[cell.name][1]
-    T, B, H = len(x), x.shape[1], run.state[0].shape[-1]
+    T, P = len(x), run.state[0].shape[-1]
     first, last = (0, T) if run.span is None else run.span[:2]
     starts = [0 if run.span is None else run.span.start(T, reverse) for reverse in run.reverse]  # of what is saved
     if last == T:
         dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
-        order, own = visit(T, run.reverse[d]), Own(cell, w.vectors, H)
-        half = np.s_[d * H : (d + 1) * H]
+        order, own = visit(T, run.reverse[d]), Own(cell, w.vectors, run.state[-1].shape[-1])
+        half = np.s_[d * P : (d + 1) * P]
         after = given.dstate if last == T else wanted.dstate
-        dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*after, None)[:2])
+        parts = zip(run.state * 2, (*after, None)[:2])
+        dh, dc = (np.zeros_like(part[d]) if g is None else g[d].copy() for part, g in parts)
         for k in reversed(range(first, last)):
             t = order[k]
             rows = live_rows(steps.lengths, t)
@@ -83,6 +86,9 @@ def backward(cell, weights, run, given, wanted, threads):
             if wanted.dsteps is not None:
                 for part, now in zip(wanted.dsteps, (dh_t, dc[rows])):
                     part[d, t, rows] = now
+            if w.w_hr is not None:
+                dw.w_hr[...] += dh_t.T @ cell_output(cell, keep, own)
+                dh_t = dh_t @ w.w_hr
             da, du, dh_prev, dc_prev, dp = step(dh_t, dc[rows], y[t, rows, half], h_prev, c_prev, keep, own)
 
             for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, (du @ w.w_hh + dh_prev, dc_prev))):
@@ -100,6 +106,12 @@ def backward(cell, weights, run, given, wanted, threads):
             part[d] = now
 
 
+def cell_output(cell, keep, own):
+    """o tanh c: what a layer projects to h."""
+    o, c = (keep[cell.saved.index(name)] for name in "oc")
+    return o * own.output(c)
+
+
 def leaving(run, wanted, d, t, rows, before, gradients):
     """From the gradients by the state as the step took it to those by the state before, (dh,) or (dh, dc)."""
     steps, found = run.steps, list(zip(before, gradients))
@@ -107,7 +119,8 @@ def leaving(run, wanted, d, t, rows, before, gradients):
         found = [(part, np.where(steps.resets[d, t, rows][:, None], 0, g)) for part, g in found]
     if steps.scale is None:
         return [g for _, g in found]
-    wanted.dscale[d, t, rows] += sum(part * g for part, g in found)
+    for part, g in found:
+        wanted.dscale[d, t, rows, : part.shape[-1]] += part * g
     return [g * steps.scale[t, rows] for _, g in found]
 
 
@@ -116,12 +129,12 @@ def previous_state(cell, run, order, k, d, rows, start):
 
     `start` is the first step that is saved.
     """
-    H = run.state[0].shape[-1]
+    P = run.state[0].shape[-1]
     first = [part[d][rows] for part in run.state]
     if k == 0:
         return first
     t_prev = order[k - 1]
-    found = [run.y[t_prev, rows, d * H : (d + 1) * H]]
+    found = [run.y[t_prev, rows, d * P : (d + 1) * P]]
     if len(cell.states) == 2:
         found.append(run.saved[d, t_prev - start, rows, cell.saved.index("c")])
     if run.steps.lengths is None:
