@@ -128,7 +128,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """
         arrays = read_arrays(under(prefix, mapping), prefix)
         gates = len(LSTM_COUPLED.gates if options.get("coupled") else cls._cell.gates)
-        layer = cls(**read_sizes(arrays, gates, prefix, layers=True) | options)
+        may_project = len(cls._cell.states) == 2
+        layer = cls(**read_sizes(arrays, gates, prefix, layers=True, may_project=may_project) | options)
         layer.load_state_dict(arrays)
         return layer
 

@@ -310,5 +310,9 @@ def test_state_dicts_that_do_not_fit():
     del arrays["weight_hr_l0"]
     with pytest.raises(ValueError, match="weight_hr_l0 is missing"):
         fastrnn.LSTM.from_state_dict(arrays)
+    with pytest.raises(ValueError, match="got 'weight_hr_l0'"):
+        fastrnn.GRU.from_state_dict({n: a[:24] for n, a in layer.state_dict().items()})
+    with pytest.raises(ValueError, match=r"weight_hh_l0'\]: expected fewer than 8 columns"):
+        fastrnn.LSTM.from_state_dict(plain.state_dict() | {"weight_hr_l0": np.ones((5, 8))})
     with pytest.raises(ValueError, match=r"weight_hr_l0'\]: expected shape \(5, 8\)"):
         layer.load_state_dict(layer.state_dict() | {"weight_hr_l0": np.ones((8, 5))})

@@ -85,8 +85,8 @@ class Wanted(NamedTuple):
     dx: np.ndarray  # (T, B, I), strides as of x
     dstate: State  # of the initial state
     dweights: Sequence[Weights]  # C-contiguous; biases None where those of the weights are
-    # Of the state after each step, (D, T, B, P) and (D, T, B, H), C-contiguous: of h, dy included, and of c as h does not
-    # depend on it. Unwritten past a row's end.
+    # Of the state after each step, (D, T, B, P) and (D, T, B, H), C-contiguous: of h, dy included, and of c as h does
+    # not depend on it. Unwritten past a row's end.
     dsteps: State | None = None
     # (D, T, B, H), C-contiguous: of the scale, if there is one; by features of h and units of c
     dscale: np.ndarray | None = None

@@ -188,7 +188,7 @@ def build_backward(cell, layout, general, projects):
     saved_c = cell.saved.index("c") if states == 2 else 0
     du_at = 2 + gates  # slot of a block
     C, values = COLUMNS, 5 + kept
-    # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du; behind them what is projected.
+    # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du; behind them the output.
     dp_at = 2 + 2 * gates
     out_at = max(values, dp_at + vectors_count)
     slots = out_at + projects
