@@ -4,6 +4,7 @@
 
 Every option is measured in inference (frozen) and training at (T, B, I, H) = (100, 32, 128, 128) and (100, 1, 64, 64);
 those that ONNX Runtime has, in inference against it, too; LeakyRNN's training against a loop of PyTorch's operations.
+A projection changes how much there is to do: of it the rates, and its training against PyTorch's.
 """
 
 from functools import partial
@@ -138,8 +139,34 @@ def report_leaky():
     print(f"\nLeakyRNN training at (200, 32, 64, 128): a torch loop takes {ratio:.1f} times as long")
 
 
+def report_projection():
+    import torch
+
+    torch.set_num_threads(1)
+    print("\nLSTM(proj_size=H/2), one thread: its operations per second over the plain layer's; torch's time over ours")
+    for T, B, I, H in (*SIZES, (50, 32, 256, 512)):
+        P, rng = H // 2, np.random.default_rng(0)
+        plain, layer = fastrnn.LSTM(I, H, rng=0), fastrnn.LSTM(I, H, proj_size=P, rng=0)
+        more = (4 * H * (I + P) + H * P) / (4 * H * (I + H))
+        module = torch.nn.LSTM(I, H, proj_size=P)
+        x = rng.standard_normal((T, B, I), np.float32)
+        dy, dy_plain = (np.ones((T, B, n), np.float32) for n in (P, H))
+        given, parameters = torch.tensor(x, requires_grad=True), list(module.parameters())
+
+        def peer(module=module, given=given, parameters=parameters):
+            return torch.autograd.grad(module(given)[0].sum(), [given, *parameters])
+
+        (forward,) = ratios([LocalCall(partial(each.freeze(), x)) for each in (plain, layer)])
+        ours = LocalCall(training(layer, x, dy))
+        (trained,) = ratios([LocalCall(training(plain, x, dy_plain)), ours])
+        (against,) = ratios([LocalCall(peer), ours])
+        rates = f"forward {forward * more:.2f}, training {trained * more:.2f}, torch's training {against:.2f}"
+        print(f"{(T, B, I, H)}: {rates}", flush=True)
+
+
 if __name__ == "__main__":
     fastrnn.set_num_threads(1)
     report_options()
     report_between()
     report_leaky()
+    report_projection()

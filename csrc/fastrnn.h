@@ -2,6 +2,7 @@
  *
  *   T  time steps        I  input_size       G  gates of the cell, rows of a weight per unit
  *   B  rows              H  hidden_size      S  values saved per unit, row and step (cells/facts.h)
+ *   P  features of h     H, but fewer where W_hr projects the cell's output, o tanh c, to h
  *
  * `void *` stands for float or double, as the dtype says. Strides count elements and may be zero or negative; the
  * features of a row are contiguous. All sizes are at least 1. Nothing an argument calls const is written, and nothing
@@ -50,16 +51,19 @@ typedef struct {
 /* The parameters of one direction, row-major, the gates in the order of the table in spec.py. */
 typedef struct {
     const void *w_ih; /* (G*H, I) */
-    const void *w_hh; /* (G*H, H) */
+    const void *w_hh; /* (G*H, P) */
     const void *b_ih; /* (G*H) or NULL */
     const void *b_hh; /* (G*H) or NULL */
     const void *vectors; /* (V*H): the cell's parameters per unit; NULL where it has none, or does without */
+    const void *w_hr; /* (P, H): of a cell with two states that projects; else NULL */
+    ptrdiff_t proj_size; /* P, less than H, with W_hr; else 0 */
 } fr_weights;
 
 /* Their gradients; the kernels add into them. */
 typedef struct {
     void *w_ih, *w_hh;
     void *b_ih, *b_hh, *vectors; /* NULL: not wanted */
+    void *w_hr; /* with W_hr */
 } fr_gradients;
 
 /* Element (t, b, j) of a sequence is data[t * time + b * row + j]. */
@@ -72,7 +76,7 @@ typedef struct {
 typedef struct {
     const uint8_t *resets; /* (T, B), or NULL: where not 0, h and c are zeroed */
     fr_sequence scale;     /* (T, B, H), or data NULL: multiplies h and c */
-    int scale_by_unit;     /* 0: scale is (T, B, 1) */
+    int scale_by_unit;     /* 0: scale is (T, B, 1), as it has to be with W_hr */
 } fr_entry;
 
 /* Masks of units, (T, B, H), or data NULL. The recurrent product takes h times `drop`. `keep`, of h and of c, is for a
@@ -92,8 +96,8 @@ typedef struct fr_packed fr_packed;
 /* `options`, here and below: NULL for a plain cell, which then must have no vectors it may do without. */
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
                   const fr_options *options, int threads, fr_interrupted *interrupted, fr_packed **packed);
-/* The same without packing: forward reads the weights at every step, and rearranges them as it goes. For few steps; the
- * arrays have to stay. */
+/* The same without packing: forward reads the weights at every step, and rearranges them as it goes. For few steps, and
+ * without W_hr; the arrays have to stay. */
 fr_status fr_unpacked(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
                       const fr_weights *weights, const fr_options *options, fr_packed **packed);
 void fr_packed_free(fr_packed *packed); /* NULL is allowed */
@@ -103,10 +107,10 @@ typedef struct {
     const fr_packed *packed;
     int reverse;      /* visit the steps from a row's last valid one to step 0 */
     fr_sequence x;    /* (T, B, I); read only, and only at valid steps */
-    fr_sequence y;    /* (T, B, H): h of each step, zero past a row's end; must not overlap x */
-    const void *h0;   /* (B, H) */
+    fr_sequence y;    /* (T, B, P): h of each step, zero past a row's end; must not overlap x */
+    const void *h0;   /* (B, P) */
     const void *c0;   /* (B, H); two states only */
-    void *h;          /* (B, H): final state; may be h0 itself, or, where T is 1 and `lengths` NULL, y */
+    void *h;          /* (B, P): final state; may be h0 itself, or, where T is 1 and `lengths` NULL, y */
     void *c;          /* (B, H); two states only; may be c0 itself */
     void *saved;      /* (T, B, S, H), for the backward pass, or NULL; left unwritten past a row's end */
     fr_entry entry;
@@ -140,13 +144,14 @@ typedef struct {
     const void *h0, *c0;   /* as in the forward call */
     const void *saved;     /* as the forward call left it; NULL where S is 0. Of a span: its steps and, for c alone, the
                               one visited before, in the order of time */
-    fr_sequence dy;        /* (T, B, H), or data NULL for zero; read only at valid steps */
-    const void *dh, *dc;   /* (B, H): gradients of the final state; each may be NULL for zero; dc two states only */
+    fr_sequence dy;        /* (T, B, P), or data NULL for zero; read only at valid steps */
+    const void *dh, *dc;   /* (B, P), (B, H): gradients of the final state; each may be NULL for zero; dc two states
+                              only */
     fr_sequence dx;        /* (T, B, I): written; zero past a row's end; a layer's directions share it: their sum */
-    void *dh0, *dc0;       /* (B, H): written; dc0 two states only; distinct from dh, dc, h0, c0 */
+    void *dh0, *dc0;       /* (B, P), (B, H): written; dc0 two states only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
-    /* (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past a row's
-     * end. */
+    /* (T, B, P), (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past
+     * a row's end. */
     void *dh_steps, *dc_steps;
     fr_entry entry;        /* as in the forward call */
     fr_masks masks;        /* likewise */

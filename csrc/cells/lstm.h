@@ -40,6 +40,7 @@ INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
     if (zones(opt)) /* what is saved is what zoneout left of it */
         c = vfma(f, take_c_prev(u), i * g);
     activate(opt, FR_OUTPUT, 1, &c, &out_c);
+    u->out = o * out_c;
     u->d[3] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
     const int peephole = opt && u->vectors;

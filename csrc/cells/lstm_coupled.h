@@ -34,6 +34,7 @@ INLINE void lstm_coupled_backward(const fr_options *opt, backward_units *u) {
     if (zones(opt)) /* what is saved is what zoneout left of it */
         c = vfma(i, g - c_prev, c_prev);
     activate(opt, FR_OUTPUT, 1, &c, &out_c);
+    u->out = o * out_c;
     u->d[2] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
     const int peephole = opt && u->vectors;

@@ -1,6 +1,9 @@
 /* The backward pass. Only dh is sequential: a tile of it is dy + du W_hh of the step after, then the cell's derivative,
  * which leaves the columns' gradients in `d`. The rest are large products over the terms, (step, row) pairs, of a chunk
  * of time: dx = da W_ih, dW_ih = da' x, dW_hh = du' h_prev, taken while d is in cache (d_times_w.c, gradients.c).
+ *
+ * Of a cell that projects, the tiles leave dh; when a step's is whole, dh W_hr is what the derivative takes, and
+ * dW_hr = dh' out is one more of the large products.
  */
 #include "backward.h"
 #include "cell.h"
@@ -29,7 +32,7 @@ static int is_first(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
 
 static const real *h_before(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
     if (is_first(b, t, row))
-        return (const real *)b->run->h0 + row * b->H;
+        return (const real *)b->run->h0 + row * b->P;
     return at(&b->run->y, b->run->reverse ? t + 1 : t - 1, row);
 }
 
@@ -73,9 +76,10 @@ INLINE void split_zoned(const int cell, const fr_options *o, const fr_masks *mas
     }
 }
 
-/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns. */
-INLINE void derive_block(const int cell, const fr_options *o, const backward_state *b, const step *s, ptrdiff_t rank,
-                         ptrdiff_t j, vec dh) {
+/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns; of a cell that projects, from the gradient of
+ * its equation's output. */
+INLINE void derive_block(const int cell, const fr_options *o, const int projects, const backward_state *b, const step *s,
+                         ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
     const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
@@ -83,10 +87,12 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
     backward_units u = {.dh = dh, .lanes = n};
     real h_entered[LANES], c_entered[LANES];
     const real *c_before = NULL;
-    u.h = at(&run->y, s->t, row) + j;
-    u.h_prev = h_before(b, s->t, row) + j;
-    if (b->enters)
-        u.h_prev = enter_block(b, s->t, row, j, n, u.h_prev, h_entered);
+    if (!projects) {
+        u.h = at(&run->y, s->t, row) + j;
+        u.h_prev = h_before(b, s->t, row) + j;
+        if (b->enters)
+            u.h_prev = enter_block(b, s->t, row, j, n, u.h_prev, h_entered);
+    }
     if (kept) {
         const real *saved = saved_at(b, s->t, row) + j;
         UNROLL(8)
@@ -104,11 +110,12 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
         if (run->dc_steps)
             vstore_n((real *)run->dc_steps + at_step, u.dc, n);
     }
-    if (run->dh_steps)
+    if (run->dh_steps && !projects)
         vstore_n((real *)run->dh_steps + at_step, dh, n);
     if (fr_cells[cell].vectors)
         u.vectors = run->weights.vectors ? (const real *)run->weights.vectors + j : NULL, u.step = H;
     zoned_gradients past;
+    past.dh = past.dc = (vec){0};
     if (zones(o))
         split_zoned(cell, o, &run->masks, s->t, row, j, &u, &past);
     cell_backward(cell, o, &u);
@@ -117,6 +124,8 @@ INLINE void derive_block(const int cell, const fr_options *o, const backward_sta
         if (has_c)
             u.dc += past.dc;
     }
+    if (projects)
+        vstore_n(b->left + (s->term + rank) * H + j, u.out, n);
     const ptrdiff_t p = j / panel_units(cell), block = j % panel_units(cell) / LANES;
     vec *out = b->d + (p * b->capacity + s->term + rank) * COLUMNS + block * width;
     UNROLL(8)
@@ -166,25 +175,40 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
 /* The same for C blocks of units from j on. */
 typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C);
 
-#define DERIVE(name, cell, options, derive_units) \
+/* A cell without a c has no output to project. */
+#define DERIVE(name, cell, options, projects) \
     static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
-        for (int c = 0; c < C; c++, j += LANES) \
-            derive_units(cell, options, b, s, rank, j, dh[c]); \
+        for (int c = 0; c < C && (!projects || fr_cells[cell].states == 2); c++, j += LANES) \
+            derive_block(cell, options, projects, b, s, rank, j, dh[c]); \
     }
-#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL, derive_block)
+#define CELL(NAME, name, ...) DERIVE(derive_##name, FR_##NAME, NULL, 0)
 #include "cells.def"
-#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options, derive_block)
+#define CELL(NAME, name, ...) DERIVE(derive_general_##name, FR_##NAME, &b->options, 0)
 #include "cells.def"
-#define SECOND(NAME, name) \
-    DERIVE(second_##name, FR_##NAME, NULL, derive_second_block) \
-    DERIVE(second_general_##name, FR_##NAME, &b->options, derive_second_block)
+#define CELL(NAME, name, ...) DERIVE(derive_projected_##name, FR_##NAME, NULL, 1)
+#include "cells.def"
+#define CELL(NAME, name, ...) DERIVE(derive_general_projected_##name, FR_##NAME, &b->options, 1)
 #include "cells.def"
 
-/* By whether the cell has options. */
-static derive_function *const derive[][2] = {
-#define CELL(NAME, name, ...) {derive_##name, derive_general_##name},
+#define DERIVE_SECOND(name, cell, options) \
+    static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
+        for (int c = 0; c < C; c++, j += LANES) \
+            derive_second_block(cell, options, b, s, rank, j, dh[c]); \
+    }
+#define SECOND(NAME, name) \
+    DERIVE_SECOND(second_##name, FR_##NAME, NULL) \
+    DERIVE_SECOND(second_general_##name, FR_##NAME, &b->options)
+#include "cells.def"
+
+/* By whether the cell projects, and whether it has options. */
+static derive_function *const derive[][2][2] = {
+#define CELL(NAME, name, ...) \
+    {{derive_##name, derive_general_##name}, {derive_projected_##name, derive_general_projected_##name}},
 #include "cells.def"
 };
+static derive_function *derive_of(const backward_state *b) {
+    return derive[b->cell][b->projects][b->run->options != NULL];
+}
 static derive_function *const derive_second[FR_CELLS][2] = {
 #define SECOND(NAME, name) [FR_##NAME] = {second_##name, second_general_##name},
 #include "cells.def"
@@ -192,11 +216,15 @@ static derive_function *const derive_second[FR_CELLS][2] = {
 
 /* What the next step will read of a row's units j .. j+n-1. A row that does not have that step costs nothing but the
  * request: its memory is there. */
+static void prefetch_saved(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
+    for (int k = 0; k < fr_cells[b->cell].saved && s->t_next >= 0; k++)
+        prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
+}
 static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
     if (s->t_next < 0)
         return;
-    for (int k = 0; k < fr_cells[b->cell].saved; k++)
-        prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
+    if (!b->projects)
+        prefetch_saved(b, s, row, j, n);
     if (b->run->dy.data)
         prefetch(at(&b->run->dy, s->t_next, row) + j, n);
     prefetch(h_before(b, s->t_next, row) + j, n);
@@ -205,7 +233,7 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
 /* From the gradient by what recurrent dropout left of a row's h to that by h itself, with the carry, which waits in
  * dh0. */
 INLINE vec join_dropped(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t j, int n, vec gradient) {
-    const vec carry = b->carries ? vload_n((const real *)b->run->dh0 + row * b->H + j, n) : (vec){0};
+    const vec carry = b->carries ? vload_n((const real *)b->run->dh0 + row * b->P + j, n) : (vec){0};
     return vfma(gradient, drop_at(&b->run->masks, t, row, j, n), carry);
 }
 
@@ -216,9 +244,9 @@ static void join_rows(const backward_state *b, const step *s, ptrdiff_t i, int r
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
         const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
-        for (int c = 0; c < wide_columns(b->H, panel + k % panels); c++) {
+        for (int c = 0; c < wide_columns(b->P, panel + k % panels); c++) {
             const ptrdiff_t j = first + c * LANES;
-            const int n = min_lanes(b->H - j);
+            const int n = min_lanes(b->P - j);
             vec *here = &dh[k * COLUMNS + c];
             *here = join_dropped(b, s->t_after, row, j, n, *here);
             if (adds)
@@ -234,12 +262,12 @@ static void leave_rows(const backward_state *b, const step *s, ptrdiff_t i, int 
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
         const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
-        const int C = wide_columns(b->H, panel + k % panels);
+        const int C = wide_columns(b->P, panel + k % panels);
         if (!e->scale.data && !is_reset(e, b->batch, s->t_after, row))
             continue;
         for (int c = 0; c < C; c++) {
             const ptrdiff_t j = first + c * LANES;
-            const int n = min_lanes(b->H - j);
+            const int n = min_lanes(b->P - j);
             vec *here = &dh[k * COLUMNS + c];
             *here = leave_units(e, b->batch, s->t_after, row, j, n, at(&b->run->y, s->t, row), *here, b->run->dscale,
                                 b->H);
@@ -254,9 +282,25 @@ static void store_dh(const backward_state *b, ptrdiff_t i, int rows, ptrdiff_t p
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t row = fr_row(b->batch, fr_rank(b->hand, i + k / panels));
         const ptrdiff_t first = (panel + k % panels) * COLUMNS * LANES;
-        for (int c = 0; c < wide_columns(b->H, panel + k % panels); c++) {
+        for (int c = 0; c < wide_columns(b->P, panel + k % panels); c++) {
             const ptrdiff_t j = first + c * LANES;
-            vstore_n((real *)b->run->dh0 + row * b->H + j, dh[k * COLUMNS + c], min_lanes(b->H - j));
+            vstore_n((real *)b->run->dh0 + row * b->P + j, dh[k * COLUMNS + c], min_lanes(b->P - j));
+        }
+    }
+}
+
+/* Keeps dh of the same ranks and units, of a cell that projects. */
+static void keep_dh(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
+                    const vec *dh) {
+    for (int k = 0; k < rows * panels; k++) {
+        const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), p = panel + k % panels;
+        const ptrdiff_t at_step = (s->t * b->batch->B + fr_row(b->batch, rank)) * b->P;
+        vec *out = b->dh + (p * b->capacity + s->term + rank) * COLUMNS;
+        for (int c = 0; c < wide_columns(b->P, p); c++) {
+            const ptrdiff_t j = p * COLUMNS * LANES + c * LANES;
+            out[c] = dh[k * COLUMNS + c];
+            if (b->run->dh_steps)
+                vstore_n((real *)b->run->dh_steps + at_step + j, out[c], min_lanes(b->P - j));
         }
     }
 }
@@ -270,20 +314,20 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     ptrdiff_t terms[GROUP_ROWS] = {0};
     const int resumes = continues && s->resumes;
     continues = continues && !resumes;
-    derive_function *const function = derive[b->cell][b->run->options != NULL];
+    derive_function *const function = derive_of(b);
     const int drops = continues && b->run->masks.drop.data;
     /* What is not multiplied comes after the product. */
     const int later = drops || (continues && b->run->entry.scale.data);
     for (int k = 0; k < rows * panels; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k / panels), row = fr_row(b->batch, rank);
         const ptrdiff_t j = (panel + k % panels) * COLUMNS * LANES;
-        const int C = wide_columns(b->H, panel + k % panels);
+        const int C = wide_columns(b->P, panel + k % panels);
         const real *dy = b->run->dy.data && !resumes ? at(&b->run->dy, s->t, row) + j : NULL;
-        const real *dh0 = drops || (continues && !b->carries) ? NULL : (const real *)b->run->dh0 + row * b->H + j;
+        const real *dh0 = drops || (continues && !b->carries) ? NULL : (const real *)b->run->dh0 + row * b->P + j;
         terms[k / panels] = s->term_after + rank;
         prefetch_next(b, s, row, j, C * LANES);
         for (int c = 0; c < C; c++) {
-            int n = min_lanes(b->H - j - c * LANES);
+            int n = min_lanes(b->P - j - c * LANES);
             vec start = dh0 ? vload_n(dh0 + c * LANES, n) : (vec){0};
             dh[k * COLUMNS + c] = dy && !later ? start + vload_n(dy + c * LANES, n) : start;
         }
@@ -291,7 +335,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     if (continues && panels == 1)
         LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh);
     else if (continues)
-        LEVEL(fr_d_times_w_pair)(b, terms, rows, panel, dh);
+        LEVEL(fr_d_times_w_pair)(b, FROM_H, terms, rows, panel, dh);
     if (drops)
         join_rows(b, s, i, rows, panel, panels, dh);
     if (continues && b->enters)
@@ -300,15 +344,48 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         store_dh(b, i, rows, panel, panels, dh);
         return;
     }
+    if (b->projects) {
+        keep_dh(b, s, i, rows, panel, panels, dh);
+        return;
+    }
     for (int k = 0; k < rows * panels; k++)
         function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
                  wide_columns(b->H, panel + k % panels));
 }
 
+/* From dh of the first `owned` owned ranks, all of it, to the gradients of their columns, of a cell that projects. */
+static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned) {
+    const ptrdiff_t unit_panels = wide_panels(b->H);
+    derive_function *const function = derive_of(b);
+    for (ptrdiff_t panel = 0, panels; panel < unit_panels && !fr_watch_stopped(b->share->watch); panel += panels) {
+        const int whole = panel + PAIR <= unit_panels && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
+        panels = whole && owned <= PAIR_ROWS ? PAIR : 1;
+        for (ptrdiff_t i = 0, rows; i < owned; i += rows) {
+            vec by_out[GROUP_ROWS * COLUMNS];
+            ptrdiff_t terms[GROUP_ROWS];
+            rows = tile_rows(owned - i, GROUP_ROWS);
+            memset(by_out, 0, (size_t)(rows * panels) * COLUMNS * sizeof *by_out);
+            for (ptrdiff_t r = 0; r < rows; r++) {
+                const ptrdiff_t rank = fr_rank(b->hand, i + r);
+                terms[r] = s->term + rank;
+                prefetch_saved(b, s, fr_row(b->batch, rank), panel * COLUMNS * LANES, panels * COLUMNS * LANES);
+            }
+            if (panels == PAIR)
+                LEVEL(fr_d_times_w_pair)(b, FROM_OUT, terms, (int)rows, panel, by_out);
+            else
+                LEVEL(fr_d_times_w)(b, FROM_OUT, terms, (int)rows, panel, by_out);
+            for (ptrdiff_t k = 0; k < rows * panels; k++)
+                function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
+                         by_out + k * COLUMNS, wide_columns(b->H, panel + k % panels));
+        }
+        fr_share_worked(b->share, 2.0 * (double)(owned * panels) * (double)b->P * COLUMNS * LANES);
+    }
+}
+
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
 static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t end, ptrdiff_t panel) {
     const ptrdiff_t j = panel * COLUMNS * LANES;
-    const int C = wide_columns(b->H, panel), drops = b->run->masks.drop.data != NULL;
+    const int C = wide_columns(b->P, panel), drops = b->run->masks.drop.data != NULL;
     for (int rows; i < end; i += rows) {
         vec dh[TILE_ROWS * COLUMNS];
         ptrdiff_t terms[TILE_ROWS];
@@ -316,10 +393,10 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
         for (int pass = 0; pass < 2; pass++) {
             for (int r = 0; r < rows; r++) {
                 ptrdiff_t rank = fr_rank(b->hand, i + r);
-                real *dh0 = (real *)b->run->dh0 + fr_row(b->batch, rank) * b->H + j;
+                real *dh0 = (real *)b->run->dh0 + fr_row(b->batch, rank) * b->P + j;
                 terms[r] = s->term + rank;
                 for (int c = 0; c < C; c++) {
-                    int n = min_lanes(b->H - j - c * LANES);
+                    int n = min_lanes(b->P - j - c * LANES);
                     if (pass && drops)
                         dh[r * COLUMNS + c] = join_dropped(b, s->t, fr_row(b->batch, rank), j + c * LANES, n,
                                                            dh[r * COLUMNS + c]);
@@ -357,7 +434,7 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     const double row_flop = b->share->row_flop / (double)(b->unit_panel_end - b->unit_panel);
     int panels;
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel += panels) {
-        const int whole = panel + PAIR <= b->unit_panel_end && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
+        const int whole = panel + PAIR <= b->unit_panel_end && wide_columns(b->P, panel + PAIR - 1) == COLUMNS;
         panels = whole && !dh0 && !b->unpacked[0] && owned <= PAIR_ROWS ? PAIR : 1;
         for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
             end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
@@ -405,13 +482,13 @@ static const real *fed_h(const backward_state *b, ptrdiff_t t, ptrdiff_t row, pt
     const real *h = h_before(b, t, row);
     if (!b->multiplies)
         return is_reset(e, b->batch, t, row) ? b->entered : h;
-    real *to = b->entered + term * b->H;
+    real *to = b->entered + term * b->P;
     if (e->scale.data || is_reset(e, b->batch, t, row)) {
-        enter_units(e, b->batch, t, row, 0, b->H, h, to);
+        enter_units(e, b->batch, t, row, 0, b->P, h, to);
         h = to;
     }
     if (b->run->masks.drop.data)
-        drop_units(&b->run->masks, t, row, b->H, h, to);
+        drop_units(&b->run->masks, t, row, b->P, h, to);
     return to;
 }
 
@@ -426,6 +503,8 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
             return 1;
         second_rows(b, s, owned);
     }
+    if (b->projects)
+        derive_rows(b, s, owned);
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))
         return 1;
     step_rows(b, s, 0, before < owned ? before : owned, owned, 1);
@@ -447,6 +526,11 @@ static int backward_step(const backward_state *b, const step *s, ptrdiff_t live_
 
 /* --- The whole. */
 
+/* A source's weights, packed. */
+static size_t weight_bytes(const backward_state *b, int source) {
+    return (size_t)(weight_rows(b, source) * wide_panels(row_length(b, source))) * COLUMNS * VEC_BYTES;
+}
+
 /* The next `bytes` of the scratch, NULL where there is none yet; counts them. */
 static void *take(char *scratch, size_t *taken, size_t bytes) {
     char *here = scratch ? scratch + *taken : NULL;
@@ -462,29 +546,32 @@ static size_t lay_out(backward_state *b, char *scratch) {
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
     const size_t pointers = fr_aligned((size_t)b->capacity * sizeof(real *));
-    const size_t rows_of_h = fr_aligned((size_t)(b->capacity * b->H) * sizeof(real));
+    const size_t rows_of_h = fr_aligned((size_t)(b->capacity * b->P) * sizeof(real));
+    const size_t rows_of_units = fr_aligned((size_t)(b->capacity * b->H) * sizeof(real));
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
     const size_t d_vectors = (size_t)(b->panels * b->capacity * b->vectors * panel_blocks(b->cell)) * VEC_BYTES;
     size_t taken = 0;
     b->d = take(scratch, &taken, (size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES);
-    for (int source = 0; source < b->sources; source++)
-        if (!b->unpacked[source])
-            b->w[source] = take(scratch, &taken,
-                                (size_t)(weight_rows(b, source) * wide_panels(row_length(b, source))) * COLUMNS * VEC_BYTES);
+    b->dh = take(scratch, &taken, b->projects ? (size_t)(wide_panels(b->P) * b->capacity) * COLUMNS * VEC_BYTES : 0);
+    for (int source = 0; source < SOURCES; source++)
+        if (has_source(b, source) && !b->unpacked[source])
+            b->w[source] = take(scratch, &taken, weight_bytes(b, source));
     b->block = take(scratch, &taken, b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES);
     if (scratch)
         b->block += b->share->index * block;
     b->d_vectors = take(scratch, &taken, d_vectors);
-    for (int source = 0; source < b->sources; source++)
-        b->from[source] = take(scratch, &taken, pointers);
+    for (int source = 0; source < SOURCES; source++)
+        b->from[source] = take(scratch, &taken, has_source(b, source) ? pointers : 0);
     b->dx = take(scratch, &taken, pointers);
-    b->left = take(scratch, &taken, has_second_phase(b->cell) ? rows_of_h : 0);
-    b->entered = take(scratch, &taken, b->multiplies ? rows_of_h : b->enters ? (size_t)b->H * sizeof(real) : 0);
+    b->left = take(scratch, &taken, has_second_phase(b->cell) || b->projects ? rows_of_units : 0);
+    b->entered = take(scratch, &taken, b->multiplies ? rows_of_h : b->enters ? (size_t)b->P * sizeof(real) : 0);
     return taken;
 }
 
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
+    b.P = run->weights.proj_size ? run->weights.proj_size : b.H;
+    b.projects = b.P < b.H;
     b.cell = run->cell;
     b.enters = changes(&run->entry);
     b.multiplies = run->entry.scale.data || run->masks.drop.data;
@@ -498,14 +585,17 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.saved = run->saved;
     if (run->span.last && run->saved)
         b.saved -= (run->reverse ? batch->T - b.last : b.first - 1) * batch->B * fr_cells[b.cell].saved * b.H;
-    fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.H));
+    fr_part part = fr_deal(share->index, share->size, share->by_units, batch->B, wide_panels(b.P));
     b.hand = part.hand;
     b.unit_panel = part.begin, b.unit_panel_end = part.end;
-    for (int source = 0; source < b.sources; source++) {
-        b.unpacked[source] = b.few && row_length(&b, source) >= LANES;
-        b.last_runs[source] = LEVEL(fr_runs_of)(&b, b.panels - 1, source);
+    for (int source = 0; source < SOURCES; source++) {
+        if (!has_source(&b, source))
+            continue;
+        const int wide = fr_cells[b.cell].columns == 1 || source == FROM_OUT;
+        b.unpacked[source] = b.few && source != FROM_OUT && row_length(&b, source) >= LANES;
+        b.last_runs[source] = LEVEL(fr_runs_of)(&b, gradient_panels(&b, source) - 1, source);
         b.full_runs[source] = b.last_runs[source];
-        b.full_runs[source].length = fr_cells[b.cell].columns == 1 ? COLUMNS * LANES : LANES;
+        b.full_runs[source].length = wide ? COLUMNS * LANES : LANES;
     }
     return b;
 }
@@ -526,23 +616,26 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
 /* Packs the share's part of the weights and sets its rows' dh0, dc0 and dx up. Returns whether the call ends. */
 static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
-    for (int source = 0; source < b->sources; source++) {
+    for (int source = 0; source < SOURCES; source++) {
+        if (!has_source(b, source))
+            continue;
         const ptrdiff_t panels = b->unpacked[source] ? 0 : wide_panels(row_length(b, source));
         if (LEVEL(fr_pack_w)(b, source, fr_cut(panels, b->share->index, b->share->size),
                              fr_cut(panels, b->share->index + 1, b->share->size)))
             break;
     }
     for (ptrdiff_t row = b->share->index; row < b->batch->B && b->last == b->batch->T; row += b->share->size) {
-        init_row(run->dh0, run->dh, row, b->H);
+        init_row(run->dh0, run->dh, row, b->P);
         if (fr_cells[b->cell].states == 2)
             init_row(run->dc0, run->dc, row, b->H);
         for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
             memset(at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
     if (b->enters && b->share->index == 0)
-        memset(b->entered, 0, (size_t)b->H * sizeof(real));
-    for (ptrdiff_t k = 0; has_second_phase(b->cell) && b->share->index == 0 && k < b->capacity; k++)
-        b->from[FROM_LEFT][k] = b->left + k * b->H;
+        memset(b->entered, 0, (size_t)b->P * sizeof(real));
+    const int last_source = b->projects ? FROM_OUT : FROM_LEFT;
+    for (ptrdiff_t k = b->share->index; has_source(b, last_source) && k < b->capacity; k += b->share->size)
+        b->from[last_source][k] = b->left + k * b->H;
     return fr_barrier_wait(b->share->barrier);
 }
 
@@ -556,16 +649,20 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
             memmove(vector_terms(b, p, 0, 0, 0), vector_terms(b, p, keep, 0, 0),
                     count * (size_t)(b->vectors * panel_blocks(b->cell)) * VEC_BYTES);
     }
+    for (ptrdiff_t p = b->share->index; b->projects && p < wide_panels(b->P); p += b->share->size) {
+        vec *dh = b->dh + p * b->capacity * COLUMNS;
+        memmove(dh, dh + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+    }
     if (b->share->index == 0) {
         for (int source = 0; source < FROM_LEFT; source++)
             memmove(b->from[source], b->from[source] + keep, count * sizeof *b->from[source]);
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
-        if (has_second_phase(b->cell))
+        if (has_second_phase(b->cell) || b->projects)
             memmove(b->left, b->left + keep * b->H, count * (size_t)b->H * sizeof(real));
         if (b->multiplies) {
-            memmove(b->entered, b->entered + keep * b->H, count * (size_t)b->H * sizeof(real));
+            memmove(b->entered, b->entered + keep * b->P, count * (size_t)b->P * sizeof(real));
             for (size_t k = 0; k < count; k++)
-                b->from[FROM_H][k] = b->entered + (ptrdiff_t)k * b->H;
+                b->from[FROM_H][k] = b->entered + (ptrdiff_t)k * b->P;
         }
     }
     return fr_barrier_wait(b->share->barrier);

@@ -26,7 +26,8 @@ typedef struct {
     const fr_share *share;
     int cell;
     fr_options options;      /* of a cell that has some */
-    ptrdiff_t I, H;
+    ptrdiff_t I, H, P;
+    int projects;            /* P < H: h is W_hr times the output of the cell's equation */
     fr_hand hand;            /* the ranks this share owns in the sequential part */
     ptrdiff_t unit_panel, unit_panel_end; /* and its slice of dh, in panels of COLUMNS * LANES units */
     ptrdiff_t panels;        /* of d, as in the forward pass */
@@ -40,15 +41,16 @@ typedef struct {
     int enters;              /* whether the run's entry changes states */
     int multiplies;          /* whether h is multiplied before its product, by scales or recurrent dropout */
     int carries;             /* whether dh reaches the previous h beside the recurrent product */
-    real *entered;           /* (capacity, H): h as each term's product took it, if it is multiplied; if there are only
-                                resets, H zeros */
+    real *entered;           /* (capacity, P): h as each term's product took it, if it is multiplied; if there are only
+                                resets, P zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     int vectors;             /* of the cell whose gradients are wanted */
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
-    real *left;              /* (capacity, H): what the first of two phases left */
+    real *left;              /* (capacity, H): what the first of two phases left, or the outputs that are projected */
     real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
     int unpacked[SOURCES];   /* and the weights read so, if their rows fill a vector */
+    vec *dh;                 /* (wide panels of P, capacity, COLUMNS): of a cell that projects */
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
 
@@ -58,18 +60,30 @@ INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
     return columns < COLUMNS ? (int)columns : COLUMNS;
 }
 
+/* Whether the pass has a product by a source. */
+INLINE int has_source(const backward_state *b, int source) { return source < b->sources || (source == FROM_OUT && b->projects); }
+
 /* The weights that multiply a source, their gradient, and the length of their rows. */
 INLINE const real *weights_of(const backward_state *b, int source) {
-    return source == FROM_X ? b->run->weights.w_ih : b->run->weights.w_hh;
+    const fr_weights *weights = &b->run->weights;
+    return source == FROM_OUT ? weights->w_hr : source == FROM_X ? weights->w_ih : weights->w_hh;
 }
 INLINE real *gradient_in(const fr_gradients *gradients, int source) {
-    return source == FROM_X ? gradients->w_ih : gradients->w_hh;
+    return source == FROM_OUT ? gradients->w_hr : source == FROM_X ? gradients->w_ih : gradients->w_hh;
 }
-INLINE ptrdiff_t row_length(const backward_state *b, int source) { return source == FROM_X ? b->I : b->H; }
+INLINE ptrdiff_t row_length(const backward_state *b, int source) {
+    return source == FROM_X ? b->I : source == FROM_H ? b->P : b->H;
+}
 
-/* How many of their rows d has elements for. */
+/* The gradients by a source's product, and how many panels they are. */
+INLINE const vec *gradients_of(const backward_state *b, int source) { return source == FROM_OUT ? b->dh : b->d; }
+INLINE ptrdiff_t gradient_panels(const backward_state *b, int source) {
+    return source == FROM_OUT ? wide_panels(b->P) : b->panels;
+}
+
+/* How many of a weight's rows d, or dh, has elements for. */
 INLINE ptrdiff_t weight_rows(const backward_state *b, int source) {
-    return b->H * fed_part(b->cell, source)->count;
+    return source == FROM_OUT ? b->P : b->H * fed_part(b->cell, source)->count;
 }
 
 /* A term's part of the gradient of a vector at a block of panel p's units. */
@@ -87,12 +101,13 @@ enum { GROUP_ROWS = 16 * TILE_ROWS };
 /* Copies panels begin .. end-1 of the columns of a source's weights, the rows in the order in which d is read; a
  * narrow last panel is packed tightly. Returns whether the call ends. */
 int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdiff_t end);
-/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d times panel `panel` of a source's weights. */
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d, or dh, times panel `panel` of a source's weights. */
 void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum);
-/* The same of at most PAIR_ROWS terms and W_hh's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
+/* The same of at most PAIR_ROWS terms and a weight's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
  * COLUMNS). */
-void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum);
+void LEVEL(fr_d_times_w_pair)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                              vec *sum);
 /* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);
 /* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. `opened` terms of the first block

@@ -35,10 +35,11 @@ typedef struct {
     const real *vectors;                /* of the block's units, `step` apart; NULL where the cell does without */
     ptrdiff_t step;
     vec saved[MAX_SAVED];               /* likewise */
-    vec dh;         /* of h, whole */
+    vec dh;         /* of the equation's h, whole */
     vec dc;         /* in: of c, but for what comes by way of h; out: of c_prev */
     vec d[COLUMNS]; /* out: of the columns; of one that h feeds, of the product by h */
     vec d_vectors[MAX_VECTORS]; /* out: of the vectors, by this row and step */
+    vec out;        /* out: of a cell with two states, the h of its equation again, for W_hr's gradient */
     vec carry;      /* out: what reaches h_prev beside the recurrent product, where the cell carries */
     /* Of a cell of two phases, whose second_backward changes d and carry once d_left is known: */
     vec d_left;     /* in: of what the first phase left */

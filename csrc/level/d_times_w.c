@@ -2,6 +2,10 @@
 #include "backward.h"
 
 panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int source) {
+    if (source == FROM_OUT) {
+        const ptrdiff_t first = p * COLUMNS * LANES, left = b->P - first;
+        return (panel_runs){.count = 1, .length = (int)(left < COLUMNS * LANES ? left : COLUMNS * LANES), .row = {first}};
+    }
     const fr_fed *fed = fed_part(b->cell, source);
     panel_runs runs = {.start = fed->first * LANES};
     ptrdiff_t unit = p * panel_units(b->cell), left = b->H - unit;
@@ -23,7 +27,7 @@ int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdi
     const real *w = weights_of(b, source);
     const ptrdiff_t n = row_length(b, source), panel_size = weight_rows(b, source) * COLUMNS * LANES;
     real *packed = b->w[source];
-    for (ptrdiff_t p = 0, row = 0; p < b->panels && begin < end; p++) {
+    for (ptrdiff_t p = 0, row = 0; p < gradient_panels(b, source) && begin < end; p++) {
         panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
         for (int g = 0; g < runs.count; g++)
             for (int k = 0; k < runs.length; k++, row++)
@@ -44,8 +48,8 @@ int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdi
 
 /* --- Products of rows of d with a packed panel of W. */
 
-/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d times C columns of P panels, the first at w, of a
- * source's weights. */
+/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d, or dh, times C columns of P panels, the first at w,
+ * of a source's weights. */
 INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int source,
                                  const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
     vec sum[TILE_ROWS * PAIR * COLUMNS];
@@ -57,12 +61,12 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
     for (int i = 0; i < R * P; i++)
         move_sums(sum + i * COLUMNS, sum_out + i * COLUMNS, C);
     /* The runs of a full panel lie side by side: one long run. */
-    const ptrdiff_t whole = end < b->panels || last->length == full->length ? end : end - 1;
+    const ptrdiff_t whole = end < gradient_panels(b, source) || last->length == full->length ? end : end - 1;
     const ptrdiff_t K = (ptrdiff_t)full->count * full->length, d_step = b->capacity * COLUMNS * LANES;
     const ptrdiff_t w_step = weight_rows(b, source) * COLUMNS * LANES;
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        a[r] = (const real *)b->d + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
+        a[r] = (const real *)gradients_of(b, source) + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
     if (begin < whole)
         product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step);
     if (whole < end) {
@@ -165,15 +169,16 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
     static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
                                                           d_times_weights_4};
     const int C = wide_columns(row_length(b, source), panel);
+    const ptrdiff_t panels = gradient_panels(b, source);
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[source].count * b->full_runs[source].length * C * LANES;
-    const ptrdiff_t part = rows <= tile_limit(C) ? b->panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
+    const ptrdiff_t part = rows <= tile_limit(C) ? panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = weights_at(b, source, panel);
     if (b->unpacked[source]) {
         d_times_unpacked(b, source, terms, rows, panel, sum);
         return;
     }
-    for (ptrdiff_t p = 0; p < b->panels; p += part) {
-        const ptrdiff_t end = p + part < b->panels ? p + part : b->panels;
+    for (ptrdiff_t p = 0; p < panels; p += part) {
+        const ptrdiff_t end = p + part < panels ? p + part : panels;
         int tile;
         for (int i = 0; i < rows; i += tile) {
             tile = tile_rows(rows - i, tile_limit(C));
@@ -182,8 +187,9 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
     }
 }
 
-void LEVEL(fr_d_times_w_pair)(const backward_state *b, const ptrdiff_t *terms, int rows, ptrdiff_t panel, vec *sum) {
-    d_times_weights_pair[rows - 1](b, FROM_H, terms, weights_at(b, FROM_H, panel), 0, b->panels, sum);
+void LEVEL(fr_d_times_w_pair)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
+                              vec *sum) {
+    d_times_weights_pair[rows - 1](b, source, terms, weights_at(b, source, panel), 0, gradient_panels(b, source), sum);
 }
 
 /* --- dx. */

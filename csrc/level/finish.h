@@ -55,7 +55,7 @@ INLINE void finish_stage(const int cell, const fr_options *o, const int block, c
         if (has_c)
             EACH(r, n) u->saved[fr_cells[cell].saved_c][r] = u->c[r];
     }
-    EACH(r, n) vstore_n(at(&run->y, s->t, s->row[r]) + j, u->h[r], lanes);
+    EACH(r, n) vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
     if (has_c)
         EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);
     if (kept && run->saved)

@@ -5,14 +5,14 @@
 
 void LEVEL(fr_enter_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
     const fr_entry *e = &f->run->entry;
-    const ptrdiff_t H = f->weights->H, units = panel_units(f->weights->cell);
+    const ptrdiff_t H = f->weights->H, P = f->weights->P, units = panel_units(f->weights->cell);
     const ptrdiff_t begin = f->panel * units, end = f->panel_end * units < H ? f->panel_end * units : H;
     for (ptrdiff_t i = 0; i < live; i++) {
         const ptrdiff_t row = owned_row(f, i);
-        real *h = f->entering + i * H, *c = (real *)f->run->c + row * H;
+        real *h = f->entering + i * P, *c = (real *)f->run->c + row * H;
         if (!e->scale.data && !is_reset(e, f->batch, t, row))
             continue;
-        enter_units(e, f->batch, t, row, 0, H, f->h_prev[i], h);
+        enter_units(e, f->batch, t, row, 0, P, f->h_prev[i], h);
         if (f->run->c)
             enter_units(e, f->batch, t, row, begin, end, c, c);
         f->h_prev[i] = h;
@@ -21,9 +21,9 @@ void LEVEL(fr_enter_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
 
 /* Sets what the recurrent product of step t takes of the first `live` owned rows. */
 static void drop_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
-    const ptrdiff_t H = f->weights->H;
+    const ptrdiff_t P = f->weights->P;
     for (ptrdiff_t i = 0; i < live && f->dropped; i++)
-        drop_units(&f->run->masks, t, owned_row(f, i), H, f->h_prev[i], f->dropped + i * H);
+        drop_units(&f->run->masks, t, owned_row(f, i), P, f->h_prev[i], f->dropped + i * P);
 }
 
 /* The functions of panel p. */
@@ -211,7 +211,7 @@ static row_function *row_function_of(const forward_state *f) {
     const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
     if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)
         return NULL;
-    if (f->run->noise.data || f->dropped)
+    if (f->run->noise.data || f->dropped || fr_projects(f->weights))
         return NULL;
     const int cell = f->weights->cell, general = f->weights->general, columns = f->last.tiles->columns;
     row_function *const pairs = pair ? LEVEL(fr_row_function)(cell, general, columns, 1) : NULL;
@@ -252,7 +252,9 @@ static void run_rows(forward_state *f, const fr_share *share) {
         ptrdiff_t rows = fr_owned(live, f->hand);
         enter_step(f, t, rows);
         drop_step(f, t, rows);
-        const int stopped = forward_step(f, share, t, rows);
+        int stopped = forward_step(f, share, t, rows);
+        if (fr_projects(f->weights))
+            stopped = stopped || LEVEL(fr_project)(f, share, t, rows);
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
         f->step_term += rows;
@@ -278,8 +280,9 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const ptrdiff_t fed_rows = drops ? f->rows : 0;
     const size_t hoisted = (size_t)f->terms * term;
     const size_t pointers = (size_t)(f->rows + f->terms + fed_rows) * sizeof(real *);
-    const size_t states = (size_t)(f->rows * weights->H) * sizeof(real);
+    const size_t states = (size_t)(f->rows * weights->P) * sizeof(real);
     const size_t entering = changes(&f->run->entry) ? states : 0, dropped = drops ? states : 0;
+    const size_t out = fr_projects(weights) ? (size_t)(f->batch->B * weights->H) * sizeof(real) : 0;
     const ptrdiff_t waiting = has_second_phase(weights->cell) ? phase_rows(f) : 0;
     const size_t left = fr_aligned((size_t)(waiting * weights->H) * sizeof(real));
     const size_t between = (size_t)(panels * waiting) * COLUMNS * VEC_BYTES;
@@ -294,9 +297,10 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
         f->dropped = drops ? (real *)(scratch + hoisted + pointers + entering) : NULL;
         f->h_fed = drops ? f->x_terms + f->terms : f->h_prev;
         for (ptrdiff_t i = 0; i < fed_rows; i++)
-            f->h_fed[i] = f->dropped + i * weights->H;
+            f->h_fed[i] = f->dropped + i * weights->P;
+        f->out = out ? (fr_sequence){scratch + hoisted + pointers + entering + dropped, 0, weights->H} : f->run->y;
     }
-    return left + between + hoisted + pointers + entering + dropped;
+    return left + between + hoisted + pointers + entering + dropped + out;
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share) {
@@ -304,26 +308,31 @@ size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch,
     return lay_out(&f, share, NULL);
 }
 
+/* How many features of h belong to the owned slice of `units`. */
+static ptrdiff_t features_of(const forward_state *f, ptrdiff_t units) {
+    return fr_projects(f->weights) ? f->weights->P : units;
+}
+
 /* Sets the owned slice up: c in place, y zero past a row's end. */
 static void begin_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     const fr_forward_run *run = f->run;
-    const ptrdiff_t H = f->weights->H;
+    const ptrdiff_t H = f->weights->H, features = features_of(f, units);
     for (ptrdiff_t i = 0; i < f->rows; i++) {
         ptrdiff_t row = owned_row(f, i), start = row * H + j;
-        f->h_prev[i] = (const real *)run->h0 + row * H;
+        f->h_prev[i] = (const real *)run->h0 + row * f->weights->P;
         if (run->c && run->c != run->c0)
             memcpy((real *)run->c + start, (const real *)run->c0 + start, (size_t)units * sizeof(real));
         for (ptrdiff_t t = fr_length(f->batch, row); t < f->batch->T; t++)
-            memset(at(&run->y, t, row) + j, 0, (size_t)units * sizeof(real));
+            memset(at(&run->y, t, row) + j, 0, (size_t)features * sizeof(real));
     }
 }
 
 /* Hands out the final h of the owned slice. */
 static void end_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     for (ptrdiff_t i = 0; i < f->rows; i++) {
-        real *h = (real *)f->run->h + owned_row(f, i) * f->weights->H;
+        real *h = (real *)f->run->h + owned_row(f, i) * f->weights->P;
         if (h != f->h_prev[i]) /* of a single step, y may be the final state itself */
-            memcpy(h + j, f->h_prev[i] + j, (size_t)units * sizeof(real));
+            memcpy(h + j, f->h_prev[i] + j, (size_t)features_of(f, units) * sizeof(real));
     }
 }
 

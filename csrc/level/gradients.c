@@ -53,7 +53,7 @@ static void add_outer(const backward_state *b, open_ends ends, int source, ptrdi
     const ptrdiff_t n = row_length(b, source), j = panel * COLUMNS * LANES;
     real *gradient = gradient_in(&b->run->gradients, source) + j;
     real *opened = ends.begin || ends.stay ? gradient_in(&b->run->span.open, source) + j : NULL;
-    const real *d[COLUMNS * LANES], *term_d = (const real *)(b->d + (p * b->capacity + term) * COLUMNS);
+    const real *d[COLUMNS * LANES], *term_d = (const real *)(gradients_of(b, source) + (p * b->capacity + term) * COLUMNS);
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     const int C = wide_columns(n, panel);
@@ -119,7 +119,8 @@ DEFINE_ROW_TERMS(6)
 DEFINE_ROW_TERMS(7)
 DEFINE_ROW_TERMS(8)
 
-/* Adds at most FEW_TERMS terms' part of the rows of the gradient of a source's weights that panel p of d stands for. */
+/* Adds at most FEW_TERMS terms' part of the rows of the gradient of a source's weights that panel p of d, or dh, stands
+ * for. */
 static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
     static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
                                                             row_terms_5, row_terms_6, row_terms_7, row_terms_8};
@@ -130,7 +131,8 @@ static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff
     for (int g = 0; g < runs.count; g++)
         for (int k = 0; k < runs.length; k++) {
             for (ptrdiff_t r = 0; r < terms; r++)
-                d[r] = (const real *)(b->d + (p * b->capacity + term + r) * COLUMNS) + runs.start + g * LANES + k;
+                d[r] = (const real *)(gradients_of(b, source) + (p * b->capacity + term + r) * COLUMNS) + runs.start +
+                       g * LANES + k;
             by_terms[terms - 1](b->from[source] + term, d, n, gradient + (runs.row[g] + k) * n);
         }
 }
@@ -161,7 +163,13 @@ static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t term
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
         for (int source = 0; source < b->sources; source++)
             add_few(b, source, term, terms, p);
-        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->H) * COLUMNS * LANES)))
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->P) * COLUMNS * LANES)))
+            return 1;
+    }
+    const ptrdiff_t panels = b->projects ? wide_panels(b->P) : 0;
+    for (ptrdiff_t p = fr_cut(panels, index, size); p < fr_cut(panels, index + 1, size); p++) {
+        add_few(b, FROM_OUT, term, terms, p);
+        if (fr_share_worked(b->share, FR_PACK_FLOP * (double)(b->H * COLUMNS * LANES)))
             return 1;
     }
     return 0;
@@ -174,41 +182,43 @@ static vec *blocks_of(const backward_state *b, ptrdiff_t wide) {
     return b->block + wide * OUTER_BLOCKS * BLOCK * COLUMNS;
 }
 
-/* The wide-th of the sources' panels: those of x, of h, and of what a first phase left. */
+/* The wide-th of the sources' panels: those of x, of h, and of a last source. */
 typedef struct {
     int source;
     ptrdiff_t panel;
 } wide_panel;
 
-static wide_panel wide_panel_of(ptrdiff_t wide, ptrdiff_t x_panels, ptrdiff_t h_panels) {
+static wide_panel wide_panel_of(ptrdiff_t wide, ptrdiff_t x_panels, ptrdiff_t h_panels, int last_source) {
     if (wide < x_panels)
         return (wide_panel){FROM_X, wide};
     return wide < x_panels + h_panels ? (wide_panel){FROM_H, wide - x_panels}
-                                      : (wide_panel){FROM_LEFT, wide - x_panels - h_panels};
+                                      : (wide_panel){last_source, wide - x_panels - h_panels};
 }
 
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
- * panels of d times panels of x or h. So many of the latter share what they read of d, and the blocks what they read of
+ * panels of d times panels of x or h, or (`of_out`) panels of dh times those of the outputs. So many of the latter share what they read of d, and the blocks what they read of
  * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
-static int add_outer_blocks(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t end_term) {
-    const int index = b->share->index, size = b->share->size;
-    const ptrdiff_t x_panels = wide_panels(b->I), h_panels = wide_panels(b->H);
-    const ptrdiff_t items = (x_panels + (b->sources - 1) * h_panels) * b->panels;
+static int add_outer_blocks(const backward_state *b, open_ends ends, int of_out, ptrdiff_t term, ptrdiff_t end_term) {
+    const int index = b->share->index, size = b->share->size, last_source = of_out ? FROM_OUT : FROM_LEFT;
+    const ptrdiff_t panels = gradient_panels(b, of_out ? FROM_OUT : FROM_H);
+    const ptrdiff_t x_panels = of_out ? 0 : wide_panels(b->I), h_panels = of_out ? 0 : wide_panels(b->P);
+    const ptrdiff_t last_panels = has_source(b, last_source) ? wide_panels(b->H) : 0;
+    const ptrdiff_t items = (x_panels + h_panels + last_panels) * panels;
     const ptrdiff_t first = fr_cut(items, index, size), last = fr_cut(items, index + 1, size);
-    const ptrdiff_t wide_end = (last + b->panels - 1) / b->panels;
+    const ptrdiff_t wide_end = (last + panels - 1) / panels;
     const double item_flop = 2.0 * (double)(end_term - term) * COLUMNS * LANES * COLUMNS * LANES;
-    for (ptrdiff_t begin = first / b->panels, end; begin < wide_end; begin = end) {
+    for (ptrdiff_t begin = first / panels, end; begin < wide_end; begin = end) {
         end = begin + OUTER_PANELS < wide_end ? begin + OUTER_PANELS : wide_end;
         for (ptrdiff_t wide = begin; wide < end; wide++) {
-            const wide_panel at = wide_panel_of(wide, x_panels, h_panels);
+            const wide_panel at = wide_panel_of(wide, x_panels, h_panels, last_source);
             vec *block = blocks_of(b, wide - begin);
             for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
                 pack_block(b->from[at.source] + k, block_terms(k, end_term), row_length(b, at.source), at.panel, block);
         }
-        for (ptrdiff_t p = 0; p < b->panels; p++)
+        for (ptrdiff_t p = 0; p < panels; p++)
             for (ptrdiff_t wide = begin; wide < end; wide++) {
-                const ptrdiff_t item = wide * b->panels + p;
-                const wide_panel at = wide_panel_of(wide, x_panels, h_panels);
+                const ptrdiff_t item = wide * panels + p;
+                const wide_panel at = wide_panel_of(wide, x_panels, h_panels, last_source);
                 if (item < first || item >= last)
                     continue;
                 if (fr_share_worked(b->share, item_flop))
@@ -275,7 +285,9 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
             ends.stay = next - begin <= odd;
             next -= ends.stay ? 0 : odd;
         }
-        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, begin, next))
+        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, 0, begin, next))
+            return;
+        if (b->projects && !b->few && add_outer_blocks(b, ends, 1, begin, next))
             return;
         for (ptrdiff_t term = begin; term < next; term += BLOCK)
             add_biases(b, ends, term, block_terms(term, next)), add_vectors(b, ends, term, block_terms(term, next));

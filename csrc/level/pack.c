@@ -5,8 +5,8 @@ size_t LEVEL(fr_lay_out)(fr_packed *packed) {
     const ptrdiff_t x_columns = fed_columns(packed->cell, COLUMNS, FROM_X);
     const ptrdiff_t h_columns = fed_columns(packed->cell, COLUMNS, FROM_H) + fed_columns(packed->cell, 0, FROM_LEFT);
     packed->panels = count_panels(packed->cell, packed->H);
-    packed->panel_size = (COLUMNS + packed->I * x_columns + packed->H * h_columns) * LANES;
-    return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real);
+    packed->panel_size = (COLUMNS + packed->I * x_columns + packed->P * h_columns) * LANES;
+    return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real) + LEVEL(fr_projection_bytes)(packed);
 }
 
 static real *pack_part(const fr_packed *packed, ptrdiff_t p, int columns, real *out, const real *w, ptrdiff_t K,
@@ -24,7 +24,7 @@ static void pack_panel(const fr_packed *packed, const fr_weights *weights, ptrdi
     const int columns = panel_columns(packed->cell, packed->H, p);
     set_bias(packed, weights, p, columns, panel);
     real *h_part = pack_part(packed, p, columns, panel + columns * LANES, weights->w_ih, packed->I, FROM_X);
-    real *left_part = pack_part(packed, p, columns, h_part, weights->w_hh, packed->H, FROM_H);
+    real *left_part = pack_part(packed, p, columns, h_part, weights->w_hh, packed->P, FROM_H);
     if (has_second_phase(packed->cell))
         pack_part(packed, p, columns, left_part, weights->w_hh, packed->H, FROM_LEFT);
 }
@@ -38,5 +38,7 @@ void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int inde
         if (fr_watch_stopped(watch))
             break;
     }
+    if (fr_projects(packed))
+        LEVEL(fr_pack_projection)(packed, weights, index, size, watch);
     fr_fp_mode_set(mode);
 }

@@ -6,7 +6,7 @@
  *
  *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
  *     x part   (I, x columns)        W_ih transposed
- *     h part   (H, h columns)        W_hh transposed
+ *     h part   (P, h columns)        W_hh transposed
  *     left part (H, left columns)    W_hh transposed: of the gates that what the first phase leaves feeds
  *
  * Units past H are padded with zeros here and nowhere else.
@@ -33,10 +33,12 @@ INLINE int panel_columns(int cell, ptrdiff_t H, ptrdiff_t p) {
     return fr_cells[cell].columns * (blocks < panel_blocks(cell) ? (int)blocks : panel_blocks(cell));
 }
 
-/* What feeds a column: h by W_hh, x by W_ih, or, in a second phase, what the first has left, by other rows of W_hh. */
-enum { FROM_H, FROM_X, FROM_LEFT, SOURCES };
+/* What feeds a column: h by W_hh, x by W_ih, or, in a second phase, what the first has left, by other rows of W_hh. The
+ * output of a cell's equation feeds no column: W_hr makes h of it. */
+enum { FROM_H, FROM_X, FROM_LEFT, FROM_OUT, SOURCES };
 INLINE int has_second_phase(int cell) { return fr_cells[cell].left.count > 0; }
-INLINE int count_sources(int cell) { return has_second_phase(cell) ? SOURCES : FROM_LEFT; }
+/* How many sources columns have, the first ones. */
+INLINE int count_sources(int cell) { return has_second_phase(cell) ? FROM_OUT : FROM_LEFT; }
 INLINE const fr_fed *fed_part(int cell, int source) {
     return source == FROM_X ? &fr_cells[cell].x : source == FROM_H ? &fr_cells[cell].h : &fr_cells[cell].left;
 }
@@ -111,6 +113,10 @@ INLINE void set_bias(const fr_packed *packed, const fr_weights *weights, ptrdiff
 size_t LEVEL(fr_lay_out)(fr_packed *packed);
 void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int index, int size,
                     fr_watch *watch);
+/* The bytes of W_hr's panels, 0 if there is none, and part `index` of `size` of their packing. */
+size_t LEVEL(fr_projection_bytes)(const fr_packed *packed);
+void LEVEL(fr_pack_projection)(const fr_packed *packed, const fr_weights *weights, int index, int size,
+                               fr_watch *watch);
 /* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at
  * most UNPACKED_ROWS rows of x and h. */
 enum { UNPACKED_ROWS = 96 };

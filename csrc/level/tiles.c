@@ -64,7 +64,7 @@ INLINE void step_tile(const int R, const int P, const int C, const int X, const 
     UNROLL(8)
     for (int r = 0; r < R; r++)
         a[r] = f->h_fed[i + r];
-    product(sum, R, P, H, first_h, a, 1, f->weights->H, h_part, panel_size);
+    product(sum, R, P, H, first_h, a, 1, f->weights->P, h_part, panel_size);
     UNROLL(8)
     for (int i = 0; i < R * P; i++)
         move_sums(sums + i * COLUMNS, sum + i * COLUMNS, C);

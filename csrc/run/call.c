@@ -3,8 +3,9 @@
 #include "rows.h"
 #include "team.h"
 
-static double step_flop(fr_cell cell, ptrdiff_t I, ptrdiff_t H) {
-    return 2.0 * fr_cells[cell].gates * (double)H * (double)(I + H);
+static double step_flop(fr_cell cell, ptrdiff_t I, ptrdiff_t H, ptrdiff_t P) {
+    const double projection = P < H ? 2.0 * (double)H * (double)P : 0;
+    return 2.0 * fr_cells[cell].gates * (double)H * (double)(I + P) + projection;
 }
 
 /* What a call allocates: the lengths and ranks of the rows, and the kernels' scratch. */
@@ -34,10 +35,11 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     fr_job j = {.n_teams = n_runs, .work = forward_work, .watch = fr_watch_begin(interrupted),
-                .row_flop = step_flop(packed->cell, packed->I, packed->H), .together = !packed->data};
+                .row_flop = step_flop(packed->cell, packed->I, packed->H, packed->P), .together = !packed->data};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
-    int used, reserved = fr_reserve_job(&j, &used, threads, packed->panels);
+    /* By units, the threads of a cell that projects would meet twice a step: they divide rows alone. */
+    int used, reserved = fr_reserve_job(&j, &used, threads, fr_projects(packed) ? 1 : packed->panels);
     for (int i = 0; i < n_runs; i++) {
         fr_team *t = &j.teams[i];
         for (int index = 0; index < t->schedule.threads; index++) {
@@ -60,15 +62,16 @@ static void backward_work(const fr_team *t, const fr_share *share, void *scratch
 fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths,
                       int threads, fr_interrupted *interrupted) {
     const fr_kernels *kernels = fr_level_kernels(runs->dtype);
-    const ptrdiff_t H = runs->hidden_size, slice = 4 * kernels->lanes;
+    const ptrdiff_t H = runs->hidden_size, P = runs->weights.proj_size ? runs->weights.proj_size : H;
+    const ptrdiff_t slice = 4 * kernels->lanes;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
     fr_job j = {.n_teams = n_runs, .work = backward_work, .watch = fr_watch_begin(interrupted),
-                .row_flop = 2 * step_flop(runs->cell, runs->input_size, H), .is_cut = runs->span.last > 0};
+                .row_flop = 2 * step_flop(runs->cell, runs->input_size, H, P), .is_cut = runs->span.last > 0};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
-    int used, reserved = fr_reserve_job(&j, &used, threads, (H + slice - 1) / slice);
+    int used, reserved = fr_reserve_job(&j, &used, threads, P < H ? 1 : (H + slice - 1) / slice);
     for (int i = 0; i < n_runs; i++)
         j.teams[i].scratch_bytes =
             fr_aligned(kernels->backward_bytes(&runs[i], &c.batch, j.teams[i].schedule.threads));

@@ -38,7 +38,7 @@ enum { FR_READ_UNIT = 512 };
 
 typedef struct fr_kernels {
     int lanes;
-    /* Sets the panels up, of cell, I and H, and returns the bytes of data; then part `index` of `size` of the packing,
+    /* Sets the panels up, of cell, I, H and P, and returns the bytes of data; then part `index` of `size` of the packing,
      * incomplete if the call is stopped. */
     size_t (*lay_out)(fr_packed *packed);
     void (*pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch);
@@ -87,9 +87,10 @@ const fr_kernels *fr_level_kernels(fr_dtype dtype);
 struct fr_packed {
     const fr_kernels *kernels;
     fr_cell cell;
-    ptrdiff_t I, H;
+    ptrdiff_t I, H, P;            /* P: features of h, fewer than H of a cell that projects */
     ptrdiff_t panels, panel_size; /* panel_size in elements */
-    void *data;                   /* (panels, panel_size), aligned; NULL: the kernels pack as they go, ... */
+    void *data;                   /* (panels, panel_size) and W_hr's panels behind them (level/projection.c), aligned;
+                                     NULL: the kernels pack as they go, ... */
     const fr_weights *weights;    /* ... from these */
     const void *vectors;          /* (V, H), or NULL */
     int general;                  /* whether there are ... */
@@ -111,4 +112,6 @@ static inline ptrdiff_t fr_live(const fr_batch *batch, ptrdiff_t t, ptrdiff_t li
         live++;
     return live;
 }
+/* Whether h is W_hr times the cell's output. */
+static inline int fr_projects(const fr_packed *packed) { return packed->P < packed->H; }
 #endif

@@ -22,11 +22,12 @@ enum { LEAST_BYTES_TO_SHARE = 1 << 20 };
 
 /* A cell with `extra` bytes behind it. */
 static fr_packed *new_packed(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
-                             const fr_options *options, size_t extra) {
+                             const fr_weights *weights, const fr_options *options, size_t extra) {
     fr_packed *p = calloc(1, sizeof *p + extra);
     if (!p)
         return NULL;
     p->kernels = fr_level_kernels(dtype), p->cell = cell, p->I = input_size, p->H = hidden_size;
+    p->P = weights->proj_size ? weights->proj_size : hidden_size;
     if (options)
         p->general = 1, p->options = *options;
     return p;
@@ -36,7 +37,7 @@ fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t 
                   const fr_options *options, int threads, fr_interrupted *interrupted, fr_packed **packed) {
     const size_t item = dtype == FR_F64 ? sizeof(double) : sizeof(float);
     const size_t vectors = weights->vectors ? (size_t)(fr_cells[cell].vectors * hidden_size) * item : 0;
-    fr_packed *p = new_packed(cell, dtype, input_size, hidden_size, options, vectors);
+    fr_packed *p = new_packed(cell, dtype, input_size, hidden_size, weights, options, vectors);
     if (!p)
         return FR_NO_MEMORY;
     size_t bytes = p->kernels->lay_out(p);
@@ -61,7 +62,7 @@ fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t 
 
 fr_status fr_unpacked(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
                       const fr_weights *weights, const fr_options *options, fr_packed **packed) {
-    fr_packed *p = new_packed(cell, dtype, input_size, hidden_size, options, sizeof *weights);
+    fr_packed *p = new_packed(cell, dtype, input_size, hidden_size, weights, options, sizeof *weights);
     if (!p)
         return FR_NO_MEMORY;
     fr_weights *copy = (fr_weights *)(p + 1);

@@ -17,7 +17,18 @@ import numpy as np
 
 from .backends.base import Backend, Given, Run, Steps
 from .core import checks, config, stack
-from .core.geometry import Array, Call, DescribedCell, LayerSpec, as_state, cell_shape, empty, one_step, read_cell_call
+from .core.geometry import (
+    Array,
+    Call,
+    DescribedCell,
+    LayerSpec,
+    as_state,
+    cell_shape,
+    cell_state_shapes,
+    empty,
+    one_step,
+    read_cell_call,
+)
 from .core.initialise import Init
 from .core.params import Accumulators, Parameters, check_memory, group, rnn_cell, under
 from .core.statedict import read_arrays, read_sizes
@@ -43,7 +54,7 @@ def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weigh
     call = read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
     after, runs, *_ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
-    return as_state(after, cell_shape(B, H, call.batched)), Tape(owner, spec, backend, weights, call, runs)
+    return as_state(after, cell_state_shapes(spec, B, call.batched)), Tape(owner, spec, backend, weights, call, runs)
 
 
 def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: Weights, x: Any, state: Any) -> Any:
@@ -71,8 +82,7 @@ def backprop_at_once(tape: Tape, named: Sequence[tuple[str, ArrayLike | None]]) 
 def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tuple[Array | None, ...]:
     """Check and convert dh, or dh and dc."""
     spec, (_, B, _) = tape.spec, tape.call.x.shape
-    shape = cell_shape(B, spec.hidden_size, tape.call.batched)
-    dafter = checks.gradients(named, shape, spec.inner_state(B), spec.dtype)
+    dafter = checks.gradients(named, cell_state_shapes(spec, B, tape.call.batched), spec.inner_state(B), spec.dtype)
     checks.some_gradient(", ".join(name for name, _ in named), *dafter)
     return dafter
 
@@ -82,7 +92,7 @@ def backprop_cell(tape: Tape, dafter: tuple[Array | None, ...], dweights: Sequen
     spec, (_, B, I), batched = tape.spec, tape.call.x.shape, tape.call.batched
     dx = empty(cell_shape(B, I, batched), spec.dtype)
     before, _ = stack.backprop(tape, Given(None, dafter), one_step(dx), dweights)
-    return dx, as_state(before, cell_shape(B, spec.hidden_size, batched))
+    return dx, as_state(before, cell_state_shapes(spec, B, batched))
 
 
 class RecurrentCell(Parameters, DescribedCell, Generic[S]):

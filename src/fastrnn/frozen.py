@@ -17,15 +17,16 @@ from .core.geometry import (
     DescribedCell,
     DescribedLayer,
     LayerSpec,
+    Shapes,
     as_state,
-    cell_shape,
+    cell_state_shapes,
     empty,
     one_step,
     read_call,
     read_cell_call,
     read_state,
     sequence_shape,
-    state_shape,
+    state_shapes,
     time_major,
 )
 from .core.portable import PortableArray
@@ -69,7 +70,7 @@ def infer(
     filled = call.steps.room_for(outputs)
     after = stack.infer(spec, backend, packed, call, filled)
     call.steps.scatter(filled, outputs)
-    return y, as_state(after, state_shape(spec, call.x.shape[1], call.batched))
+    return y, as_state(after, state_shapes(spec, call.x.shape[1], call.batched))
 
 
 def step_at_once(backend: Backend, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
@@ -83,7 +84,7 @@ def infer_cell(spec: LayerSpec, backend: Backend, packed: Iterable[Any], x: Arra
     call = read_cell_call(spec, x, state)
     B, H = call.x.shape[1], spec.hidden_size
     after = stack.infer(spec, backend, packed, call, empty((1, B, H), spec.dtype))
-    return as_state(after, cell_shape(B, H, call.batched))
+    return as_state(after, cell_state_shapes(spec, B, call.batched))
 
 
 class Frozen(DescribedCell):
@@ -186,9 +187,10 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
     ) -> tuple[Array, S]:
         """Advance all layers by one time step and return (y, state).
 
-        x_t (B, I) or (I,); y (B, H) or (H,); the state as in a call, its None zeros. `out` takes (y, state) to write
-        into and return: C-contiguous arrays of the layer's dtype; its state may be the input state itself, beyond
-        that no two arrays may overlap. resets (B,), unbatched a bool: where True the row begins anew, from zeros.
+        x_t (B, I) or (I,); y (B, n) or (n,), as h has n features; the state as in a call, its None zeros. `out` takes
+        (y, state) to write into and return: C-contiguous arrays of the layer's dtype; its state may be the input state
+        itself, beyond that no two arrays may overlap. resets (B,), unbatched a bool: where True the row begins anew,
+        from zeros.
         Raises ValueError for a bidirectional or reverse layer, which has no steps.
         """
         spec = self._spec
@@ -204,13 +206,13 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         x = checks.shaped("x_t", checks.real("x_t", x_t), ("B", spec.input_size), (spec.input_size,))
         x = checks.contiguous(x, spec.dtype)
         rows = x.shape[:-1]
-        shape, y_shape = (spec.num_layers, *rows, spec.hidden_size), (*rows, spec.hidden_size)
-        now = read_state(spec, state, shape, shape)
+        shapes, y_shape = tuple([(spec.num_layers, *rows, width) for width in spec.widths]), (*rows, spec.output_size)
+        now = read_state(spec, state, shapes, shapes)
         if out is None:
-            y, after = np.empty(y_shape, spec.dtype), tuple([np.empty(shape, spec.dtype) for _ in now])
+            y, after = np.empty(y_shape, spec.dtype), tuple([np.empty(shape, spec.dtype) for shape in shapes])
             self._advance(x, now, y, after)
-            return y, as_state(after, shape)
-        y, after = self._read_out(out, y_shape, shape)
+            return y, as_state(after, shapes)
+        y, after = self._read_out(out, y_shape, shapes)
         checks.disjoint("out", y, after, x, now)
         self._advance(x, now, y, after)
         return out
@@ -220,16 +222,18 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
         parts = checks.parts("state", state, len(self._spec.cell.states))
         given = [checks.real(name, part) for name, part in parts]
         zeroed = checks.booleans("resets", resets, given[0].shape[1:-1])[..., None]
-        return as_state(tuple([np.where(zeroed, part.dtype.type(0), part) for part in given]), given[0].shape)
+        found = tuple([np.where(zeroed, part.dtype.type(0), part) for part in given])
+        return as_state(found, tuple([part.shape for part in found]))
 
-    def _read_out(self, out: Any, y_shape: Shape, shape: Shape) -> tuple[Array, tuple[Array, ...]]:
+    def _read_out(self, out: Any, y_shape: Shape, shapes: Shapes) -> tuple[Array, tuple[Array, ...]]:
         """The arrays to write into."""
-        dtype, states = self._spec.dtype, len(self._spec.cell.states)
+        dtype = self._spec.dtype
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError(f"out: expected a pair (y, state), got {checks.kind(out)}")
         y = checks.output("out[0]", out[0], y_shape, dtype, contiguous=True)
-        named = checks.parts("out[1]", out[1], states)
-        return y, tuple([checks.output(name, part, shape, dtype, contiguous=True) for name, part in named])
+        named = checks.parts("out[1]", out[1], len(shapes))
+        after = [checks.output(*part, shape, dtype, contiguous=True) for part, shape in zip(named, shapes)]
+        return y, tuple(after)
 
     def _advance(self, x: Array, now: tuple[Array, ...], y: Array, after: tuple[Array, ...]) -> None:
         """One step of all layers, the arrays C-contiguous in the caller's layout; y serves the lower layers as scratch.
@@ -240,7 +244,7 @@ class FrozenLayer(Frozen, DescribedLayer, Generic[S]):
             return
         x, y = one_step(x), one_step(y)
         spec, inner = self._spec, self._spec.inner_state(x.shape[1])
-        now, after = tuple([part.reshape(inner) for part in now]), tuple([part.reshape(inner) for part in after])
+        now, after = [tuple([part.reshape(shape) for part, shape in zip(parts, inner)]) for parts in (now, after)]
         for k, packed in enumerate(self._packed):
             before, then = stack.layer_state(now, k, 1), stack.layer_state(after, k, 1)
             run = Run(x, before, Steps(), spec.reverse_of(k), y, None)

@@ -74,7 +74,7 @@ def spec_of(cell: Cell, I: int, H: int, bias: bool, dtype: np.dtype) -> LayerSpe
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
     # Views stay what they are, whatever shape the caller's arrays are given meanwhile.
     kept = Weights(*[w.view() if type(w) is np.ndarray else w for w in weights])
-    w_ih, w_hh, b_ih, b_hh, _ = kept
+    w_ih, w_hh, b_ih, b_hh = kept[:4]
     if type(w_ih) is np.ndarray and type(w_hh) is np.ndarray and w_ih.ndim == 2 and w_hh.ndim == 2:
         spec = spec_of(cell, w_ih.shape[1], w_hh.shape[1], b_ih is not None or b_hh is not None, w_hh.dtype)
         recorded = record_at_once(config.backend(), owner, spec, kept, x, state)

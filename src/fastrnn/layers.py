@@ -7,6 +7,7 @@
     y       (T, B, D·H), with batch_first (B, T, D·H), unbatched (T, D·H); the last layer's h of every step
     state   h, or for LSTM (h, c): (L·D, B, H) each, whatever batch_first says, unbatched (L·D, H);
             row k·D + d belongs to layer k, direction d; None means zeros
+            where an LSTM has proj_size=P, h has P features, c has H, and y D·P
     lengths (B,) integers from 0 to T: the valid steps of each row, None for T in all
 
 Outputs at or past a row's length are zero, its final state is that of its last valid step, the reverse direction
@@ -36,7 +37,7 @@ from .core.geometry import (
     empty,
     read_call,
     sequence_shape,
-    state_shape,
+    state_shapes,
     time_major,
     zeros,
 )
@@ -91,6 +92,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         direction: Direction = "forward",
         recurrent_dropout: float = 0.0,
         mask_per: MaskPer | None = None,
+        proj_size: int = 0,
     ) -> None:
         spec = LayerSpec(
             cell,
@@ -104,7 +106,13 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             checks.float_dtype(dtype),
             recurrent_dropout=checks.fraction("recurrent_dropout", recurrent_dropout),
             mask_per=checks.mask_per(mask_per),
+            proj_size=checks.integer("proj_size", proj_size, least=0),
         )
+        if spec.proj_size >= spec.hidden_size:
+            size, given = checks.digits(spec.hidden_size), checks.digits(spec.proj_size)
+            raise ValueError(f"proj_size: expected an integer below hidden_size = {size}, got {given}")
+        if spec.proj_size and spec.cell.options and spec.cell.options.zoneout:
+            raise ValueError(f"zoneout: expected 0 with proj_size={spec.proj_size}, whose h is not that of the units")
         generator = checks.generator(rng)
         check_memory(spec)
         spec = spec._replace(backward=checks.direction(direction, spec.num_layers, spec.bidirectional))
@@ -128,7 +136,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         """
         arrays = read_arrays(under(prefix, mapping), prefix)
         gates = len(LSTM_COUPLED.gates if options.get("coupled") else cls._cell.gates)
-        layer = cls(**read_sizes(arrays, gates, prefix, layers=True) | options)
+        may_project = len(cls._cell.states) == 2
+        layer = cls(**read_sizes(arrays, gates, prefix, layers=True, may_project=may_project) | options)
         layer.load_state_dict(arrays)
         return layer
 
@@ -156,7 +165,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         resets  (T, B) booleans: where True the row begins anew, as after a state of zeros: no direction's state
                 passes between that step and the one before
         state_scale  (T, B) or (T, B, H): multiplies the state, h and c, that comes to that step; likewise in every
-                layer and direction
+                layer and direction; (T, B) alone where proj_size makes h narrower than c
         mask    (T, B) booleans: where False the step does not happen. The state stays, y is zero, x is not read
         noise   (T, B, D·H): added to the argument of f in a single layer of RNN or LeakyRNN; no gradient is taken by it
         y       (T, B, D·H), laid out as x; the new arrays y and state have the layer's dtype
@@ -210,7 +219,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         call.steps.scatter(filled, outputs)
         tape = Tape(self, spec, backend, weights, call, runs, kept, checkpoints)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
-        return y[...], as_state(after, state_shape(spec, call.x.shape[1], call.batched)), tape
+        return y[...], as_state(after, state_shapes(spec, call.x.shape[1], call.batched)), tape
 
     def backward(
         self,
@@ -238,10 +247,10 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         check_tape(tape, self)
         spec, call = self._spec, tape.call
         T, B = call.x.shape[:2]
-        shape = state_shape(spec, B, call.batched)
+        shapes = state_shapes(spec, B, call.batched)
         nothing = None if len(spec.cell.states) == 1 else (None, None)
         named = checks.parts("dstate", nothing if dstate is None else dstate, len(spec.cell.states))
-        dafter = checks.gradients(named, shape, spec.inner_state(B), spec.dtype)
+        dafter = checks.gradients(named, shapes, spec.inner_state(B), spec.dtype)
         if dy is not None:
             dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))
             dy = call.steps.gather(time_major(checks.strided(dy, spec.dtype), spec.batch_first))
@@ -252,17 +261,18 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         inputs = time_major(dx, spec.batch_first)
         filled = call.steps.room_for(inputs)
         inner = group(sums.inner, self._suffixes)
-        runs, _, H = spec.inner_state(B)
         dsteps = None
         if checks.flag("states", states):
-            dsteps = tuple(zeros((runs, T, B, H), spec.dtype) for _ in call.state)
+            dsteps = tuple(zeros((runs, T, B, width), spec.dtype) for runs, _, width in spec.inner_state(B))
         before, dscale = stack.backprop(tape, Given(dy, dafter), filled, inner, dsteps)
         call.steps.scatter(filled, inputs)
         by_step = None
         if dsteps is not None:
-            by_step = as_state(tuple(call.steps.spread_states(part) for part in dsteps), (T, *shape))
+            by_step = as_state(
+                tuple(call.steps.spread_states(part) for part in dsteps), tuple((T, *shape) for shape in shapes)
+            )
         by_scale = None if dscale is None else call.steps.given_scale(dscale, spec.batch_first, call.batched)
-        return Grads(dx, as_state(before, shape), sums.finish(), by_step, by_scale)
+        return Grads(dx, as_state(before, shapes), sums.finish(), by_step, by_scale)
 
     def freeze(self) -> FrozenLayer[S]:
         """An immutable copy for inference, its weights packed once for the backend in force now.
@@ -360,6 +370,8 @@ class LSTM(Layer[tuple[Array, Array]]):
     init           "torch": all parameters from U(-1/√H, 1/√H); "keras": Glorot, orthogonal weight_hh, zero biases,
                    but forget gates' 1
     forget_bias    the sum of both biases of every forget gate, instead of init's: large ones remember longer
+    proj_size      h has so many features, fewer than the hidden units: h_t = W_hr (o tanh(c_t)), by the parameters
+                   weight_hr_l0 (proj_size, hidden_size) (Sak et al. 2014); 0: h has hidden_size
     peephole       gates see c: i and f that of the step before, o the new one, each unit by a factor of its own, the
                    parameters peephole_l0, (3·H,) in the order i, f, o (Gers & Schmidhuber 2000)
     coupled        f = 1 - i, without parameters of its own: gates i, g, o (Greff et al. 2017)
@@ -394,6 +406,7 @@ class LSTM(Layer[tuple[Array, Array]]):
         rng: Any = None,
         init: Init = "torch",
         forget_bias: float | None = None,
+        proj_size: int = 0,
         peephole: bool = False,
         coupled: bool = False,
         activations: Activations | None = None,
@@ -403,7 +416,7 @@ class LSTM(Layer[tuple[Array, Array]]):
         cell = with_options(LSTM_CELL, activations, clip, peephole, coupled, zoneout=zoneout)
         super().__init__(
             cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction=direction,
-            recurrent_dropout=recurrent_dropout, mask_per=mask_per,
+            recurrent_dropout=recurrent_dropout, mask_per=mask_per, proj_size=proj_size,
         )  # fmt: skip
 
 

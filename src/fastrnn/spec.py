@@ -135,10 +135,14 @@ CELLS = {cell.name: cell for cell in TABLE}
 
 
 class Weights(NamedTuple):
-    """The parameters of one direction of one layer, or their gradients; G gates, H hidden units, I inputs."""
+    """The parameters of one direction of one layer, or their gradients; G gates, H hidden units, I inputs.
+
+    P is the width of h: H, but for a layer that projects.
+    """
 
     w_ih: np.ndarray  # (G·H, I)
-    w_hh: np.ndarray  # (G·H, H)
+    w_hh: np.ndarray  # (G·H, P)
     b_ih: np.ndarray | None = None  # (G·H,)
     b_hh: np.ndarray | None = None  # (G·H,)
     vectors: np.ndarray | None = None  # (V·H,): those of Cell.own_vectors, one after the other
+    w_hr: np.ndarray | None = None  # (P, H): of a layer that projects, h = W_hr times the cell's own output

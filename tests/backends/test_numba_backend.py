@@ -242,7 +242,7 @@ def test_many_python_threads_at_once():
 COMPILE = """
 import numpy as np
 from fastrnn.backends.numba import calls
-loop = calls.forward_loop("rnn_relu", False, np.dtype(np.float32))
+loop = calls.forward_loop("rnn_relu", False, False, np.dtype(np.float32))
 print(sum(loop.stats.cache_hits.values()), sum(loop.stats.cache_misses.values()))
 """
 

@@ -33,7 +33,8 @@ np.testing.assert_allclose(gradients["numba"], gradients["numpy"], rtol=1e-4)
 v, result = np.zeros(3, f4), np.empty(3, f4)
 calls.activate("sigmoid", v, result)
 assert (result == 0.5).all()
-loops = [calls.packing(f4), calls.forward_loop("rnn_tanh", False, f4), calls.backward_loop("rnn_tanh", False, f4)]
+loops = [calls.packing(f4), calls.forward_loop("rnn_tanh", False, False, f4)]
+loops += [calls.backward_loop("rnn_tanh", False, False, f4)]
 loops += [calls.activation_loop("sigmoid", f4)]
 print(*[sum(sum(getattr(loop.stats, what).values()) for loop in loops) for what in ("cache_hits", "cache_misses")])
 print(sum(products.multiply.stats.cache_hits.values()))

@@ -1,5 +1,6 @@
 #include "decode.h"
 
+#include "cells/facts.h"
 #include "layer.h"
 
 #if defined(__x86_64__)
@@ -51,9 +52,14 @@ static layer_spec next_spec(bytes *b) {
                     .resets = there >> 5 & 1, .scale = (there >> 6) % 3,
                     .trains = way & 3, .in_place = way >> 2 & 1, .general = way >> 7 & 1, .seed = (uint64_t)next(b)};
     s.T = extent(b) * (way >> 3 & 1 ? 8 : 1), s.B = extent(b), s.I = extent(b), s.H = extent(b);
+    const int states = fr_cells[s.cell].states;
     s.x = next_layout(b, 1), s.y = next_layout(b, 0), s.dy = next_layout(b, 1), s.dx = next_layout(b, 0);
-    const int masks = next(b);
+    const int masks = next(b), projection = next(b);
     s.drop = masks % 8 < 3 ? masks % 8 : 0, s.zoneout = masks >> 3 & 1 ? masks >> 4 & 3 : 0;
+    if (projection & 1 && states == 2 && s.H > 1 && !s.zoneout) {
+        s.P = 1 + (projection >> 1) % (s.H - 1);
+        s.scale = s.scale ? 1 : 0;
+    }
     while (layer_flop(&s) > (way >> 4 & 7 ? MOST_FLOP : MOST_FLOP_OF_SOME)) {
         if (s.T > 1)
             s.T = s.T / 2;

@@ -30,6 +30,9 @@ double layer_flop(const layer_spec *s) {
     return 2.0 * s->directions * fr_cells[s->cell].gates * (double)(s->T * s->B) * (double)(s->H * (s->I + s->H));
 }
 
+/* Features of h. */
+static ptrdiff_t features_of(const layer_spec *s) { return s->P ? s->P : s->H; }
+
 layer_spec plain_spec(fr_cell cell, fr_dtype dtype, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H) {
     const layout plain = {0, 1, 1, 0, 0};
     return (layer_spec){.cell = cell, .dtype = dtype, .T = T, .B = B, .I = I, .H = H, .directions = 1, .b_ih = 1,
@@ -126,7 +129,7 @@ static fr_sequence add_sequence(layer *l, const layout *how, ptrdiff_t n, int wr
 
 static fr_sequence half(const layer *l, fr_sequence s, int direction) {
     if (s.data)
-        s.data = (char *)s.data + (size_t)(direction * l->spec.H) * item_of(l->spec.dtype);
+        s.data = (char *)s.data + (size_t)(direction * features_of(&l->spec)) * item_of(l->spec.dtype);
     return s;
 }
 
@@ -210,22 +213,24 @@ static fr_masks add_masks(layer *l, uint64_t *state) {
 
 static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t *state) {
     const layer_spec *s = &l->spec;
-    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H, P = features_of(s);
     const double scale = 1 / sqrt((double)(s->I + s->H));
     fr_weights *w = &l->weights[d];
     w->w_ih = add_filled(l, gates * s->I, 0, state, scale);
-    w->w_hh = add_filled(l, gates * s->H, 0, state, scale);
+    w->w_hh = add_filled(l, gates * P, 0, state, scale);
     w->b_ih = s->b_ih ? add_filled(l, gates, 0, state, scale) : NULL;
     w->b_hh = s->b_hh ? add_filled(l, gates, 0, state, scale) : NULL;
     w->vectors = vectors_of(s) ? add_vectors(l, state) : NULL;
+    w->w_hr = s->P ? add_filled(l, P * s->H, 0, state, scale) : NULL;
+    w->proj_size = s->P;
     fr_forward_run *run = &l->forward[d];
     *run = (fr_forward_run){.reverse = s->directions == 2 ? d : s->reverse, .x = x, .y = half(l, y, d)};
     run->entry = add_entry(l, state);
     run->masks = add_masks(l, state);
     const int over = s->in_place && !s->trains;
-    void *h0 = add_filled(l, units, over, state, 1), *c0 = NULL;
+    void *h0 = add_filled(l, s->B * P, over, state, 1), *c0 = NULL;
     run->h0 = h0;
-    run->h = over ? h0 : add_untouched(l, units);
+    run->h = over ? h0 : add_untouched(l, s->B * P);
     if (fr_cells[s->cell].states == 2) {
         run->c0 = c0 = add_filled(l, units, over, state, 1);
         run->c = over ? c0 : add_untouched(l, units);
@@ -237,23 +242,24 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
 static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const fr_forward_run *forward = &l->forward[d];
-    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H, P = features_of(s), h = s->B * P;
     const int has_c = fr_cells[s->cell].states == 2;
     l->backward[d] = (fr_backward_run){
         .cell = s->cell, .dtype = s->dtype, .input_size = s->I, .hidden_size = s->H, .weights = l->weights[d],
         .options = options_of(l), .reverse = forward->reverse, .x = forward->x, .y = forward->y, .h0 = forward->h0,
         .c0 = forward->c0, .saved = forward->saved, .dy = half(l, dy, d), .dx = dx,
-        .dh = s->dh_there ? add_filled(l, units, 0, state, 1) : NULL,
+        .dh = s->dh_there ? add_filled(l, h, 0, state, 1) : NULL,
         .dc = has_c && s->dc_there ? add_filled(l, units, 0, state, 1) : NULL,
-        .dh0 = add_untouched(l, units), .dc0 = has_c ? add_untouched(l, units) : NULL,
+        .dh0 = add_untouched(l, h), .dc0 = has_c ? add_untouched(l, units) : NULL,
         .entry = forward->entry, .masks = forward->masks,
         .dscale = s->scale ? add_filled(l, s->T * units, 1, state, 1) : NULL,
-        .dh_steps = s->dh_there ? add_untouched(l, s->T * units) : NULL,
+        .dh_steps = s->dh_there ? add_untouched(l, s->T * h) : NULL,
         .dc_steps = has_c && s->dc_there ? add_untouched(l, s->T * units) : NULL,
-        .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * s->H, 1, state, 1),
+        .gradients = {add_filled(l, gates * s->I, 1, state, 1), add_filled(l, gates * P, 1, state, 1),
                       s->b_ih ? add_filled(l, gates, 1, state, 1) : NULL,
                       s->b_hh ? add_filled(l, gates, 1, state, 1) : NULL,
-                      vectors_of(s) ? add_filled(l, vectors_of(s) * s->H, 1, state, 1) : NULL}};
+                      vectors_of(s) ? add_filled(l, vectors_of(s) * s->H, 1, state, 1) : NULL,
+                      s->P ? add_filled(l, P * s->H, 1, state, 1) : NULL}};
 }
 
 void layer_make(layer *l, const layer_spec *spec) {
@@ -261,7 +267,7 @@ void layer_make(layer *l, const layer_spec *spec) {
     *l = (layer){.spec = *spec};
     make_lengths(l, &state);
     make_options(l, &state);
-    const ptrdiff_t width = spec->directions * spec->H;
+    const ptrdiff_t width = spec->directions * features_of(spec);
     fr_sequence x = add_sequence(l, &spec->x, spec->I, 0, &state), y = add_sequence(l, &spec->y, width, 1, &state);
     for (int d = 0; d < spec->directions; d++)
         make_forward(l, d, x, y, &state);
@@ -352,10 +358,9 @@ static const char *array_fault(const layer *l, const void *data, ptrdiff_t eleme
 }
 
 /* Whether the rows without a step have anything else at the end than at the beginning; NULL stands for zero. */
-static const char *stepless_fault(const layer *l, const void *begin, const void *end) {
-    const ptrdiff_t H = l->spec.H;
+static const char *stepless_fault(const layer *l, const void *begin, const void *end, ptrdiff_t width) {
     for (ptrdiff_t row = 0; end && row < l->spec.B; row++)
-        for (ptrdiff_t j = row * H; j < (row + 1) * H && !length_of(l, row); j++)
+        for (ptrdiff_t j = row * width; j < (row + 1) * width && !length_of(l, row); j++)
             if (get(l->spec.dtype, end, j) != (begin ? get(l->spec.dtype, begin, j) : 0))
                 return "a row without a step has another state, or gradient of it";
     return NULL;
@@ -363,22 +368,22 @@ static const char *stepless_fault(const layer *l, const void *begin, const void 
 
 static const char *direction_fault(const layer *l, int d) {
     const layer_spec *s = &l->spec;
-    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H, P = features_of(s);
     const fr_forward_run *f = &l->forward[d];
     const fr_backward_run *b = &l->backward[d];
     const struct {
         const void *data;
         ptrdiff_t elements;
-    } arrays[] = {{b->gradients.vectors, vectors_of(s) * s->H}, {b->dscale, s->T * units}, {f->h, units},
-                  {f->c, units}, {b->dh0, units}, {b->dc0, units},
-                  {b->gradients.w_ih, gates * s->I},
-                  {b->gradients.w_hh, gates * s->H}, {b->gradients.b_ih, gates}, {b->gradients.b_hh, gates}};
-    const char *fault = sequence_fault(l, &f->y, s->H);
+    } arrays[] = {{b->gradients.vectors, vectors_of(s) * s->H}, {b->dscale, s->T * units}, {f->h, s->B * P},
+                  {f->c, units}, {b->dh0, s->B * P}, {b->dc0, units},
+                  {b->gradients.w_ih, gates * s->I}, {b->gradients.w_hr, s->P * s->H},
+                  {b->gradients.w_hh, gates * P}, {b->gradients.b_ih, gates}, {b->gradients.b_hh, gates}};
+    const char *fault = sequence_fault(l, &f->y, P);
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays && !fault; i++)
         fault = array_fault(l, arrays[i].data, arrays[i].elements);
     const void *const kept[][2] = {{f->h0, f->h}, {f->c0, f->c}, {b->dh, b->dh0}, {b->dc, b->dc0}};
     for (size_t i = 0; i < sizeof kept / sizeof *kept && !fault; i++)
-        fault = stepless_fault(l, kept[i][0], kept[i][1]);
+        fault = stepless_fault(l, kept[i][0], kept[i][1], i % 2 ? s->H : P);
     return fault;
 }
 
@@ -411,7 +416,7 @@ const char *layer_difference(const layer *a, const layer *b) {
 void expect_none(const char *fault, const layer_spec *s, const char *where) {
     if (!fault)
         return;
-    fprintf(stderr, "%s: %s (cell %d, dtype %d, T %td, B %td, I %td, H %td, directions %d, lengths %d, level %s)\n", where,
-            fault, s->cell, s->dtype, s->T, s->B, s->I, s->H, s->directions, s->lengths, fr_level_name(fr_level()));
+    fprintf(stderr, "%s: %s (cell %d, dtype %d, T %td, B %td, I %td, H %td, P %td, directions %d, lengths %d, level %s)\n", where,
+            fault, s->cell, s->dtype, s->T, s->B, s->I, s->H, s->P, s->directions, s->lengths, fr_level_name(fr_level()));
     abort();
 }

@@ -194,9 +194,9 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
     void *saved[2] = {0};
     fr_packed *packed[2] = {0};
     for (int d = 0; d < p->directions; d++) {
-        const fr_weights w = {a->data[W_IH + d], a->data[W_HH + d], a->data[B_IH + d], a->data[B_HH + d], NULL};
+        const fr_weights w = {a->data[W_IH + d], a->data[W_HH + d], a->data[B_IH + d], a->data[B_HH + d], NULL, NULL, 0};
         const fr_gradients g = {a->data[G_IH + d], a->data[G_HH + d], a->data[GB_IH + d], a->data[GB_HH + d],
-                                NULL};
+                                NULL, NULL};
         const ptrdiff_t s = (d * p->B + first) * H;
         const int kept = p->cell == FR_LSTM ? 5 : p->cell == FR_GRU ? 4 : 0;
         const fr_sequence x = sequence(p, a, X, I, first, 0), y = sequence(p, a, Y, width, first, d * H);

@@ -60,9 +60,8 @@ def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, between=(), **opt
     """Steps past a row's length hold NaN in x and dy: they must not be read. One of several rows has no step."""
     rng = np.random.default_rng(seed)
     layer = make_layer(kind, I, H, rng=rng, **options)
-    rows, width = layer.num_layers * (1 + layer.bidirectional), (1 + layer.bidirectional) * H
-    parts = len(CELLS[kind].states)
-    x, dy = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, width))
+    rows, widths = layer.num_layers * (1 + layer.bidirectional), (layer.proj_size or H, H)[: len(CELLS[kind].states)]
+    x, dy = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, layer.output_size))
     lengths = rng.integers(0, T + 1, B) if with_lengths else None
     if with_lengths:
         if B > 2:
@@ -75,7 +74,7 @@ def make_case(kind, T, B, I, H, *, seed=0, with_lengths=False, between=(), **opt
     if layer.batch_first:
         x, dy = x.swapaxes(0, 1), dy.swapaxes(0, 1)
         changes = {name: array.swapaxes(0, 1) for name, array in changes.items()}
-    state, dstate = ([rng.standard_normal((rows, B, H)).astype(layer.dtype) for _ in range(parts)] for _ in range(2))
+    state, dstate = ([rng.standard_normal((rows, B, n)).astype(layer.dtype) for n in widths] for _ in range(2))
     return Case(layer, x.astype(layer.dtype), tuple(state), lengths, dy.astype(layer.dtype), tuple(dstate), changes)
 
 

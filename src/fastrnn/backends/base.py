@@ -7,6 +7,7 @@ written once, above it. A single step is a sequence of length one; a backend tha
 
     T  time steps            I  input_size      D  directions, 1 or 2
     B  rows of the batch     H  hidden_size     S  len(cell.saved)
+    P  features of h: H, but for a layer that projects
 
 Whatever is an input is never written; `dtype` is float32 or float64 and the same in all arrays of a call.
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from ..spec import Cell, Weights
 
-State = tuple[np.ndarray, ...]  # (h,) or (h, c), each (D, B, H), C-contiguous
+State = tuple[np.ndarray, ...]  # (h,) or (h, c), (D, B, P) and (D, B, H), C-contiguous
 
 
 class Steps(NamedTuple):
@@ -36,7 +37,8 @@ class Steps(NamedTuple):
     lengths: np.ndarray | None = None  # (B,) int64: valid steps of each row, 0..T; None for T in all rows
     resets: np.ndarray | None = None  # (D, T, B) bool, C-contiguous: the state is zero before that step; None for never
     noise: np.ndarray | None = None  # (T, B, D·H), features contiguous: added to a cell's only pre-activation
-    scale: np.ndarray | None = None  # (T, B, H) or (T, B, 1), features contiguous: multiplies h and c before that step
+    # (T, B, H) or, where h is projected, (T, B, 1) alone; features contiguous: multiplies h and c before that step
+    scale: np.ndarray | None = None
     # Masks of units, each (T, B, D·H), features contiguous. The recurrent product takes h times `drop`. `keep`, of h
     # and of c, is for cells with zoneout: 1 where a unit keeps what the step took of it, 0 elsewhere. None stands for
     # the share that the cell's options say; from it only cells that save values go backward.
@@ -67,7 +69,7 @@ class Run(NamedTuple):
     state: State  # the initial one
     steps: Steps
     reverse: tuple[bool, ...]  # of each direction: visits the steps from a row's last valid one to step 0
-    y: np.ndarray  # (T, B, D·H): output h, strides as of x; written by forward
+    y: np.ndarray  # (T, B, D·P): output h, strides as of x; written by forward
     # (D, T, B, S, H), C-contiguous, written for backward; unwritten past a row's end. Of a span its steps and, for c
     # alone, the one visited before, in the order of time: (D, last - first + 1, B, S, H).
     saved: np.ndarray | None
@@ -87,10 +89,11 @@ class Wanted(NamedTuple):
     dx: np.ndarray  # (T, B, I), strides as of x
     dstate: State  # of the initial state
     dweights: Sequence[Weights]  # C-contiguous; biases None where those of the weights are
-    # Of the state after each step, each part (D, T, B, H), C-contiguous: of h, dy included, and of c as h does not
-    # depend on it. Unwritten past a row's end.
+    # Of the state after each step, (D, T, B, P) and (D, T, B, H), C-contiguous: of h, dy included, and of c as h does
+    # not depend on it. Unwritten past a row's end.
     dsteps: State | None = None
-    dscale: np.ndarray | None = None  # (D, T, B, H), C-contiguous: of the scale, if there is one
+    # (D, T, B, H), C-contiguous: of the scale, if there is one; by features of h and units of c
+    dscale: np.ndarray | None = None
 
 
 class Backend(Protocol):

@@ -1,6 +1,6 @@
 """Passes that keep little: the state before every so many steps, from which backward computes the rest again.
 
-    T  time steps     B  rows     D  directions     H  hidden_size     S  len(cell.saved)
+    T  time steps     B  rows     D  directions     H  hidden_size     P  features of h     S  len(cell.saved)
 
 A pass is cut into parts of the steps in the order in which a direction visits them. Every part forward is a run of its
 own; backward goes through them from the last to the first as one pass, so its bits are those of a pass that keeps all.
@@ -24,7 +24,7 @@ class Checkpoints(NamedTuple):
     """What is kept of one layer's pass."""
 
     bounds: list[int]  # the visited steps at which a part begins, and T
-    states: State  # each (parts, D, B, H): before each part
+    states: State  # (parts, D, B, P), (parts, D, B, H): before each part
 
     def parts(self) -> Iterator[tuple[int, int, int]]:
         """The number of every part, its first visited step and the one after its last."""
@@ -43,13 +43,13 @@ def forward(
     """As Backend.forward, part by part."""
     bounds = cut(len(run.x), every, len(weights))
     kept = Checkpoints(bounds, tuple(empty((len(bounds) - 1, *part.shape), part.dtype) for part in run.state))
-    H = run.state[0].shape[-1]
+    P = widths(run)[0]
     for d, packed in enumerate(packing(cell, backend, weights, threads, len(run.x))):
         now, then = direction_of(run.state, d), direction_of(after, d)
         for n, first, last in kept.parts():
             for states, part in zip(kept.states, now):
                 states[n, d] = part[0]
-            y = run.y[in_time(run, d, first, last), :, d * H : (d + 1) * H]
+            y = run.y[in_time(run, d, first, last), :, d * P : (d + 1) * P]
             backend.forward(packed, part_of(run, d, first, last, now, y, None), then, threads)
             now = then
     return kept
@@ -66,10 +66,10 @@ def backward(
     threads: int,
 ) -> None:
     """As Backend.backward, from the last part to the first."""
-    (T, B, _), D, S, (H, dtype) = run.x.shape, len(weights), len(cell.saved), (run.state[0].shape[-1], run.x.dtype)
+    (T, B, _), D, S, (P, H, dtype) = run.x.shape, len(weights), len(cell.saved), (*widths(run), run.x.dtype)
     longest = max(last - first for _, first, last in kept.parts())
     room = aligned_empty((D * (longest + 1) * B * S * H,), dtype)
-    y, after = empty((longest, B, H), dtype), tuple(empty((1, B, H), dtype) for _ in run.state)
+    y, after = empty((longest, B, P), dtype), tuple(empty(part[:1].shape, dtype) for part in run.state)
     packed = list(packing(cell, backend, weights, threads, T))
     held: list[Any] = []
     for n, first, last in reversed(list(kept.parts())):
@@ -89,6 +89,11 @@ def packing(cell: Cell, backend: Backend, weights: Sequence[Weights], threads: i
     """The weights of every direction, arranged for it alone."""
     for direction in weights:
         yield backend.pack(cell, [direction], threads, steps)
+
+
+def widths(run: Run) -> tuple[int, int]:
+    """The features of h, and the hidden units: fewer and more, of a layer that projects."""
+    return run.state[0].shape[-1], run.state[-1].shape[-1]
 
 
 def direction_of(state: State, d: int) -> State:

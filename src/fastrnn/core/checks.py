@@ -294,17 +294,22 @@ def part(
 
 
 def state(
-    value: Any, states: int, shape: Shape, inner: tuple[int, ...], dtype: np.dtype, copy: bool
+    value: Any, shapes: Sequence[Shape], inner: Sequence[tuple[int, ...]], dtype: np.dtype, copy: bool
 ) -> tuple[Array, ...]:
-    """The parts of an initial state, each of `shape`."""
-    return tuple([part(name, given, shape, inner, dtype, copy) for name, given in parts("state", value, states)])
+    """The parts of an initial state, of `shapes`."""
+    named = parts("state", value, len(shapes))
+    together = zip(named, shapes, inner)
+    return tuple([part(name, given, shape, own, dtype, copy) for (name, given), shape, own in together])
 
 
 def gradients(
-    named: Sequence[tuple[str, Any]], shape: Shape, inner: tuple[int, ...], dtype: np.dtype
+    named: Sequence[tuple[str, Any]], shapes: Sequence[Shape], inner: Sequence[tuple[int, ...]], dtype: np.dtype
 ) -> tuple[Array | None, ...]:
     """The parts of a final state's gradient; None stays None."""
-    return tuple(None if given is None else part(name, given, shape, inner, dtype) for name, given in named)
+    together = zip(named, shapes, inner)
+    return tuple(
+        None if given is None else part(name, given, shape, own, dtype) for (name, given), shape, own in together
+    )
 
 
 def some_gradient(names: str, *given: object) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 Array = np.ndarray
+Shapes = tuple[tuple[int, ...], ...]  # of the parts of a state
 
 
 class LayerSpec(NamedTuple):
@@ -34,6 +35,7 @@ class LayerSpec(NamedTuple):
     backward: tuple[bool, ...] = ()  # of each layer of one direction: whether it is the reverse one; () if none is
     recurrent_dropout: float = 0.0
     mask_per: str | None = None  # for how long masks of units stay: a "step" or "sequence"; None: see unitmasks.draw
+    proj_size: int = 0  # features of h where they are fewer than hidden units: those are projected; 0: not
 
     @property
     def directions(self) -> int:
@@ -50,12 +52,17 @@ class LayerSpec(NamedTuple):
         return words[0] if len(set(words)) == 1 else words
 
     @property
-    def output_size(self) -> int:
-        return self.directions * self.hidden_size
+    def widths(self) -> tuple[int, ...]:
+        """The features of each part of a state: of h, or of h and c."""
+        return (self.proj_size or self.hidden_size, self.hidden_size)[: len(self.cell.states)]
 
-    def inner_state(self, B: int) -> tuple[int, int, int]:
-        """The shape of each part of a state in the backends' layout."""
-        return self.num_layers * self.directions, B, self.hidden_size
+    @property
+    def output_size(self) -> int:
+        return self.directions * self.widths[0]
+
+    def inner_state(self, B: int) -> Shapes:
+        """The shapes of the parts of a state in the backends' layout."""
+        return tuple([(self.num_layers * self.directions, B, width) for width in self.widths])
 
 
 class DescribedCell:
@@ -74,7 +81,7 @@ class DescribedCell:
 
     @property
     def output_size(self) -> int:
-        """The features of y, or of a cell's h: hidden_size, of a bidirectional layer twice that."""
+        """The features of y, or of a cell's h: hidden_size or proj_size, of a bidirectional layer twice that."""
         return self._spec.output_size
 
     @property
@@ -100,10 +107,10 @@ class DescribedCell:
     def zero_state(self, B: int | None = None) -> Any:
         """A state of zeros for B rows, (B, H), or without B for unbatched input, (H,): an array, of LSTM a pair."""
         rows = () if B is None else (checks.integer("B", B),)
-        return as_state(self._zeros(*rows, self._spec.hidden_size), (*rows, self._spec.hidden_size))
+        return self._zeros(tuple([(*rows, width) for width in self._spec.widths]))
 
-    def _zeros(self, *shape: int) -> tuple[Array, ...]:
-        return tuple([zeros(shape, self._spec.dtype) for _ in self._spec.cell.states])
+    def _zeros(self, shapes: Shapes) -> Any:
+        return as_state(tuple([zeros(shape, self._spec.dtype) for shape in shapes]), shapes)
 
 
 class DescribedLayer(DescribedCell):
@@ -114,7 +121,9 @@ class DescribedLayer(DescribedCell):
     @property
     def config(self) -> dict[str, Any]:
         spec = self._spec
+        projection = {"proj_size": spec.proj_size} if spec.proj_size else {}
         return super().config | {
+            **projection,
             "num_layers": spec.num_layers,
             "batch_first": spec.batch_first,
             "dropout": spec.dropout,
@@ -129,12 +138,16 @@ class DescribedLayer(DescribedCell):
 
         An array, of LSTM a pair (h, c).
         """
-        shape = state_shape(self._spec, 1 if B is None else checks.integer("B", B), B is not None)
-        return as_state(self._zeros(*shape), shape)
+        return self._zeros(state_shapes(self._spec, 1 if B is None else checks.integer("B", B), B is not None))
 
     @property
     def num_layers(self) -> int:
         return self._spec.num_layers
+
+    @property
+    def proj_size(self) -> int:
+        """The features of h where a layer projects its hidden units to fewer; else 0."""
+        return self._spec.proj_size
 
     @property
     def batch_first(self) -> bool:
@@ -158,7 +171,7 @@ class Call(NamedTuple):
     """The arguments of a call, checked and in the backends' layout."""
 
     x: Array  # (T, B, I)
-    state: tuple[Array, ...]  # each (L·D, B, H)
+    state: tuple[Array, ...]  # (L·D, B, H) each, h of a layer that projects (L·D, B, P)
     steps: CallSteps
     batched: bool
     cell: bool = False  # whether the caller's arrays have no axis over time
@@ -168,6 +181,7 @@ def describe(name: str, spec: LayerSpec) -> str:
     """The call that makes a layer or cell of this spec, without the defaults."""
     options = {
         "num_layers": (spec.num_layers, 1),
+        "proj_size": (spec.proj_size, 0),
         "nonlinearity": (spec.cell.name.split("_")[1] if len(spec.cell.gates) == 1 else "tanh", "tanh"),
         **{name: (value, None) for name, value in described(spec.cell).items()},
         "bias": (spec.bias, True),
@@ -211,23 +225,21 @@ def allocate(how: Callable[..., Array], shape: tuple[int, ...], dtype: np.dtype)
         raise MemoryError(f"cannot allocate an array of shape {shape} and dtype {dtype}") from error
 
 
-def read_state(
-    spec: LayerSpec, state: Any, shape: tuple[int, ...], inner: tuple[int, ...], copy: bool = False
-) -> tuple[Array, ...]:
-    """The parts of an initial state, each of `shape`, as C-contiguous arrays of the shape `inner`; zeros for None."""
+def read_state(spec: LayerSpec, state: Any, shapes: Shapes, inner: Shapes, copy: bool = False) -> tuple[Array, ...]:
+    """The parts of an initial state, of `shapes`, as C-contiguous arrays of the shapes `inner`; zeros for None."""
     if state is None:
-        return tuple([zeros(inner, spec.dtype) for _ in spec.cell.states])
-    return checks.state(state, len(spec.cell.states), shape, inner, spec.dtype, copy)
+        return tuple([zeros(shape, spec.dtype) for shape in inner])
+    return checks.state(state, shapes, inner, spec.dtype, copy)
 
 
-def as_state(parts: tuple[Array, ...], shape: tuple[int, ...]) -> Any:
+def as_state(parts: tuple[Array, ...], shapes: Shapes) -> Any:
     """The parts of a state in the caller's layout: a bare array, or a pair."""
-    if parts[0].shape != shape:
-        parts = tuple(part.reshape(shape) for part in parts)
+    if parts[0].shape != shapes[0]:
+        parts = tuple(part.reshape(shape) for part, shape in zip(parts, shapes))
     return parts if len(parts) == 2 else parts[0]
 
 
-# --- a layer's layout: x and y (T, B, n), with batch_first (B, T, n), unbatched (T, n); state (L·D, B, H) or (L·D, H)
+# --- a layer's layout: x and y (T, B, n), with batch_first (B, T, n), unbatched (T, n); state (L·D, B, n) or (L·D, n)
 
 
 def time_major(array: Array, batch_first: bool) -> Array:
@@ -252,10 +264,10 @@ def sequence_shape(spec: LayerSpec, call: Call, size: int) -> tuple[int, ...]:
     return (B, T, size) if spec.batch_first else (T, B, size)
 
 
-def state_shape(spec: LayerSpec, B: int, batched: bool) -> tuple[int, ...]:
-    """The shape of each part of a state in the caller's layout."""
-    runs, B, H = spec.inner_state(B)
-    return (runs, B, H) if batched else (runs, H)
+def state_shapes(spec: LayerSpec, B: int, batched: bool) -> Shapes:
+    """The shapes of the parts of a state in the caller's layout."""
+    inner = spec.inner_state(B)
+    return inner if batched else tuple([(runs, width) for runs, _, width in inner])
 
 
 def read_call(
@@ -276,7 +288,7 @@ def read_call(
     batched = given.ndim == 3
     given = time_major(given, spec.batch_first)
     T, B = given.shape[:2]
-    parts = read_state(spec, state, state_shape(spec, B, batched), spec.inner_state(B), copy_state)
+    parts = read_state(spec, state, state_shapes(spec, B, batched), spec.inner_state(B), copy_state)
     steps = read_steps(spec, T, B, batched, lengths, resets, state_scale, mask, noise)
     return Call(steps.gather(given), parts, steps, batched)
 
@@ -294,6 +306,11 @@ def cell_shape(B: int, size: int, batched: bool) -> tuple[int, ...]:
     return (B, size) if batched else (size,)
 
 
+def cell_state_shapes(spec: LayerSpec, B: int, batched: bool) -> Shapes:
+    """The shapes of the parts of a cell's state in the caller's layout."""
+    return tuple([cell_shape(B, width, batched) for width in spec.widths])
+
+
 def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any, copy_state: bool = False) -> Call:
     """Check and convert the arguments of a cell's call."""
     I = spec.input_size
@@ -301,6 +318,5 @@ def read_cell_call(spec: LayerSpec, x: ArrayLike, state: Any, copy_state: bool =
     batched = given.ndim == 2
     given = one_step(given)
     B = given.shape[1]
-    shape = cell_shape(B, spec.hidden_size, batched)
-    parts = read_state(spec, state, shape, spec.inner_state(B), copy_state)
+    parts = read_state(spec, state, cell_state_shapes(spec, B, batched), spec.inner_state(B), copy_state)
     return Call(given, parts, CallSteps(), batched, cell=True)

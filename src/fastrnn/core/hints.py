@@ -16,7 +16,6 @@ HABITS = {
     **dict.fromkeys(("to", "cpu", "cuda", "float", "double", "half", "device"), PLACES),
     "flatten_parameters": "weights are packed by each call, or once by freeze()",
     "reset_parameters": "make a new layer, with rng= to repeat the draw, and load_state_dict its state_dict()",
-    "proj_size": "projections are not supported",
 }
 
 

@@ -60,14 +60,14 @@ def draw_torch(shapes: Shapes, spec: LayerSpec, rng: np.random.Generator) -> dic
 
 
 def draw_keras(shapes: Shapes, spec: LayerSpec, rng: np.random.Generator) -> dict[str, Array]:
-    """weight_ih after Glorot & Bengio (2010), weight_hh orthogonal after Saxe et al. (2014), biases zero.
+    """weight_ih and weight_hr after Glorot & Bengio (2010), weight_hh orthogonal after Saxe et al. (2014), biases zero.
 
     As Keras does, the gates' matrices are one: Glorot's bound counts the rows of all of them as outputs, and the
     columns of the whole weight_hh are orthonormal.
     """
     arrays: dict[str, Array] = {}
     for name, shape in shapes.items():
-        if name.startswith("weight_ih"):
+        if name.startswith(("weight_ih", "weight_hr")):
             bound = sqrt(6 / sum(shape))
             arrays[name] = rng.uniform(-bound, bound, shape).astype(spec.dtype)
         elif name.startswith("weight_hh"):

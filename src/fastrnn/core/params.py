@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of Weights
+PROJECTION = "weight_hr"
 VECTORS = ("peephole", "alpha")  # what the vectors of a cell are called
 
 
@@ -38,8 +39,10 @@ def shapes(spec: LayerSpec, suffixes: list[list[str]]) -> dict[str, tuple[int, .
     for k, layer in enumerate(suffixes):
         inputs = spec.output_size if k else spec.input_size
         for suffix in layer:
-            sizes = ((rows, inputs), (rows, H), (rows,), (rows,))
+            sizes = ((rows, inputs), (rows, spec.widths[0]), (rows,), (rows,))
             found |= {kind + suffix: size for kind, size in zip(KINDS[: 4 if spec.bias else 2], sizes)}
+            if spec.proj_size:
+                found[PROJECTION + suffix] = spec.proj_size, H
             if spec.cell.own_vectors:
                 found[vectors_of(spec.cell) + suffix] = (len(spec.cell.own_vectors) * H,)
     return found
@@ -54,9 +57,9 @@ def group(arrays: Mapping[str, Array], suffixes: list[list[str]]) -> list[tuple[
     """Named arrays as the weights of each layer and direction."""
 
     def weights(suffix: str) -> Weights:
-        w_ih, w_hh, *rest = (arrays.get(kind + suffix) for kind in (*KINDS, *VECTORS))
-        b_ih, b_hh, *vectors = rest
-        return Weights(w_ih, w_hh, b_ih, b_hh, next((v for v in vectors if v is not None), None))  # type: ignore
+        w_ih, w_hh, *rest = (arrays.get(kind + suffix) for kind in (*KINDS, PROJECTION, *VECTORS))
+        b_ih, b_hh, w_hr, *vectors = rest
+        return Weights(w_ih, w_hh, b_ih, b_hh, next((v for v in vectors if v is not None), None), w_hr)  # type: ignore
 
     return [tuple(weights(suffix) for suffix in layer) for layer in suffixes]
 
@@ -67,10 +70,12 @@ ARRAY_BYTES = 256  # that an array and its name take, at the least, beside its e
 def check_memory(spec: LayerSpec) -> None:
     """A MemoryError, before any of the parameters is named or drawn, where they could not all be allocated."""
     rows, biases = spec.directions * len(spec.cell.gates) * spec.hidden_size, 2 if spec.bias else 0
-    columns = spec.input_size + (spec.num_layers - 1) * spec.output_size + spec.num_layers * (spec.hidden_size + biases)
+    columns = spec.input_size + (spec.num_layers - 1) * spec.output_size + spec.num_layers * (spec.widths[0] + biases)
+    projections = spec.num_layers * spec.directions * spec.proj_size * spec.hidden_size
     arrays = spec.num_layers * spec.directions * (2 + biases)
+    size = rows * columns + projections
     try:
-        np.empty(rows * columns * spec.dtype.itemsize + arrays * ARRAY_BYTES, np.uint8)  # asked for, never touched
+        np.empty(size * spec.dtype.itemsize + arrays * ARRAY_BYTES, np.uint8)  # asked for, never touched
     except (MemoryError, ValueError, OverflowError):
         sizes = ("input_size", "hidden_size", "num_layers")
         given = ", ".join(f"{size}={checks.digits(getattr(spec, size))}" for size in sizes)

@@ -1,8 +1,9 @@
 """A stack of layers over bare, checked arrays: the one place that runs the backends over whole sequences.
 
-    x  (T, B, I)    y  (T, B, D·H)    state  each part (L·D, B, H)    L  layers    D  directions
+    x  (T, B, I)    y  (T, B, D·P)    state  h (L·D, B, P), c (L·D, B, H)    L  layers    D  directions
 
-T or B may be 0 here: then there is nothing to compute, and the backends are not called.
+P is the width of h: H, but for a layer that projects. T or B may be 0 here: then there is nothing to compute, and the
+backends are not called.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def backprop(
 ) -> tuple[tuple[Array, ...], Array | None]:
     """Fill dx, add to `dweights`; return the gradients of the initial state and of the scale, (T, B, H), if any.
 
-    What is given and dx are laid out as y, x and the state in `record`. dsteps, each part (L·D, T, B, H), takes the
-    gradients of the state after every step.
+    What is given and dx are laid out as y, x and the state in `record`. dsteps, each part (L·D, T, B, its width),
+    takes the gradients of the state after every step.
     """
     spec, call = tape.spec, tape.call
     dscale = None if call.steps.scale is None else zeros((*call.x.shape[:2], spec.hidden_size), spec.dtype)

@@ -111,7 +111,9 @@ def read_steps(
         zeroed = np.array(time_major(checks.booleans("resets", resets, shape)), order="C")
     scale, by_unit = None, False
     if state_scale is not None:
-        given = checks.shaped("state_scale", checks.real("state_scale", state_scale), shape, (*shape, spec.hidden_size))
+        given = checks.real("state_scale", state_scale)
+        by_units = () if spec.proj_size else ((*shape, spec.hidden_size),)  # the units of h and c then differ
+        given = checks.shaped("state_scale", given, shape, *by_units)
         by_unit = given.ndim > len(shape)
         scale = checks.strided(time_major(given if by_unit else given[..., None]), spec.dtype)
     added = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..core import checks, config
-from ..core.geometry import Array, LayerSpec, as_state, empty, read_call, sequence_shape, state_shape, time_major
+from ..core.geometry import Array, LayerSpec, as_state, empty, read_call, sequence_shape, state_shapes, time_major
 from ..core.initialise import Init, draw, scheme
 from ..core.params import Accumulators, Named, layer_suffixes, under
 from ..core.portable import PortableArray
@@ -141,7 +141,7 @@ class ScanLayer(Layer[Array]):
         after = advance(spec, backend, weights, packed, call.x, call.state[0], call.steps.lengths, target, order, runs)
         tape = Tape(self, spec, backend, weights, call, runs)
         y.flags.writeable = False  # the view of it, too, which cannot be made writable again
-        return y[...], as_state((after,), state_shape(spec, B, call.batched)), tape
+        return y[...], as_state((after,), state_shapes(spec, B, call.batched)), tape
 
     def backward(  # type: ignore[override]
         self,
@@ -162,8 +162,8 @@ class ScanLayer(Layer[Array]):
         check_tape(tape, self)
         spec, call = self._spec, tape.call
         B = call.x.shape[1]
-        shape = state_shape(spec, B, call.batched)
-        (dafter,) = checks.gradients((("dstate", dstate),), shape, spec.inner_state(B), spec.dtype)
+        shapes = state_shapes(spec, B, call.batched)
+        (dafter,) = checks.gradients((("dstate", dstate),), shapes, spec.inner_state(B), spec.dtype)
         if dy is not None:
             dy = checks.shaped("dy", checks.real("dy", dy), sequence_shape(spec, call, spec.output_size))
             dy = time_major(checks.strided(dy, spec.dtype), spec.batch_first)
@@ -173,7 +173,7 @@ class ScanLayer(Layer[Array]):
         dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
         inner = group(sums.inner, self._suffixes)
         before = backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner)
-        return Grads(dx, as_state((before,), shape), sums.finish())
+        return Grads(dx, as_state((before,), shapes), sums.finish())
 
     def freeze(self) -> FrozenScan:  # type: ignore[override]
         """An immutable copy for inference, on the backend in force now."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backends.base import Run, Steps
 from ..core import config
-from ..core.geometry import Array, LayerSpec, as_state, empty, read_call, sequence_shape, state_shape, time_major
+from ..core.geometry import Array, LayerSpec, as_state, empty, read_call, sequence_shape, state_shapes, time_major
 from ..core.tape import Tape
 from ..recurrence import sum_rows
 from ..spec import Cell, Weights
@@ -188,7 +188,7 @@ def infer(
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     order, target = Order(spec, T, B, call.batched), time_major(y, spec.batch_first)
     after = advance(spec, backend, weights, packed, call.x, call.state[0], call.steps.lengths, target, order)
-    return y, as_state((after,), state_shape(spec, B, call.batched))
+    return y, as_state((after,), state_shapes(spec, B, call.batched))
 
 
 def described(spec: LayerSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ cdef char NATIVE_ORDER = c"<" if sys.byteorder == "little" else c">"
 
 
 cdef struct Shape:  # of a call
-    ptrdiff_t T, B, I, H
+    ptrdiff_t T, B, I, H, P
     Py_ssize_t item  # bytes of an element
     fr_dtype dtype
 
@@ -33,10 +33,10 @@ cdef void *pointer(object array, int flags=0) except? NULL:
     return buffer.buf
 
 
-cdef char *part(object array, ptrdiff_t d, Shape *s, int flags=0) except? NULL:
-    """The d-th direction of a (D, B, H) array; NULL for None."""
+cdef char *part(object array, ptrdiff_t d, ptrdiff_t size, int flags=0) except? NULL:
+    """The d-th direction of an array that has so many bytes of each; NULL for None."""
     cdef char *data = <char *>pointer(array, flags)
-    return NULL if data == NULL else data + d * s.B * s.H * s.item
+    return NULL if data == NULL else data + d * size
 
 
 cdef int three_axes(Py_buffer *buffer) except -1:
@@ -97,7 +97,8 @@ cdef fr_dtype typed_view(object array, Py_buffer *buffer, int flags) except *:
     return dtype
 
 
-cdef Shape shape_of(object x, object h) except *:
+cdef Shape shape_of(object x, object state) except *:
+    """The sizes of a call, by its x and the parts of its state, of which h may have fewer features, P."""
     cdef Shape s
     cdef Py_buffer buffer
     PyObject_GetBuffer(x, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
@@ -105,7 +106,7 @@ cdef Shape shape_of(object x, object h) except *:
     s.T, s.B, s.I, s.item = buffer.shape[0], buffer.shape[1], buffer.shape[2], buffer.itemsize
     read_dtype(&buffer, &s.dtype)
     PyBuffer_Release(&buffer)
-    s.H = h.shape[2]
+    s.P, s.H = state[0].shape[2], state[len(state) - 1].shape[2]
     return s
 
 

@@ -14,7 +14,7 @@ cdef double LEAST_PACKED_WITHOUT_GIL = 1e5  # elements
 
 
 cdef double flop(fr_cell cell, Shape *s, ptrdiff_t directions):
-    return 2.0 * fr_cells[cell].gates * directions * s.T * s.B * s.H * (s.I + s.H)
+    return 2.0 * fr_cells[cell].gates * directions * s.T * s.B * s.H * (s.I + s.P)
 
 
 cdef int run_forward(
@@ -31,11 +31,11 @@ cdef int run_forward(
     return check(status)
 
 
-cdef void set_state(fr_forward_run *run, bint has_c, Plain *now, Plain *after, ptrdiff_t offset) noexcept:
-    """The state before and after the run, each part from so many bytes on."""
-    run.h0, run.h = now[0].data + offset, after[0].data + offset
+cdef void set_state(fr_forward_run *run, bint has_c, Plain *now, Plain *after, ptrdiff_t h, ptrdiff_t c) noexcept:
+    """The state before and after the run, its parts from so many bytes on."""
+    run.h0, run.h = now[0].data + h, after[0].data + h
     if has_c:
-        run.c0, run.c = now[1].data + offset, after[1].data + offset
+        run.c0, run.c = now[1].data + c, after[1].data + c
 
 
 cdef fr_options *options_of(object cell, fr_options *room) except? NULL:
@@ -59,6 +59,7 @@ cdef fr_weights weights_of(object w) except *:
     result.vectors = pointer(w.vectors)
     result.w_ih, result.w_hh = pointer(w.w_ih), pointer(w.w_hh)
     result.b_ih, result.b_hh = pointer(w.b_ih), pointer(w.b_hh)
+    result.w_hr, result.proj_size = pointer(w.w_hr), 0 if w.w_hr is None else len(w.w_hr)
     return result
 
 
@@ -84,12 +85,13 @@ cdef class Packed:
         cdef ptrdiff_t I, H
         cdef double elements
         self.cell = CELLS[cell.name]
+        cdef ptrdiff_t gates = fr_cells[self.cell].gates
         for direction in weights:
             w = weights_of(direction)
             dtype = DTYPES[direction.w_ih.dtype.char]
-            I, H = direction.w_ih.shape[1], direction.w_hh.shape[1]
+            I, H = direction.w_ih.shape[1], direction.w_ih.shape[0] // gates
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
-            if steps is not None and steps <= FEW_STEPS:
+            if steps is not None and steps <= FEW_STEPS and direction.w_hr is None:
                 self.weights = weights  # which the kernels read
                 status = fr_unpacked(self.cell, dtype, I, H, &w, options, &self.directions[self.count])
             elif elements < LEAST_PACKED_WITHOUT_GIL:
@@ -123,13 +125,14 @@ cdef void set_entry(fr_entry *entry, object steps, ptrdiff_t d, Shape *s) except
 cdef void set_masks(fr_masks *masks, object steps, ptrdiff_t d, Shape *s) except *:
     """The masks of units of the d-th direction."""
     keep_h, keep_c = steps.keep
-    masks.drop = sequence(steps.drop, d * s.H, s.item)
-    masks.keep[0] = sequence(keep_h, d * s.H, s.item)
+    masks.drop = sequence(steps.drop, d * s.P, s.item)
+    masks.keep[0] = sequence(keep_h, d * s.P, s.item)
     masks.keep[1] = sequence(keep_c, d * s.H, s.item)
 
 
 def forward(Packed packed not None, run, after, int threads):
-    cdef Shape s = shape_of(run.x, run.state[0])
+    cdef Shape s = shape_of(run.x, run.state)
+    cdef ptrdiff_t h = s.B * s.P * s.item, c = s.B * s.H * s.item
     cdef fr_forward_run runs[2]
     cdef fr_forward_run *r
     cdef const int64_t *lengths = <const int64_t *>pointer(run.steps.lengths)
@@ -142,11 +145,11 @@ def forward(Packed packed not None, run, after, int threads):
         r.packed = packed.directions[d]
         r.reverse = run.reverse[d]
         r.x = sequence(run.x, 0, s.item)
-        r.y = sequence(run.y, d * s.H, s.item, PyBUF_WRITABLE)
-        r.h0 = part(run.state[0], d, &s)
-        r.h = part(after[0], d, &s, PyBUF_WRITABLE)
-        r.c0 = part(run.state[1], d, &s) if has_c else NULL
-        r.c = part(after[1], d, &s, PyBUF_WRITABLE) if has_c else NULL
+        r.y = sequence(run.y, d * s.P, s.item, PyBUF_WRITABLE)
+        r.h0 = part(run.state[0], d, h)
+        r.h = part(after[0], d, h, PyBUF_WRITABLE)
+        r.c0 = part(run.state[1], d, c) if has_c else NULL
+        r.c = part(after[1], d, c, PyBUF_WRITABLE) if has_c else NULL
         r.saved = NULL if saved == NULL else saved + d * saved_size
         set_entry(&r.entry, run.steps, d, &s)
         set_masks(&r.masks, run.steps, d, &s)
@@ -158,7 +161,7 @@ cdef fr_gradients gradients_of(object w) except *:
     cdef fr_gradients result
     result.w_ih, result.w_hh = pointer(w.w_ih, PyBUF_WRITABLE), pointer(w.w_hh, PyBUF_WRITABLE)
     result.b_ih, result.b_hh = pointer(w.b_ih, PyBUF_WRITABLE), pointer(w.b_hh, PyBUF_WRITABLE)
-    result.vectors = pointer(w.vectors, PyBUF_WRITABLE)
+    result.vectors, result.w_hr = pointer(w.vectors, PyBUF_WRITABLE), pointer(w.w_hr, PyBUF_WRITABLE)
     return result
 
 
@@ -171,7 +174,8 @@ cdef void set_span(fr_backward_run *run, object span, object dweights, Py_ssize_
 
 
 def backward(cell, weights, run, given, wanted, int threads):
-    cdef Shape s = shape_of(run.x, run.state[0])
+    cdef Shape s = shape_of(run.x, run.state)
+    cdef ptrdiff_t h = s.B * s.P * s.item, c = s.B * s.H * s.item
     cdef fr_backward_run runs[2]
     cdef fr_backward_run *r
     cdef const int64_t *lengths = <const int64_t *>pointer(run.steps.lengths)
@@ -193,16 +197,16 @@ def backward(cell, weights, run, given, wanted, int threads):
         r.options = options
         r.reverse = run.reverse[d]
         r.x = sequence(run.x, 0, s.item)
-        r.y = sequence(run.y, d * s.H, s.item)
-        r.dy = sequence(given.dy, d * s.H, s.item)
+        r.y = sequence(run.y, d * s.P, s.item)
+        r.dy = sequence(given.dy, d * s.P, s.item)
         r.dx = sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE)
-        r.h0 = part(run.state[0], d, &s)
-        r.dh = part(given.dstate[0], d, &s)
-        r.dh0 = part(wanted.dstate[0], d, &s, PyBUF_WRITABLE)
+        r.h0 = part(run.state[0], d, h)
+        r.dh = part(given.dstate[0], d, h)
+        r.dh0 = part(wanted.dstate[0], d, h, PyBUF_WRITABLE)
         if has_c:
-            r.c0 = part(run.state[1], d, &s)
-            r.dc = part(given.dstate[1], d, &s)
-            r.dc0 = part(wanted.dstate[1], d, &s, PyBUF_WRITABLE)
+            r.c0 = part(run.state[1], d, c)
+            r.dc = part(given.dstate[1], d, c)
+            r.dc0 = part(wanted.dstate[1], d, c, PyBUF_WRITABLE)
         r.saved = NULL if saved == NULL else saved + d * saved_size
         r.gradients = gradients_of(wanted.dweights[d])
         if run.span is not None:

@@ -22,6 +22,8 @@ cdef extern from "fastrnn.h" nogil:
         const void *b_ih
         const void *b_hh
         const void *vectors
+        const void *w_hr
+        ptrdiff_t proj_size
     ctypedef enum fr_function_kind:
         pass
     ctypedef struct fr_function:
@@ -38,6 +40,7 @@ cdef extern from "fastrnn.h" nogil:
         void *b_ih
         void *b_hh
         void *vectors
+        void *w_hr
     ctypedef struct fr_sequence:
         void *data
         ptrdiff_t time

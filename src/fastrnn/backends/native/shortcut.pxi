@@ -10,7 +10,8 @@ cdef class Shortcut:
     """
 
     cdef object layers, ndarray, empty, dtype
-    cdef ptrdiff_t input_size, hidden_size, num_layers, directions, runs
+    cdef ptrdiff_t input_size, num_layers, directions, runs
+    cdef ptrdiff_t widths[2]  # of the parts of a state
     cdef Py_ssize_t item
     cdef char kind
     cdef bint has_c, cell, batch_first
@@ -19,33 +20,34 @@ cdef class Shortcut:
 
     def __cinit__(self, layers, spec, ndarray, empty, cell):
         cdef double gates = len(spec.cell.gates)
+        self.widths[0], self.widths[1] = spec.widths[0], spec.widths[len(spec.widths) - 1]
         self.layers, self.ndarray, self.empty, self.dtype = layers, ndarray, empty, spec.dtype
-        self.input_size, self.hidden_size, self.item = spec.input_size, spec.hidden_size, spec.dtype.itemsize
+        self.input_size, self.item = spec.input_size, spec.dtype.itemsize
         self.num_layers, self.directions, self.backward = spec.num_layers, spec.directions, spec.backward
         self.runs = self.num_layers * self.directions
         self.kind = ord(spec.dtype.char)
         self.has_c, self.cell, self.batch_first = len(spec.cell.states) == 2, cell, spec.batch_first
-        self.row_flop = 2 * gates * self.hidden_size * (self.input_size + self.hidden_size) * self.runs
+        self.row_flop = 2 * gates * self.widths[1] * (self.input_size + self.widths[0]) * self.runs
 
     cdef bint plain(self, object array, Plain *result, int flags, char other=0) except -1:
         return plain_array(self.ndarray, other or self.kind, array, result, flags)
 
-    cdef bint plain_state(self, object array, ptrdiff_t rows, Plain *result, int flags) except -1:
+    cdef bint plain_state(self, object array, ptrdiff_t rows, ptrdiff_t width, Plain *result, int flags) except -1:
         """Whether `array` is plain and a part of a state of so many rows; -1: of an unbatched call."""
         if not self.plain(array, result, flags):
             return False
         cdef int i = 0 if self.cell else 1
         if result.ndim != i + 1 + (rows >= 0) or (i == 1 and result.shape[0] != self.runs):
             return False
-        return result.shape[result.ndim - 1] == self.hidden_size and (rows < 0 or result.shape[i] == rows)
+        return result.shape[result.ndim - 1] == width and (rows < 0 or result.shape[i] == rows)
 
     cdef bint plain_states(self, object state, ptrdiff_t rows, Plain *parts, int flags) except -1:
         if not self.has_c:
-            return self.plain_state(state, rows, &parts[0], flags)
+            return self.plain_state(state, rows, self.widths[0], &parts[0], flags)
         if type(state) is not tuple or len(<tuple>state) != 2:
             return False
-        return (self.plain_state((<tuple>state)[0], rows, &parts[0], flags)
-                and self.plain_state((<tuple>state)[1], rows, &parts[1], flags))
+        return (self.plain_state((<tuple>state)[0], rows, self.widths[0], &parts[0], flags)
+                and self.plain_state((<tuple>state)[1], rows, self.widths[1], &parts[1], flags))
 
     cdef bint plain_lengths(self, object lengths, ptrdiff_t T, ptrdiff_t B, const int64_t **result) except -1:
         """Whether `lengths` is None or a plain array of B int64 from 0 to T."""
@@ -62,8 +64,11 @@ cdef class Shortcut:
                 return False
         return True
 
-    cdef object empty_state(self, object shape):
+    cdef object empty_state(self, tuple shape):
+        """A state whose h has this shape."""
         cdef object h = self.empty(shape, self.dtype)
+        if self.widths[0] != self.widths[1]:
+            shape = (*shape[: len(shape) - 1], self.widths[1])
         return (h, self.empty(shape, self.dtype)) if self.has_c else h
 
     def step(self, x_t, state, out, int threads):
@@ -95,7 +100,7 @@ cdef class Shortcut:
         else:
             if type(out) is not tuple or len(<tuple>out) != 2 or not self.plain(out[0], &y, PyBUF_WRITABLE):
                 return None
-            if y.ndim != x.ndim or y.shape[y.ndim - 1] != self.hidden_size or (x.ndim == 2 and y.shape[0] != x.shape[0]):
+            if y.ndim != x.ndim or y.shape[y.ndim - 1] != self.widths[0] or (x.ndim == 2 and y.shape[0] != x.shape[0]):
                 return None
             if not self.plain_states(out[1], rows, after, PyBUF_WRITABLE) or overlap(&y, &x):
                 return None
@@ -113,15 +118,16 @@ cdef class Shortcut:
     cdef int advance(self, Plain *x, Plain *now, Plain *y, Plain *after, int threads) except -1:
         """All layers, y serving the lower ones as scratch: a layer's new h is its output, which the next one reads."""
         cdef fr_forward_run run
-        cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0], size = B * self.hidden_size * self.item
+        cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0]
+        cdef ptrdiff_t h = B * self.widths[0] * self.item, c = B * self.widths[1] * self.item
         cdef int k = 0
         memset(&run, 0, sizeof(run))
         run.x.data, run.x.row = x.data, self.input_size
-        run.y.data, run.y.row = y.data, self.hidden_size
+        run.y.data, run.y.row = y.data, self.widths[0]
         for layer in self.layers:
-            set_state(&run, self.has_c, now, after, k * size)
+            set_state(&run, self.has_c, now, after, k * h, k * c)
             self.run(layer, &run, 1, B, NULL, threads, False)
-            run.x.data, run.x.row = run.h, self.hidden_size
+            run.x.data, run.x.row = run.h, self.widths[0]
             k += 1
         return 0
 
@@ -142,7 +148,7 @@ cdef class Shortcut:
         cdef Plain now[2]
         cdef Plain after[2]
         cdef fr_forward_run runs[2]
-        cdef ptrdiff_t T, B = 1, rows = -1, size, width = self.directions * self.hidden_size
+        cdef ptrdiff_t T, B = 1, rows = -1, P = self.widths[0], h, c, width = self.directions * P
         cdef const int64_t *row_lengths
         cdef int parts = 2 if self.has_c else 1, batch = 0 if self.batch_first else 1, i, k, d
         cdef bint backward
@@ -157,9 +163,9 @@ cdef class Shortcut:
         if not self.plain_lengths(lengths, T, rows, &row_lengths):
             return None
         if rows < 0:
-            state_shape, shape = (self.runs, self.hidden_size), (T, width)
+            state_shape, shape = (self.runs, P), (T, width)
         else:
-            state_shape, shape = (self.runs, B, self.hidden_size), (x.shape[0], x.shape[1], width)
+            state_shape, shape = (self.runs, B, P), (x.shape[0], x.shape[1], width)
         after_state = self.empty_state(state_shape)
         self.plain_states(after_state, rows, after, PyBUF_WRITABLE)
         if state is None:  # the final state may be the initial one
@@ -167,7 +173,7 @@ cdef class Shortcut:
                 now[i] = after[i]
                 memset(now[i].data, 0, now[i].bytes)
         memset(runs, 0, sizeof(runs))
-        size = B * self.hidden_size * self.item
+        h, c = B * P * self.item, B * self.widths[1] * self.item
         layers = iter(self.layers)
         for k in range(self.num_layers):
             check_signals()  # layers each too short to ask may be many
@@ -176,8 +182,9 @@ cdef class Shortcut:
             for d in range(self.directions):
                 runs[d].x = self.strides(&x, T, B)
                 runs[d].y = self.strides(&y, T, B)
-                runs[d].y.data = y.data + d * self.hidden_size * self.item
-                set_state(&runs[d], self.has_c, now, after, (k * self.directions + d) * size)
+                runs[d].y.data = y.data + d * P * self.item
+                i = k * self.directions + d
+                set_state(&runs[d], self.has_c, now, after, i * h, i * c)
             backward = self.backward and self.backward[k]
             self.run(next(layers), runs, T, B, row_lengths, threads, backward)  # and nothing holds its weights
             sequence, x = target, y

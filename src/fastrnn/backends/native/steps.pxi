@@ -83,12 +83,12 @@ cdef class CellStep:
         cdef fr_packed *packed = NULL
         weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh = s.ih.data, s.hh.data, s.bias_ih.data, s.bias_hh.data
         memset(&run, 0, sizeof(run))
-        weights.vectors = NULL
+        weights.vectors, weights.w_hr, weights.proj_size = NULL, NULL, 0
         check(fr_unpacked(s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H, &weights, NULL, &packed), "weights")
         run.packed, run.saved = packed, saved
         run.x.data, run.x.row = s.x.data, s.I
         run.y.data, run.y.row = y, s.H
-        set_state(&run, s.parts == 2, s.now, s.after, 0)
+        set_state(&run, s.parts == 2, s.now, s.after, 0, 0)
         try:  # the weights come from far: four times as long as their operations take
             return run_forward(&run, 1, 1, s.B, NULL, threads, 4 * 2.0 * s.rows * s.B * (s.I + s.H))
         finally:
@@ -151,7 +151,7 @@ cdef class CellStep:
 
         None if one is not plain or does not fit, or there is none.
         """
-        cdef Shape s = shape_of(run.x, run.state[0])
+        cdef Shape s = shape_of(run.x, run.state)
         cdef Plain gradient
         cdef object inner = (1, s.B, s.H), inner_x = (1, s.B, s.I)
         cdef int outer = 1 if batched else 2  # axes that the caller's arrays do not have

@@ -244,6 +244,16 @@ def gru_reset_first_general_leave_backward(d_left, h_prev, o, r, z, n):
     return r * h_prev, d_left * r, d_left * h_prev * derivative(o, GATES, r)
 
 
+@inlined
+def lstm_output(o, c):
+    return o * tanh(c)
+
+
+@inlined
+def lstm_general_output(o, c, opt):
+    return o * apply(opt, OUTPUT, c)
+
+
 class Layout(NamedTuple):
     """A cell's equations and where forward's tile keeps their values: in slots of `units` columns, one per value.
 
@@ -258,14 +268,17 @@ class Layout(NamedTuple):
     hidden: int  # slot where the state's share begins
     leave: Callable | None = None  # of a cell of two phases
     leave_backward: Callable | None = None
+    output: Callable | None = None  # of a cell that may project: the h of the equation, by its gate o and c
 
 
 LAYOUTS = {
     "rnn_tanh": Layout(rnn_tanh_forward, rnn_tanh_backward, units=64, first=0, count=1, hidden=0),
     "rnn_relu": Layout(rnn_relu_forward, rnn_relu_backward, units=64, first=0, count=1, hidden=0),
-    "lstm": Layout(lstm_forward, lstm_backward, units=16, first=1, count=4, hidden=1),
+    "lstm": Layout(lstm_forward, lstm_backward, units=16, first=1, count=4, hidden=1, output=lstm_output),
     "gru": Layout(gru_forward, gru_backward, units=16, first=0, count=4, hidden=1),  # a_n, r, z, u_n
-    "lstm_coupled": Layout(lstm_coupled_forward, lstm_coupled_backward, units=16, first=1, count=3, hidden=1),
+    "lstm_coupled": Layout(
+        lstm_coupled_forward, lstm_coupled_backward, units=16, first=1, count=3, hidden=1, output=lstm_output
+    ),
     "leaky_tanh": Layout(leaky_tanh_forward, leaky_tanh_backward, units=32, first=0, count=1, hidden=0),
     "leaky_relu": Layout(leaky_relu_forward, leaky_relu_backward, units=32, first=0, count=1, hidden=0),
     "gru_reset_first": Layout(  # a_n, r, z
@@ -275,10 +288,12 @@ LAYOUTS = {
 }  # fmt: skip
 GENERAL = {  # the same with options
     "rnn_tanh": LAYOUTS["rnn_tanh"]._replace(forward=rnn_tanh_general_forward, backward=rnn_tanh_general_backward),
-    "lstm": LAYOUTS["lstm"]._replace(forward=lstm_general_forward, backward=lstm_general_backward),
+    "lstm": LAYOUTS["lstm"]._replace(
+        forward=lstm_general_forward, backward=lstm_general_backward, output=lstm_general_output
+    ),
     "gru": LAYOUTS["gru"]._replace(forward=gru_general_forward, backward=gru_general_backward),
     "lstm_coupled": LAYOUTS["lstm_coupled"]._replace(
-        forward=lstm_coupled_general_forward, backward=lstm_coupled_general_backward
+        forward=lstm_coupled_general_forward, backward=lstm_coupled_general_backward, output=lstm_general_output
     ),
     "gru_reset_first": LAYOUTS["gru_reset_first"]._replace(
         forward=gru_reset_first_general_forward,

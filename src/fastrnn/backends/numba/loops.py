@@ -119,8 +119,19 @@ def lanes_of(left, units):
     return min(units, -(-left // LANES) * LANES)
 
 
-def build_forward(cell, layout, general):
-    """forward of a cell, plain, or with vectors and options."""
+@inlined
+def project(h, pitch, tile, rows, outputs, w_hr, P, H):
+    """h (rows, P) = outputs (rows, H) times W_hr', which is (H, P); rows of both are `pitch` apart."""
+    for j in range(0, P, COLUMNS):
+        width = min(COLUMNS, P - j)
+        tile[:] = 0
+        multiply(tile, 0, rows, width, outputs, 0, pitch, 1, w_hr, j, P, H)
+        for b in range(rows):
+            copy(h, b * pitch + j, tile, b * PITCH, width)
+
+
+def build_forward(cell, layout, general, projects):
+    """forward of a cell, plain, or with vectors and options; with h projected or not."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
     vectors_count, units = len(cell.vectors + cell.peepholes), layout.units
     step, leave, two_phases, first_gates = layout.forward, layout.leave, len(cell.phases) > 1, cell.first_gates
@@ -130,9 +141,9 @@ def build_forward(cell, layout, general):
 
     def forward(
         x, order, ends, resets, scale, noise, drop, keep_h, keep_c, h0, c0, y, h_out, c_out, saved, w_ih, w_hh, starts,
-        vectors, o, reverse,
+        vectors, o, w_hr, reverse,
     ):  # fmt: skip
-        (T, B, I), H = x.shape, h0.shape[1]
+        (T, B, I), H, P = x.shape, c0.shape[1], h0.shape[1]
         panels, pitch = -(-H // units), gates * units
         padded = panels * units
         rows = min(order.size, ROWS)
@@ -142,7 +153,7 @@ def build_forward(cell, layout, general):
         h, h_next = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded, x.dtype)
         c, left = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded if two_phases else 0, x.dtype)
         fed = np.zeros(h.size, x.dtype) if drop.size else h  # what the recurrent product takes
-        shares = np.empty(units, x.dtype)
+        shares, projected = np.empty(units, x.dtype), np.zeros(rows * PITCH if projects else 0, x.dtype)
         for top in range(0, order.size, rows):
             some, some_ends = order[top : top + rows], ends[top : top + rows]
             gather(h, padded, h0, some)
@@ -162,11 +173,11 @@ def build_forward(cell, layout, general):
                 t = T - 1 - k if reverse else k
                 live = begin[s + 1] - begin[s]
                 for b in range(live):
-                    enter(h, b * padded, resets, scale, t, some[b], 0, H)
+                    enter(h, b * padded, resets, scale, t, some[b], 0, P)
                     if states == 2:
                         enter(c, b * padded, resets, scale, t, some[b], 0, H)
                     if drop.size:
-                        drop_units(fed, b * padded, h, b * padded, drop, t, some[b], H)
+                        drop_units(fed, b * padded, h, b * padded, drop, t, some[b], P)
                 if two_phases:
                     for p in range(panels):
                         lanes, tile = lanes_of(H - p * units, units), (p * chunk * rows + begin[s]) * PITCH
@@ -188,7 +199,7 @@ def build_forward(cell, layout, general):
                         multiply(tiles, at, live, lanes, left, 0, padded, 1, w_hh, w_at, pitch, H)
                     else:
                         at = tile + hidden * units
-                        multiply(tiles, at, live, width, fed, 0, padded, 1, w_hh, p * H * pitch, pitch, H)
+                        multiply(tiles, at, live, width, fed, 0, padded, 1, w_hh, p * P * pitch, pitch, P)
                     for b in range(live):
                         at, unit = tile + b * PITCH, b * padded + p * units
                         if noise.size:
@@ -208,7 +219,8 @@ def build_forward(cell, layout, general):
                             if states == 2:
                                 set_shares(shares, o, 1, keep_c, t, some[b], p * units, real)
                                 zone(tiles, at + c_slot * units, c, unit, shares, real)
-                        copy(features(y, t, some[b]), p * units, tiles, at, real)
+                        if not projects:
+                            copy(features(y, t, some[b]), p * units, tiles, at, real)
                         copy(h_next, unit, tiles, at, lanes)
                         if states == 2:
                             copy(c, unit, tiles, at + c_slot * units, lanes)
@@ -216,7 +228,12 @@ def build_forward(cell, layout, general):
                             to = (t * B + some[b]) * kept * H + p * units
                             for slot in range(kept):
                                 copy(saved, to + slot * H, tiles, at + (1 + slot) * units, real)
-                copy(h, 0, h_next, 0, live * padded)
+                if projects:
+                    project(h, padded, projected, live, h_next, w_hr, P, H)
+                    for b in range(live):
+                        copy(features(y, t, some[b]), 0, h, b * padded, P)
+                else:
+                    copy(h, 0, h_next, 0, live * padded)
             scatter(h_out, some, h, padded)
             if states == 2:
                 scatter(c_out, some, c, padded)
@@ -227,40 +244,43 @@ def build_forward(cell, layout, general):
     return forward
 
 
-def build_backward(cell, layout, general):
-    """backward of a cell, plain, or with vectors and options."""
+def build_backward(cell, layout, general, projects):
+    """backward of a cell, plain, or with vectors and options; with h projected or not."""
     gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
     split, vectors_count = cell.splits, len(cell.vectors + cell.peepholes) if general else 0
     saved_c = cell.saved.index("c") if states == 2 else 0
     du_at = 2 + gates  # slot of a block
     C, values = COLUMNS, 5 + kept
-    # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du.
+    # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du; behind them the output.
     dp_at = 2 + 2 * gates
-    slots = max(values, dp_at + vectors_count)
+    out_at = max(values, dp_at + vectors_count)
+    slots = out_at + projects
+    output, o_at, c_at = layout.output, cell.saved.index("o") if projects else 0, saved_c
     step, given_count = layout.backward, values - kept
     leave_backward, two_phases, first_gates = layout.leave_backward, len(cell.phases) > 1, cell.first_gates
 
     def backward(
         x, order, ends, resets, scale, drop, keep_h, keep_c, y, h0, c0, saved, dy, dx, dh0, dc0, dh_steps, dc_steps,
-        dscale, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, reverse, first, last, start, terms, n,
-        at_end,
+        dscale, w_ih, w_hh, dw_ih, dw_hh, db_ih, db_hh, vectors, o, dvectors, w_hr, dw_hr, reverse, first, last, start,
+        terms, n, at_end,
     ):  # fmt: skip
         """The visited steps last-1 to first of the rows in `order`; `saved` begins at the step `start`.
 
         n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
         """
-        (T, B, I), H = x.shape, h0.shape[1]
-        (xs, hs, da, du, dp, left, places), G, size = terms, gates * H, len(terms[6])
+        (T, B, I), H, P = x.shape, c0.shape[1], h0.shape[1]
+        (xs, hs, da, du, dp, left, places, dhs, outs), G, size = terms, gates * H, len(terms[6])
         first_rows = first_gates * H  # of W_hh
         d_left = np.empty(size * H if two_phases else 0, x.dtype)
         padded = vectors.size // vectors_count if vectors_count else 0
-        dh = np.empty(order.size * H, x.dtype)
-        dc = np.empty(dh.size if states == 2 else 0, x.dtype)
+        dh = np.empty(order.size * P, x.dtype)
+        dc = np.empty(order.size * H if states == 2 else 0, x.dtype)
+        by_output = np.empty(outs.size, x.dtype)  # the gradient by what is projected
         tile, block = np.zeros(ROWS * PITCH, x.dtype), np.zeros(slots * C, x.dtype)
         enters, past = resets.size + scale.size > 0, np.empty(max(H, C), x.dtype)
         by_fed = np.empty(dh.size if drop.size else 0, x.dtype)
         shares, beside = np.empty(C, x.dtype), np.empty(2 * C, x.dtype)  # beside: the cell, h and c
-        gather(dh, H, dh0, order)
+        gather(dh, P, dh0, order)
         if states == 2:
             gather(dc, H, dc0, order)
         for k in range(last - 1, first - 1, -1):
@@ -269,19 +289,33 @@ def build_backward(cell, layout, general):
             b = 0
             while b < live:
                 segment = min(live - b, size - n)
+                for s in range(segment if projects else 0):
+                    row, term = order[b + s], n + s
+                    if dy.size:
+                        add(dh, (b + s) * P, features(dy, t, row), 0, P)
+                    if dh_steps.size:
+                        copy(dh_steps, (t * B + row) * P, dh, (b + s) * P, P)
+                    copy(dhs, term * P, dh, (b + s) * P, P)
+                if projects:
+                    dh[b * P : (b + segment) * P] = 0
+                    by_output[: segment * H] = 0
+                    add_product(by_output, segment, H, tile, dhs[n * P :], P, 1, w_hr, P)
                 for s in range(segment):
                     row, term = order[b + s], n + s
                     initial = t == ends[b + s] - 1 if reverse else t == 0
                     places[term, 0], places[term, 1] = t, row
                     copy(xs, term * I, features(x, t, row), 0, I)
-                    copy(hs, term * H, h0[row] if initial else features(y, before, row), 0, H)
+                    copy(hs, term * P, h0[row] if initial else features(y, before, row), 0, P)
                     if enters:
-                        enter(hs, term * H, resets, scale, t, row, 0, H)
+                        enter(hs, term * P, resets, scale, t, row, 0, P)
                     for j in range(0, H, C):
                         real = min(C, H - j)
                         here, kept_here = (b + s) * H + j, ((t - start) * B + row) * kept * H + j
-                        copy(block, 0, dh, here, real)
-                        if dy.size:
+                        if projects:
+                            copy(block, 0, by_output, s * H + j, real)
+                        else:
+                            copy(block, 0, dh, here, real)
+                        if dy.size and not projects:
                             add(block, 0, features(dy, t, row), j, real)
                         if states == 2:
                             copy(block, C, dc, here, real)
@@ -293,13 +327,14 @@ def build_backward(cell, layout, general):
                             if enters:
                                 copy(past, 0, block, 4 * C, real)
                                 enter(block, 4 * C, resets, scale, t, row, j, real)
-                        if dh_steps.size:
+                        if dh_steps.size and not projects:
                             copy(dh_steps, (t * B + row) * H + j, block, 0, real)
                         if dc_steps.size:
                             copy(dc_steps, (t * B + row) * H + j, block, C, real)
                         if kept == 0:
                             copy(block, 2 * C, features(y, t, row), j, real)
-                        copy(block, 3 * C, hs, term * H + j, real)
+                        if not projects:
+                            copy(block, 3 * C, hs, term * H + j, real)
                         for slot in range(kept):
                             copy(block, (5 + slot) * C, saved, kept_here + slot * H, real)
                         if general and zones(o):
@@ -312,6 +347,9 @@ def build_backward(cell, layout, general):
                                 set_shares(shares, o, 1, keep_c, t, row, j, real)
                                 split_zoned(block, C, beside, C, shares, real)
                         for i in range(lanes_of(real, C)):
+                            if projects:
+                                o_i, c_i = block[unsigned(i + (5 + o_at) * C)], block[unsigned(i + (5 + c_at) * C)]
+                                store(block, i + out_at * C, C, (output(o_i, c_i, o) if general else output(o_i, c_i),))
                             if general:
                                 given = load(block, i, C, given_count)
                                 own = load(vectors, j + i, padded, vectors_count), o
@@ -327,7 +365,10 @@ def build_backward(cell, layout, general):
                             add(block, 0, beside, 0, real)
                             if states == 2:
                                 add(block, C, beside, C, real)
-                        copy(dh, here, block, 0, real)
+                        if projects:
+                            copy(outs, term * H + j, block, out_at * C, real)
+                        else:
+                            copy(dh, here, block, 0, real)
                         for k in range(vectors_count if dvectors.size else 0):
                             copy(dp, (term * vectors_count + k) * H + j, block, (dp_at + k) * C, real)
                         if states == 2:
@@ -357,28 +398,32 @@ def build_backward(cell, layout, general):
                         if drop.size:
                             drop_units(left, term * H, left, term * H, drop, t, row, H)
                 if drop.size:
-                    by_fed[: segment * H] = 0
-                    add_product(by_fed, segment, H, tile, du[n * G :], G, 1, w_hh, first_rows)
+                    by_fed[: segment * P] = 0
+                    add_product(by_fed, segment, P, tile, du[n * G :], G, 1, w_hh, first_rows)
                     for s in range(segment):
                         row, term = order[b + s], n + s
-                        drop_units(hs, term * H, hs, term * H, drop, t, row, H)
-                        drop_units(by_fed, s * H, by_fed, s * H, drop, t, row, H)
-                    add(dh, b * H, by_fed, 0, segment * H)
+                        drop_units(hs, term * P, hs, term * P, drop, t, row, P)
+                        drop_units(by_fed, s * P, by_fed, s * P, drop, t, row, P)
+                    add(dh, b * P, by_fed, 0, segment * P)
                 else:
-                    add_product(dh[b * H :], segment, H, tile, du[n * G :], G, 1, w_hh, first_rows)
+                    add_product(dh[b * P :], segment, P, tile, du[n * G :], G, 1, w_hh, first_rows)
                 for s in range(segment if enters else 0):
-                    row, at = order[b + s], (b + s) * H
+                    row, at = order[b + s], (b + s) * P
                     initial = t == ends[b + s] - 1 if reverse else t == 0
-                    copy(past, 0, h0[row] if initial else features(y, before, row), 0, H)
-                    leave(dh, at, past, 0, resets, scale, dscale, (t * B + row) * H, t, row, 0, H)
+                    copy(past, 0, h0[row] if initial else features(y, before, row), 0, P)
+                    leave(dh, at, past, 0, resets, scale, dscale, (t * B + row) * H, t, row, 0, P)
                 n += segment
                 b += segment
                 if n == size:
                     add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors, first_rows)
+                    if projects:
+                        add_product(dw_hr, P, H, tile, dhs, 1, P, outs, n)
                     n = 0
         if at_end and n:
             add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors, first_rows)
-        scatter(dh0, order, dh, H)
+            if projects:
+                add_product(dw_hr, P, H, tile, dhs, 1, P, outs, n)
+        scatter(dh0, order, dh, P)
         if states == 2:
             scatter(dc0, order, dc, H)
         return n
@@ -392,12 +437,12 @@ def add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors
 
     W_hh's `first_rows` multiply h, the others what a first phase left.
     """
-    xs, hs, da, du, dp, left, places = terms
-    H, I, G = hs.size // len(places), dx.shape[2], da.size // len(places)
+    xs, hs, da, du, dp, left, places = terms[:7]
+    P, I, G = hs.size // len(places), dx.shape[2], da.size // len(places)
     add_product(dw_ih, G, I, tile, da, 1, G, xs, n)
-    add_product(dw_hh, first_rows, H, tile, du, 1, G, hs, n)
+    add_product(dw_hh, first_rows, P, tile, du, 1, G, hs, n)
     if left.size:
-        add_product(dw_hh[first_rows * H :], G - first_rows, H, tile, du[first_rows:], 1, G, left, n)
+        add_product(dw_hh[first_rows * P :], G - first_rows, P, tile, du[first_rows:], 1, G, left, n)
     add_sum(db_ih, tile, da, n)
     add_sum(db_hh, tile, du, n)
     add_sum(dvectors, tile, dp, n)

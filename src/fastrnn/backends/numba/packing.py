@@ -22,7 +22,7 @@ def pack(panels_ih, panels_hh, starts, w_ih, w_hh, b_ih, b_hh, gates, units, cou
     All begin as zero. A start is the sum of both biases, but each alone for the gate that `turn` takes apart; an absent
     bias is empty.
     """
-    H = w_hh.shape[1]
+    H = w_hh.shape[0] // gates
     for g in range(gates):
         for j in range(first * units, min(last * units, H)):
             panel = j // units * count * units + j % units

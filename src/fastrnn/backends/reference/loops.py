@@ -37,11 +37,11 @@ def forward(packed, run, after, threads):
     cell, weights = packed
     x, state, steps, y, saved = run.x, run.state, run.steps, run.y, run.saved
     step = EQUATIONS[cell.name][0]
-    T, H = len(x), state[0].shape[-1]
+    T, P = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
-        own = Own(cell, w, H)
+        own = Own(cell, w, state[-1].shape[-1])
         now = [part[d].copy() for part in state]
-        half = np.s_[d * H : (d + 1) * H]
+        half = np.s_[d * P : (d + 1) * P]
         y_d = y[:, :, half]
         y_d[...] = 0
         for t in visit(T, run.reverse[d]):
@@ -52,6 +52,8 @@ def forward(packed, run, after, threads):
             if steps.noise is not None:
                 a = a + steps.noise[t, rows, half]
             *new, keep = step(a, u, h, c, own)
+            if w.w_hr is not None:
+                new[0] = affine(new[0], w.w_hr, None)
             for p, (m, before) in enumerate(zip(kept_shares(own, steps, t, rows, half), (h, c))):
                 new[p] = m * before + (1 - m) * new[p]
             for part, value in zip(now, new):
@@ -68,16 +70,18 @@ def forward(packed, run, after, threads):
 def backward(cell, weights, run, given, wanted, threads):
     x, steps, y, saved, dx = run.x, run.steps, run.y, run.saved, wanted.dx
     step = EQUATIONS[cell.name][1]
-    T, B, H = len(x), x.shape[1], run.state[0].shape[-1]
+    T, P = len(x), run.state[0].shape[-1]
     first, last = (0, T) if run.span is None else run.span[:2]
     starts = [0 if run.span is None else run.span.start(T, reverse) for reverse in run.reverse]  # of what is saved
     if last == T:
         dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
-        order, own, first_rows = visit(T, run.reverse[d]), Own(cell, w, H), cell.first_gates * H
-        half = np.s_[d * H : (d + 1) * H]
+        order, own = visit(T, run.reverse[d]), Own(cell, w, run.state[-1].shape[-1])
+        first_rows = cell.first_gates * run.state[-1].shape[-1]
+        half = np.s_[d * P : (d + 1) * P]
         after = given.dstate if last == T else wanted.dstate
-        dh, dc = (np.zeros((B, H), y.dtype) if g is None else g[d].copy() for g in (*after, None)[:2])
+        parts = zip(run.state * 2, (*after, None)[:2])
+        dh, dc = (np.zeros_like(part[d]) if g is None else g[d].copy() for part, g in parts)
         for k in reversed(range(first, last)):
             t = order[k]
             rows = live_rows(steps.lengths, t)
@@ -93,6 +97,9 @@ def backward(cell, weights, run, given, wanted, threads):
                 by_new[p], by_kept[p] = (1 - m) * by_new[p], m * by_new[p]
                 if not cell.saved:  # y is the cell's own h where it was not kept, and elsewhere counts for nothing
                     h_new = np.where(m == 1, 0, h_new)
+            if w.w_hr is not None:
+                dw.w_hr[...] += by_new[0].T @ cell_output(cell, keep, own)
+                by_new[0] = by_new[0] @ w.w_hr
             own.drop = 1 if steps.drop is None else steps.drop[t, rows, half]
             da, du, dh_prev, dc_prev, dp = step(*by_new, h_new, h_prev, c_prev, keep, own)
             by_h = du[:, :first_rows] @ own.w_hh * own.drop + dh_prev + by_kept[0]
@@ -114,6 +121,12 @@ def backward(cell, weights, run, given, wanted, threads):
             part[d] = now
 
 
+def cell_output(cell, keep, own):
+    """o tanh c: what a layer projects to h."""
+    o, c = (keep[cell.saved.index(name)] for name in "oc")
+    return o * own.output(c)
+
+
 def leaving(run, wanted, d, t, rows, before, gradients):
     """From the gradients by the state as the step took it to those by the state before, (dh,) or (dh, dc)."""
     steps, found = run.steps, list(zip(before, gradients))
@@ -121,7 +134,8 @@ def leaving(run, wanted, d, t, rows, before, gradients):
         found = [(part, np.where(steps.resets[d, t, rows][:, None], 0, g)) for part, g in found]
     if steps.scale is None:
         return [g for _, g in found]
-    wanted.dscale[d, t, rows] += sum(part * g for part, g in found)
+    for part, g in found:
+        wanted.dscale[d, t, rows, : part.shape[-1]] += part * g
     return [g * steps.scale[t, rows] for _, g in found]
 
 
@@ -130,12 +144,12 @@ def previous_state(cell, run, order, k, d, rows, start):
 
     `start` is the first step that is saved.
     """
-    H = run.state[0].shape[-1]
+    P = run.state[0].shape[-1]
     first = [part[d][rows] for part in run.state]
     if k == 0:
         return first
     t_prev = order[k - 1]
-    found = [run.y[t_prev, rows, d * H : (d + 1) * H]]
+    found = [run.y[t_prev, rows, d * P : (d + 1) * P]]
     if len(cell.states) == 2:
         found.append(run.saved[d, t_prev - start, rows, cell.saved.index("c")])
     if run.steps.lengths is None:
