@@ -4,7 +4,8 @@
 panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int from_x) {
     if (from_x == FROM_OUT) {
         const ptrdiff_t first = p * COLUMNS * LANES, left = b->P - first;
-        return (panel_runs){.count = 1, .length = (int)(left < COLUMNS * LANES ? left : COLUMNS * LANES), .row = {first}};
+        const int length = (int)(left < COLUMNS * LANES ? left : COLUMNS * LANES);
+        return (panel_runs){.count = 1, .length = length, .row = {first}};
     }
     const fr_fed *fed = fed_part(b->cell, from_x);
     panel_runs runs = {.start = fed->first * LANES};
@@ -49,8 +50,8 @@ int LEVEL(fr_pack_w)(const backward_state *b, int from_x, ptrdiff_t begin, ptrdi
 
 /* --- Products of rows of d with a packed panel of W. */
 
-/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d, or dh, times C columns of P panels, the first at w, of
- * a weight. */
+/* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d, or dh, times C columns of P panels of a weight, the
+ * first at w. */
 INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int from_x,
                                  const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
     vec sum[TILE_ROWS * PAIR * COLUMNS];

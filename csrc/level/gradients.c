@@ -57,7 +57,8 @@ static void add_outer(const backward_state *b, open_ends ends, int from_x, ptrdi
     const ptrdiff_t n = weight_columns(b, from_x), j = panel * COLUMNS * LANES;
     real *gradient = weight_of(&b->run->gradients, from_x) + j;
     real *opened = ends.begin || ends.stay ? weight_of(&b->run->span.open, from_x) + j : NULL;
-    const real *d[COLUMNS * LANES], *term_d = (const real *)(gradients_of(b, from_x) + (p * b->capacity + term) * COLUMNS);
+    const vec *terms_d = gradients_of(b, from_x) + (p * b->capacity + term) * COLUMNS;
+    const real *d[COLUMNS * LANES], *term_d = (const real *)terms_d;
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, from_x);
     const int C = wide_columns(n, panel);
@@ -186,8 +187,9 @@ static vec *blocks_of(const backward_state *b, ptrdiff_t wide) {
 }
 
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
- * panels of d times panels of x or h, or (`of_out`) panels of dh times those of the outputs. So many of the latter share what they read of d, and the blocks what they read of
- * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
+ * panels of d times panels of x or h, or, `of_out`, panels of dh times those of the outputs. So many of the latter
+ * share what they read of d, and the blocks what they read of the gradients: both come from beyond the second-level
+ * cache where H is large. Returns whether the call ends. */
 static int add_outer_blocks(const backward_state *b, open_ends ends, int of_out, ptrdiff_t term, ptrdiff_t end_term) {
     const int index = b->share->index, size = b->share->size, other = of_out ? FROM_OUT : FROM_H;
     const ptrdiff_t panels = gradient_panels(b, other), x_panels = of_out ? 0 : wide_panels(b->I);
