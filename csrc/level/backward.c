@@ -76,10 +76,10 @@ INLINE void split_zoned(const int cell, const fr_options *o, const fr_masks *mas
     }
 }
 
-/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns; of a cell that projects, from the gradient of
- * its equation's output. */
-INLINE void derive_block(const int cell, const fr_options *o, const int projects, const backward_state *b, const step *s,
-                         ptrdiff_t rank, ptrdiff_t j, vec dh) {
+/* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns; of a cell that projects, from the gradient
+ * of its equation's output. */
+INLINE void derive_block(const int cell, const fr_options *o, const int projects, const backward_state *b,
+                         const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank), at_step = (s->t * b->batch->B + row) * H + j;
     const int n = min_lanes(H - j), width = fr_cells[cell].columns, kept = fr_cells[cell].saved;
@@ -214,12 +214,14 @@ static derive_function *const derive_second[FR_CELLS][2] = {
 #include "cells.def"
 };
 
-/* What the next step will read of a row's units j .. j+n-1. A row that does not have that step costs nothing but the
- * request: its memory is there. */
+/* What the next step will read of what is saved, of a row's units j .. j+n-1. A row that does not have that step costs
+ * nothing but the request: its memory is there. */
 static void prefetch_saved(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
     for (int k = 0; k < fr_cells[b->cell].saved && s->t_next >= 0; k++)
         prefetch(saved_at(b, s->t_next, row) + k * b->H + j, n);
 }
+
+/* The same of all that it reads to take dh; where a cell projects, without what is saved. */
 static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row, ptrdiff_t j, ptrdiff_t n) {
     if (s->t_next < 0)
         return;
@@ -353,11 +355,12 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
                  wide_columns(b->H, panel + k % panels));
 }
 
-/* From dh of the first `owned` owned ranks, all of it, to the gradients of their columns, of a cell that projects. */
+/* From dh of the first `owned` owned ranks, all of it, to the gradients of their columns, of a cell that projects.
+ * Where the call ends, it leaves the rest. */
 static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned) {
     const ptrdiff_t unit_panels = wide_panels(b->H);
     derive_function *const function = derive_of(b);
-    for (ptrdiff_t panel = 0, panels; panel < unit_panels && !fr_watch_stopped(b->share->watch); panel += panels) {
+    for (ptrdiff_t panel = 0, panels; panel < unit_panels; panel += panels) {
         const int whole = panel + PAIR <= unit_panels && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
         panels = whole && owned <= PAIR_ROWS ? PAIR : 1;
         for (ptrdiff_t i = 0, rows; i < owned; i += rows) {
@@ -377,8 +380,9 @@ static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned)
             for (ptrdiff_t k = 0; k < rows * panels; k++)
                 function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
                          by_out + k * COLUMNS, wide_columns(b->H, panel + k % panels));
+            if (fr_share_worked(b->share, 2.0 * (double)(rows * panels * b->P) * COLUMNS * LANES))
+                return;
         }
-        fr_share_worked(b->share, 2.0 * (double)(owned * panels) * (double)b->P * COLUMNS * LANES);
     }
 }
 

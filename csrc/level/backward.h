@@ -61,7 +61,9 @@ INLINE int wide_columns(ptrdiff_t n, ptrdiff_t panel) {
 }
 
 /* Whether the pass has a product by a source. */
-INLINE int has_source(const backward_state *b, int source) { return source < b->sources || (source == FROM_OUT && b->projects); }
+INLINE int has_source(const backward_state *b, int source) {
+    return source < b->sources || (source == FROM_OUT && b->projects);
+}
 
 /* The weights that multiply a source, their gradient, and the length of their rows. */
 INLINE const real *weights_of(const backward_state *b, int source) {

@@ -4,7 +4,8 @@
 panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int source) {
     if (source == FROM_OUT) {
         const ptrdiff_t first = p * COLUMNS * LANES, left = b->P - first;
-        return (panel_runs){.count = 1, .length = (int)(left < COLUMNS * LANES ? left : COLUMNS * LANES), .row = {first}};
+        const int length = (int)(left < COLUMNS * LANES ? left : COLUMNS * LANES);
+        return (panel_runs){.count = 1, .length = length, .row = {first}};
     }
     const fr_fed *fed = fed_part(b->cell, source);
     panel_runs runs = {.start = fed->first * LANES};

@@ -46,7 +46,7 @@ struct forward_state {
     const real **h_fed;             /* (rows): h as the recurrent product takes it: h_prev, or rows of `dropped` */
     real *entering;                 /* (rows, P): h as the step takes it, where the entry changes it */
     real *dropped;                  /* (rows, P): h after recurrent dropout, if there is any */
-    fr_sequence out;                /* where a step's outputs go: y; of a cell that projects, scratch of one step, (B, H) */
+    fr_sequence out;                /* where a step's outputs go: y; of a cell that projects, scratch, (B, H) */
     const real **x_terms;           /* (terms): the x rows of a hoisted chunk */
     vec *hoisted;                   /* (panels owned, terms, fed columns): their pre-activations; NULL: not hoisted */
     int x_columns;                  /* fed columns of a whole panel */
@@ -81,8 +81,8 @@ INLINE void enter_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
         LEVEL(fr_enter_step)(f, t, live);
 }
 
-/* y of step t of the first `live` owned rows from their outputs, of a cell that projects. Returns whether the call is to
- * end. */
+/* y of step t of the first `live` owned rows from their outputs, of a cell that projects. Returns whether the call is
+ * to end. */
 int LEVEL(fr_project)(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live);
 
 /* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those

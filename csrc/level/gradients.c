@@ -53,7 +53,8 @@ static void add_outer(const backward_state *b, open_ends ends, int source, ptrdi
     const ptrdiff_t n = row_length(b, source), j = panel * COLUMNS * LANES;
     real *gradient = gradient_in(&b->run->gradients, source) + j;
     real *opened = ends.begin || ends.stay ? gradient_in(&b->run->span.open, source) + j : NULL;
-    const real *d[COLUMNS * LANES], *term_d = (const real *)(gradients_of(b, source) + (p * b->capacity + term) * COLUMNS);
+    const vec *terms_d = gradients_of(b, source) + (p * b->capacity + term) * COLUMNS;
+    const real *d[COLUMNS * LANES], *term_d = (const real *)terms_d;
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     const int C = wide_columns(n, panel);
@@ -196,8 +197,9 @@ static wide_panel wide_panel_of(ptrdiff_t wide, ptrdiff_t x_panels, ptrdiff_t h_
 }
 
 /* Adds at most OUTER_BLOCKS blocks of terms, one after the other, to the parts of W's gradients that the share owns,
- * panels of d times panels of x or h, or (`of_out`) panels of dh times those of the outputs. So many of the latter share what they read of d, and the blocks what they read of
- * the gradients: both come from beyond the second-level cache where H is large. Returns whether the call ends. */
+ * panels of d times panels of x or h, or, `of_out`, panels of dh times those of the outputs. So many of the latter
+ * share what they read of d, and the blocks what they read of the gradients: both come from beyond the second-level
+ * cache where H is large. Returns whether the call ends. */
 static int add_outer_blocks(const backward_state *b, open_ends ends, int of_out, ptrdiff_t term, ptrdiff_t end_term) {
     const int index = b->share->index, size = b->share->size, last_source = of_out ? FROM_OUT : FROM_LEFT;
     const ptrdiff_t panels = gradient_panels(b, of_out ? FROM_OUT : FROM_H);

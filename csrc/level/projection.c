@@ -1,8 +1,8 @@
-/* h = W_hr times the output of the cell's equation, o tanh c (Sak et al. 2014): the second product of a step. It needs the
- * outputs of all panels; what a step needs of the one before is h alone.
+/* h = W_hr times the output of the cell's equation, o tanh c (Sak et al. 2014): the second product of a step. It needs
+ * the outputs of all panels; what a step needs of the one before is h alone.
  *
- * Packed, W_hr's panel p holds its H columns, for COLUMNS vectors of features of h; every feature is one chain from zero
- * through the units in order. The way back multiplies as that of the other weights does (backward.c).
+ * Packed, W_hr's panel p holds its H columns, for COLUMNS vectors of features of h; every feature is one chain from
+ * zero through the units in order. The way back multiplies as that of the other weights does (backward.c).
  */
 #include "forward.h"
 

@@ -38,8 +38,8 @@ enum { FR_READ_UNIT = 512 };
 
 typedef struct fr_kernels {
     int lanes;
-    /* Sets the panels up, of cell, I, H and P, and returns the bytes of data; then part `index` of `size` of the packing,
-     * incomplete if the call is stopped. */
+    /* Sets the panels up, of cell, I, H and P, and returns the bytes of data; then part `index` of `size` of the
+     * packing, incomplete if the call is stopped. */
     size_t (*lay_out)(fr_packed *packed);
     void (*pack)(const fr_packed *packed, const fr_weights *weights, int index, int size, fr_watch *watch);
     /* Scratch, in bytes: one thread's of a forward pass; the whole team's of a backward pass. */
@@ -112,6 +112,7 @@ static inline ptrdiff_t fr_live(const fr_batch *batch, ptrdiff_t t, ptrdiff_t li
         live++;
     return live;
 }
+
 /* Whether h is W_hr times the cell's output. */
 static inline int fr_projects(const fr_packed *packed) { return packed->P < packed->H; }
 #endif

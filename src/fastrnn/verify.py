@@ -37,9 +37,10 @@ class Case(NamedTuple):
     directions: int = 1
     ragged: bool = False  # rows of different lengths, NaN past their ends
     bias: bool = True
+    P: int = 0  # features to which h is projected; 0: it is not
 
     def __str__(self) -> str:
-        words = f"{self.cell} T={self.T} B={self.B} I={self.I} H={self.H}"
+        words = f"{self.cell} T={self.T} B={self.B} I={self.I} H={self.H}" + f" P={self.P}" * (self.P > 0)
         both, ragged = " both directions" * (self.directions == 2), " ragged" * self.ragged
         return words + both + ragged + " no bias" * (not self.bias)
 
@@ -69,12 +70,23 @@ CASES = tuple(
     for k, shape in enumerate(SHAPES)
     for directions, ragged, bias in [(1, False, True), (2, True, k % 2 == 0)]
 )
+PROJECTED = tuple(
+    Case("lstm", *shape, P=P, **more)
+    for shape, P, more in (
+        ((7, 3, 2, 5), 3, {}),
+        ((40, 6, 40, 16), 7, {"directions": 2, "ragged": True}),
+        ((12, 1, 64, 130), 70, {}),
+        ((9, 33, 48, 96), 40, {"ragged": True}),
+    )
+)
+CASES += PROJECTED
 # For the invariances: rows over threads, units over threads, and less than a vector.
 INVARIANT = tuple(
     Case(cell, *shape, ragged=ragged)
     for cell in KINDS
     for shape, ragged in [((9, 33, 48, 96), True), ((12, 1, 64, 130), False), ((11, 5, 3, 7), True)]
 )
+INVARIANT += tuple(case for case in PROJECTED if case.directions == 1)
 
 
 class Inputs(NamedTuple):
@@ -105,7 +117,8 @@ def inputs(case: Case, dtype: str) -> Inputs:
 
     Gradients of both signs could cancel in a bias of one element and leave nothing but rounding errors.
     """
-    spec, (_, T, B, I, H, D, ragged, bias) = KINDS[case.cell], case
+    spec, (_, T, B, I, H, D, ragged, bias, P) = KINDS[case.cell], case
+    widths = (P or H, H)[: len(spec.states)]
     rng = np.random.default_rng([T, B, I, H, D])
 
     def normal(*shape: int) -> np.ndarray:
@@ -123,13 +136,13 @@ def inputs(case: Case, dtype: str) -> Inputs:
         return rng.uniform(0.1, 1, len(spec.own_vectors) * H).astype(dtype) if spec.own_vectors else None
 
     def direction() -> Weights:
-        matrices = weight(rows, I), weight(rows, H)
+        matrices = weight(rows, I), weight(rows, widths[0])
         b_ih, b_hh = (weight(rows), weight(rows)) if bias else (None, None)
-        return Weights(*matrices, b_ih, b_hh, vectors())
+        return Weights(*matrices, b_ih, b_hh, vectors(), weight(P, H) if P else None)
 
     weights = tuple(direction() for _ in range(D))
-    x, dy = normal(T, B, I), positive(T, B, D * H)
-    state, dstate = (tuple(draw(D, B, H) for _ in spec.states) for draw in (normal, positive))
+    x, dy = normal(T, B, I), positive(T, B, D * widths[0])
+    state, dstate = (tuple(draw(D, B, width) for width in widths) for draw in (normal, positive))
     lengths = None
     if ragged:
         lengths = rng.integers(0, T + 1, B)
@@ -150,8 +163,8 @@ def zeros_like(weights: Weights) -> Weights:
 def run(backend: Backend, case: Case, given: Inputs, threads: int = 1) -> tuple[Arrays, Arrays]:
     """What a backend makes of a case: the arrays of forward and of backward, by name."""
     spec, dtype = KINDS[case.cell], given.x.dtype
-    (T, B, _), (D, _, H) = given.x.shape, given.state[0].shape
-    y, out = unset((T, B, D * H), dtype), tuple(unset(part.shape, dtype) for part in given.state)
+    (T, B, _), (D, _, H) = given.x.shape, given.state[-1].shape
+    y, out = unset(given.dy.shape, dtype), tuple(unset(part.shape, dtype) for part in given.state)
     saved = unset((D, T, B, len(spec.saved), H), dtype) if spec.saved else None
     packed = backend.pack(spec, given.weights, 1)
     passed = Run(given.x, given.state, Steps(given.lengths), (False, True)[:D], y, saved)

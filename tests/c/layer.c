@@ -242,7 +242,7 @@ static void make_forward(layer *l, int d, fr_sequence x, fr_sequence y, uint64_t
 static void make_backward(layer *l, int d, fr_sequence dy, fr_sequence dx, uint64_t *state) {
     const layer_spec *s = &l->spec;
     const fr_forward_run *forward = &l->forward[d];
-    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, units = s->B * s->H, P = features_of(s), h = s->B * P;
+    const ptrdiff_t gates = fr_cells[s->cell].gates * s->H, P = features_of(s), units = s->B * s->H, h = s->B * P;
     const int has_c = fr_cells[s->cell].states == 2;
     l->backward[d] = (fr_backward_run){
         .cell = s->cell, .dtype = s->dtype, .input_size = s->I, .hidden_size = s->H, .weights = l->weights[d],
@@ -416,7 +416,8 @@ const char *layer_difference(const layer *a, const layer *b) {
 void expect_none(const char *fault, const layer_spec *s, const char *where) {
     if (!fault)
         return;
-    fprintf(stderr, "%s: %s (cell %d, dtype %d, T %td, B %td, I %td, H %td, P %td, directions %d, lengths %d, level %s)\n", where,
-            fault, s->cell, s->dtype, s->T, s->B, s->I, s->H, s->P, s->directions, s->lengths, fr_level_name(fr_level()));
+    fprintf(stderr, "%s: %s (cell %d, dtype %d, T %td, B %td, I %td, H %td, P %td, directions %d, lengths %d, level %s)\n",
+            where, fault, s->cell, s->dtype, s->T, s->B, s->I, s->H, s->P, s->directions, s->lengths,
+            fr_level_name(fr_level()));
     abort();
 }

@@ -194,7 +194,8 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
     void *saved[2] = {0};
     fr_packed *packed[2] = {0};
     for (int d = 0; d < p->directions; d++) {
-        const fr_weights w = {a->data[W_IH + d], a->data[W_HH + d], a->data[B_IH + d], a->data[B_HH + d], NULL, NULL, 0};
+        const fr_weights w = {a->data[W_IH + d], a->data[W_HH + d], a->data[B_IH + d], a->data[B_HH + d],
+                              NULL, NULL, 0};
         const fr_gradients g = {a->data[G_IH + d], a->data[G_HH + d], a->data[GB_IH + d], a->data[GB_HH + d],
                                 NULL, NULL};
         const ptrdiff_t s = (d * p->B + first) * H;
