@@ -10,7 +10,8 @@ enum { TEMPLATE_STAGES = 1 };
 /* Takes one stage of n rows, side by side. Column k of the tile, as the table's phase has them, comes by take_column;
  * u->h is h_prev until the last stage, which leaves h there; u->c likewise, if the cell has a c. What the backward pass
  * reads goes to u->saved[TEMPLATE_...], by the names in the table. `o` is for cells whose activations may be chosen:
- * they take activate(o, role, ...) for vsigmoid and vtanh, and d_activate for the derivatives. Of a cell of two phases the last stage is the second. */
+ * they take activate(o, role, ...) for vsigmoid and vtanh, and d_activate for the derivatives. Of a cell of two phases the last stage
+ * is the second. */
 INLINE void template_forward(const fr_options *o, const int stage, const int n, forward_units *u) {
     (void)o;
     switch (stage) {

@@ -4,7 +4,8 @@
 
 #include "fastrnn.h"
 
-/* The columns of a tile that x, or h, or what is left, feeds: `count` neighbours from `first` on, each with its gate's place in W. */
+/* The columns of a tile that x, or h, or what is left, feeds: `count` neighbours from `first` on, each with its gate's
+ * place in W. */
 typedef struct {
     int first, count, gate[4];
 } fr_fed;
