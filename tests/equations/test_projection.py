@@ -233,6 +233,27 @@ def test_what_happens_between_steps(everywhere):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
+def test_recurrent_dropout_is_of_the_projected_h(everywhere):
+    """Along a direction of all parameters; and what the tape shows is what a layer of one direction multiplies."""
+    layer = fastrnn.LSTM(3, 9, 2, bidirectional=True, proj_size=5, recurrent_dropout=0.4, dtype=np.float64, rng=0)
+    rng, begin = np.random.default_rng(1), layer.rng.bit_generator.state
+    x, along = rng.standard_normal((6, 4, 3)), {n: rng.standard_normal(a.shape) for n, a in layer.params.items()}
+
+    def forward(step):
+        layer.rng.bit_generator.state = begin
+        for name, array in layer.params.items():
+            array += step * along[name]
+        return layer.forward(x, lengths=[6, 2, 5, 6])
+
+    y, _, tape = forward(0)
+    assert [set(masks) for masks in tape.masks] == [{"recurrent_dropout"}] * 4
+    assert {masks["recurrent_dropout"].shape for masks in tape.masks} == {(6, 4, 5)}
+    grads = layer.backward(tape, np.cos(y)).params
+    above, below = np.sin(forward(1e-6)[0]).sum(), np.sin(forward(-2e-6)[0]).sum()
+    expected = sum((grads[name] * along[name]).sum() for name in grads)
+    np.testing.assert_allclose((above - below) / 2e-6, expected, rtol=1e-7, atol=1e-7)
+
+
 def test_shapes_and_what_a_layer_says_of_itself(backend):
     layer = fastrnn.LSTM(3, 8, 2, proj_size=5, bidirectional=True, batch_first=True, init="keras", rng=0)
     assert (layer.proj_size, layer.output_size) == (5, 10) == (layer.freeze().proj_size, layer.freeze().output_size)
@@ -278,6 +299,8 @@ def test_bad_input(backend):
     ):
         with pytest.raises(error, match=message):
             fastrnn.LSTM(3, 8, proj_size=value)
+    with pytest.raises(ValueError, match="zoneout: expected 0 with proj_size=5"):
+        fastrnn.LSTM(3, 8, proj_size=5, zoneout=0.1)
     layer = fastrnn.LSTM(3, 8, proj_size=5, rng=0)
     x, h, c = np.ones((2, 4, 3)), np.zeros((1, 4, 5)), np.zeros((1, 4, 8))
     y, _, tape = layer.forward(x)

@@ -72,12 +72,12 @@ class Tape:
         """The masks of units that `forward` drew: a dict of read-only views for each row of a state, k·D + d.
 
         "recurrent_dropout" is what h was multiplied by; "zoneout_h" and "zoneout_c" are 1 where a unit kept its value.
-        Each is (T, B, H), laid out as y.
+        Each is (T, B, H), laid out as y; of an h that is projected it is (T, B, P).
         """
-        names, H = ("recurrent_dropout", "zoneout_h", "zoneout_c"), self.spec.hidden_size
+        names, size = ("recurrent_dropout", "zoneout_h", "zoneout_c"), self.spec.widths[0]
         return tuple(
             {
-                name: self._given(array[:, :, d * H : (d + 1) * H])
+                name: self._given(array[:, :, d * size : (d + 1) * size])
                 for name, array in zip(names, (run.steps.drop, *run.steps.keep))
                 if array is not None
             }
