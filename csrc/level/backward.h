@@ -1,5 +1,6 @@
-/* The state of a backward pass in one thread, and what its parts are to each other: the sequence of dh (backward.c),
- * products of d and W (d_times_w.c), the parameters' gradients (gradients.c).
+/* The state of a backward pass in one thread, and what its parts are to each other: the sequence of dh (dh.c), the
+ * cell's derivative (derive.c), products of d and W (d_times_w.c), the parameters' gradients (gradients.c), and the
+ * order of it all (backward.c).
  *
  * Terms are counted in the order of the pass, from the last visited step back, within a step by rank; the weights'
  * gradients add them up in blocks of BLOCK, whatever the chunks are, and the blocks in order: a single float32 chain
@@ -93,6 +94,43 @@ INLINE vec *vector_terms(const backward_state *b, ptrdiff_t p, ptrdiff_t term, i
     const int blocks = panel_blocks(b->cell);
     return b->d_vectors + ((p * b->capacity + term) * b->vectors + vector) * blocks + block;
 }
+
+/* A step of the sequence of dh. */
+typedef struct {
+    ptrdiff_t t, live;      /* rows that have this step */
+    ptrdiff_t term;         /* of its rank 0 */
+    ptrdiff_t after;        /* rows that also have the step after, which this pass has just left ... */
+    ptrdiff_t term_after;   /* ... and its first term */
+    ptrdiff_t t_after;      /* that step */
+    ptrdiff_t t_next;       /* the step that comes next, -1 after the last */
+    int resumes;            /* the step before it was in another call, which left dh of the rows that go on, ... */
+    int hands_on;           /* ... as this one does: dh of the step goes to dh0 */
+} step;
+
+/* Whether t is the first step of a row that is visited. */
+INLINE int is_first(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
+    return b->run->reverse ? t == fr_length(b->batch, row) - 1 : t == 0;
+}
+
+/* h before step t of a row, as the forward pass left it; and what it saved of the step. */
+INLINE const real *h_before(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
+    if (is_first(b, t, row))
+        return (const real *)b->run->h0 + row * b->P;
+    return at(&b->run->y, b->run->reverse ? t + 1 : t - 1, row);
+}
+INLINE const real *saved_at(const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
+    return b->saved + (t * b->batch->B + row) * fr_cells[b->cell].saved * b->H;
+}
+
+/* From dh of `rank` at C blocks of units from j on to the gradients of their columns in d. */
+typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C);
+derive_function *LEVEL(fr_derive)(const backward_state *b);
+/* The same from the gradient of what the first of two phases left. */
+derive_function *LEVEL(fr_derive_second)(const backward_state *b);
+
+/* dh of a step, and its terms' places. `hands_on`: the step that comes next is another call's. Returns whether the call
+ * ends; who learns it before the others goes on to where they meet. */
+int LEVEL(fr_backward_step)(const backward_state *b, const step *s, ptrdiff_t live_before, int hands_on);
 
 /* The runs of panel p. */
 panel_runs LEVEL(fr_runs_of)(const backward_state *b, ptrdiff_t p, int source);

@@ -2,7 +2,7 @@
  * the outputs of all panels; what a step needs of the one before is h alone.
  *
  * Packed, W_hr's panel p holds its H columns, for COLUMNS vectors of features of h; every feature is one chain from
- * zero through the units in order. The way back multiplies as that of the other weights does (backward.c).
+ * zero through the units in order. The way back multiplies as that of the other weights does (d_times_w.c).
  */
 #include "forward.h"
 
