@@ -44,10 +44,10 @@ void LEVEL(fr_pack_projection)(const fr_packed *packed, const fr_weights *weight
     }
 }
 
-/* h of step t of the owned rows i .. i+R-1 at P panels of C columns, from p on. */
+/* sums (R, P, COLUMNS) = h of step t of the owned rows i .. i+R-1 at P panels of C columns, from p on. */
 INLINE void project_tile(const int R, const int P, const int C, const forward_state *f, ptrdiff_t p, ptrdiff_t t,
-                         ptrdiff_t i) {
-    const ptrdiff_t H = f->weights->H, features = f->weights->P;
+                         ptrdiff_t i, vec *sums) {
+    const ptrdiff_t H = f->weights->H;
     vec sum[TILE_ROWS * COLUMNS];
     const real *out[TILE_ROWS];
     if (R > (P == 1 ? tile_limit(C) : PAIR_ROWS))
@@ -60,21 +60,16 @@ INLINE void project_tile(const int R, const int P, const int C, const forward_st
         sum[k] = (vec){0};
     product(sum, R, P, C, 0, out, 1, H, projection_at(f->weights, p), H * FEATURES);
     UNROLL(8)
-    for (int r = 0; r < R; r++) {
-        real *h = at(&f->run->y, t, owned_row(f, i + r));
-        UNROLL(8)
-        for (int k = 0; k < P * C; k++) {
-            const ptrdiff_t j = (p + k / C) * FEATURES + k % C * LANES;
-            vstore_n(h + j, sum[(r * P + k / C) * COLUMNS + k % C], min_lanes(features - j));
-        }
-    }
+    for (int k = 0; k < R * P; k++)
+        move_sums(sums + k * COLUMNS, sum + k * COLUMNS, C);
 }
 
-typedef void project_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i);
+typedef void project_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums);
 
 #define PROJECT(name, R, P, C) \
-    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i) { \
-        project_tile(R, P, C, f, p, t, i); \
+    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, \
+                                               vec *sums) { \
+        project_tile(R, P, C, f, p, t, i, sums); \
     }
 DEFINE_TILES(project_function, project_1, PROJECT, 1, 1)
 DEFINE_TILES(project_function, project_2, PROJECT, 1, 2)
@@ -82,13 +77,29 @@ DEFINE_TILES(project_function, project_3, PROJECT, 1, 3)
 DEFINE_TILES(project_function, project_4, PROJECT, 1, 4)
 DEFINE_TILES(project_function, project_pair, PROJECT, PAIR, COLUMNS)
 
+/* Stores h of the owned rows i .. i+rows-1 at so many panels from p on: apart from the tiles, which would each hold the
+ * store of every feature. */
+static void store_features(const forward_state *f, ptrdiff_t p, int panels, ptrdiff_t t, ptrdiff_t i, int rows,
+                           const vec *sums) {
+    for (int r = 0; r < rows; r++) {
+        real *h = at(&f->run->y, t, owned_row(f, i + r));
+        for (int q = 0; q < panels; q++)
+            for (int c = 0; c < projection_columns(f->weights, p + q); c++) {
+                const ptrdiff_t j = (p + q) * FEATURES + c * LANES;
+                vstore_n(h + j, sums[(r * panels + q) * COLUMNS + c], min_lanes(f->weights->P - j));
+            }
+    }
+}
+
 /* h of step t of the owned rows i .. end-1 at panel p. */
 static void project_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
     static project_function *const *const by_columns[] = {project_1, project_2, project_3, project_4};
     const int columns = projection_columns(f->weights, p);
+    vec sums[TILE_ROWS * COLUMNS];
     for (int rows; i < end; i += rows) {
         rows = tile_rows(end - i, tile_limit(columns));
-        by_columns[columns - 1][rows - 1](f, p, t, i);
+        by_columns[columns - 1][rows - 1](f, p, t, i, sums);
+        store_features(f, p, 1, t, i, rows, sums);
     }
 }
 
@@ -100,10 +111,13 @@ int LEVEL(fr_project)(const forward_state *f, const fr_share *share, ptrdiff_t t
         done = whole && live <= PAIR_ROWS ? PAIR : 1;
         for (ptrdiff_t i = 0, end; i < live; i = end) {
             end = live - i < FR_ASK_ROWS ? live : i + FR_ASK_ROWS;
-            if (done == PAIR)
-                project_pair[live - 1](f, p, t, i);
-            else
+            if (done == PAIR) {
+                vec sums[TILE_ROWS * COLUMNS];
+                project_pair[live - 1](f, p, t, i, sums);
+                store_features(f, p, PAIR, t, i, (int)live, sums);
+            } else {
                 project_rows(f, p, t, i, end);
+            }
             if (fr_share_worked(share, (double)((end - i) * done) * row_flop))
                 return 1;
         }
