@@ -13,7 +13,7 @@ enum { SCRATCH = FR_SCAN_BYTES / sizeof(real), SUM_STEPS = 256 };
 
 /* Complex numbers are pairs of neighbouring lanes. */
 INLINE vec negate_lanes(vec v, const int first) {
-    vec signs;
+    vec signs = {0};
     UNROLL(16)
     for (int i = 0; i < LANES; i++)
         signs[i] = i % 2 == first ? -(real)0 : 0;

@@ -203,12 +203,17 @@ static void run_kernels(const problem *p, const arrays *a, int threads, ptrdiff_
         const fr_sequence x = sequence(p, a, X, I, first, 0), y = sequence(p, a, Y, width, first, d * H);
         saved[d] = kept ? allocate((size_t)(T * B * kept * H) * item(p->dtype)) : NULL;
         CHECK(fr_pack(p->cell, p->dtype, I, H, &w, NULL, threads, NULL, &packed[d]) == FR_OK, "fr_pack");
-        forward[d] = (fr_forward_run){packed[d], d, x, y, from(p, a, H0, s), from(p, a, C0, s), from(p, a, H1, s),
-                                      from(p, a, C1, s), saved[d], {0}, {0}};
-        backward[d] = (fr_backward_run){p->cell, p->dtype, I, H, w, NULL, d, x, y, from(p, a, H0, s), from(p, a, C0, s),
-                                        saved[d], sequence(p, a, DY, width, first, d * H), from(p, a, DH, s),
-                                        from(p, a, DC, s), sequence(p, a, DX, I, first, 0), from(p, a, DH0, s),
-                                        from(p, a, DC0, s), g, NULL, NULL, {0}, NULL, {0}};
+        forward[d] = (fr_forward_run){
+            .packed = packed[d], .reverse = d, .x = x, .y = y, .h0 = from(p, a, H0, s), .c0 = from(p, a, C0, s),
+            .h = from(p, a, H1, s), .c = from(p, a, C1, s), .saved = saved[d],
+        };
+        backward[d] = (fr_backward_run){
+            .cell = p->cell, .dtype = p->dtype, .input_size = I, .hidden_size = H, .weights = w, .reverse = d,
+            .x = x, .y = y, .h0 = from(p, a, H0, s), .c0 = from(p, a, C0, s), .saved = saved[d],
+            .dy = sequence(p, a, DY, width, first, d * H), .dh = from(p, a, DH, s), .dc = from(p, a, DC, s),
+            .dx = sequence(p, a, DX, I, first, 0), .dh0 = from(p, a, DH0, s), .dc0 = from(p, a, DC0, s),
+            .gradients = g,
+        };
     }
     const mode_word before = get_mode();
     CHECK(fr_forward(forward, p->directions, T, B, lengths, threads, NULL) == FR_OK, "fr_forward");
@@ -378,8 +383,8 @@ static void activate(fr_cell cell, fr_dtype dtype, const void *x, void *out) {
     fr_packed *packed = NULL;
     CHECK(fr_pack(cell, dtype, 1, UNITS, &(fr_weights){.w_ih = w_ih, .w_hh = w_hh}, NULL, 1, NULL, &packed) == FR_OK,
           "fr_pack");
-    const fr_forward_run run = {packed, 0, {(void *)x, 0, 1}, {y, 0, UNITS}, zero, zero, y, c,
-                                lstm ? saved : NULL, {0}, {0}};
+    const fr_forward_run run = {.packed = packed, .x = {(void *)x, 0, 1}, .y = {y, 0, UNITS}, .h0 = zero, .c0 = zero,
+                                .h = y, .c = c, .saved = lstm ? saved : NULL};
     CHECK(fr_forward(&run, 1, 1, SAMPLES, NULL, 1, NULL) == FR_OK, "fr_forward");
     for (ptrdiff_t row = 0; row < SAMPLES; row++)
         for (int j = 0; j < UNITS; j++)
