@@ -66,13 +66,16 @@ INLINE int has_source(const backward_state *b, int source) {
     return source < b->sources || (source == FROM_OUT && b->projects);
 }
 
-/* The weights that multiply a source, their gradient, and the length of their rows. */
+/* The weights that multiply a source, their gradient, that of the bias beside them, and the length of their rows. */
 INLINE const real *weights_of(const backward_state *b, int source) {
     const fr_weights *weights = &b->run->weights;
     return source == FROM_OUT ? weights->w_hr : source == FROM_X ? weights->w_ih : weights->w_hh;
 }
 INLINE real *gradient_in(const fr_gradients *gradients, int source) {
     return source == FROM_OUT ? gradients->w_hr : source == FROM_X ? gradients->w_ih : gradients->w_hh;
+}
+INLINE real *bias_in(const fr_gradients *gradients, int source) {
+    return source == FROM_X ? gradients->b_ih : gradients->b_hh;
 }
 INLINE ptrdiff_t row_length(const backward_state *b, int source) {
     return source == FROM_X ? b->I : source == FROM_H ? b->P : b->H;

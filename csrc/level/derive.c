@@ -116,7 +116,7 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
     const int n = min_lanes(H - j);
     vec *columns = b->d + (p * b->capacity + s->term + rank) * COLUMNS;
     real *dh0 = (real *)b->run->dh0 + row * H + j;
-    const vec drop = b->run->masks.drop.data ? drop_at(&b->run->masks, s->t, row, j, n) : vset1(1);
+    const vec drop = drop_at(&b->run->masks, s->t, row, j, n);
     backward_units u = {.d_left = drop * d_left, .lanes = n, .carry = vload_n(dh0, n)};
     real h_entered[LANES];
     u.h_prev = h_before(b, s->t, row) + j;

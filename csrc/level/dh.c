@@ -101,6 +101,21 @@ static void keep_dh(const backward_state *b, const step *s, ptrdiff_t i, int row
     }
 }
 
+/* How many panels of a source's weights go together for so many rows, the first at `panel`: PAIR, if they are few. */
+static int panels_together(const backward_state *b, int source, ptrdiff_t panel, ptrdiff_t end, ptrdiff_t rows) {
+    const int whole = panel + PAIR <= end && wide_columns(row_length(b, source), panel + PAIR - 1) == COLUMNS;
+    return whole && !b->unpacked[source] && rows <= PAIR_ROWS ? PAIR : 1;
+}
+
+/* sum (rows, panels, COLUMNS) += terms of d, or dh, times one panel of a source's weights, or PAIR of them. */
+static void multiply(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel, int panels,
+                     vec *sum) {
+    if (panels == PAIR)
+        LEVEL(fr_d_times_w_pair)(b, source, terms, rows, panel, sum);
+    else
+        LEVEL(fr_d_times_w)(b, source, terms, rows, panel, sum);
+}
+
 /* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR
  * whole ones. What it starts from: dy, and what dh0 holds, which is dh of the final state where a row begins
  * (`!continues`), and the carry. */
@@ -128,10 +143,8 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
             dh[k * COLUMNS + c] = dy && !later ? start + vload_n(dy + c * LANES, n) : start;
         }
     }
-    if (continues && panels == 1)
-        LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh);
-    else if (continues)
-        LEVEL(fr_d_times_w_pair)(b, FROM_H, terms, rows, panel, dh);
+    if (continues)
+        multiply(b, FROM_H, terms, rows, panel, panels, dh);
     if (drops)
         join_rows(b, s, i, rows, panel, panels, dh);
     if (continues && b->enters)
@@ -147,37 +160,6 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     for (int k = 0; k < rows * panels; k++)
         function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES, dh + k * COLUMNS,
                  wide_columns(b->H, panel + k % panels));
-}
-
-/* From dh of the first `owned` owned ranks, all of it, to the gradients of their columns, of a cell that projects.
- * Where the call ends, it leaves the rest. */
-static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned) {
-    const ptrdiff_t unit_panels = wide_panels(b->H);
-    derive_function *const function = LEVEL(fr_derive)(b);
-    for (ptrdiff_t panel = 0, panels; panel < unit_panels; panel += panels) {
-        const int whole = panel + PAIR <= unit_panels && wide_columns(b->H, panel + PAIR - 1) == COLUMNS;
-        panels = whole && owned <= PAIR_ROWS ? PAIR : 1;
-        for (ptrdiff_t i = 0, rows; i < owned; i += rows) {
-            vec by_out[GROUP_ROWS * COLUMNS];
-            ptrdiff_t terms[GROUP_ROWS];
-            rows = tile_rows(owned - i, GROUP_ROWS);
-            memset(by_out, 0, (size_t)(rows * panels) * COLUMNS * sizeof *by_out);
-            for (ptrdiff_t r = 0; r < rows; r++) {
-                const ptrdiff_t rank = fr_rank(b->hand, i + r);
-                terms[r] = s->term + rank;
-                prefetch_saved(b, s, fr_row(b->batch, rank), panel * COLUMNS * LANES, panels * COLUMNS * LANES);
-            }
-            if (panels == PAIR)
-                LEVEL(fr_d_times_w_pair)(b, FROM_OUT, terms, (int)rows, panel, by_out);
-            else
-                LEVEL(fr_d_times_w)(b, FROM_OUT, terms, (int)rows, panel, by_out);
-            for (ptrdiff_t k = 0; k < rows * panels; k++)
-                function(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
-                         by_out + k * COLUMNS, wide_columns(b->H, panel + k % panels));
-            if (fr_share_worked(b->share, 2.0 * (double)(rows * panels * b->P) * COLUMNS * LANES))
-                return;
-        }
-    }
 }
 
 /* dh0 of the owned ranks i .. end-1, whose first step was s: what is left is its recurrent product. */
@@ -232,8 +214,7 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     const double row_flop = b->share->row_flop / (double)(b->unit_panel_end - b->unit_panel);
     int panels;
     for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel += panels) {
-        const int whole = panel + PAIR <= b->unit_panel_end && wide_columns(b->P, panel + PAIR - 1) == COLUMNS;
-        panels = whole && !dh0 && !b->unpacked[0] && owned <= PAIR_ROWS ? PAIR : 1;
+        panels = dh0 ? 1 : panels_together(b, FROM_H, panel, b->unit_panel_end, owned);
         for (ptrdiff_t i = dh0 ? starting : 0, end; i < owned; i = end) {
             end = owned - i < FR_ASK_ROWS ? owned : i + FR_ASK_ROWS;
             if (dh0) {
@@ -250,25 +231,30 @@ static void step_rows(const backward_state *b, const step *s, ptrdiff_t continui
     }
 }
 
-/* The second phase of the step of the first `owned` owned ranks, in the owned panels. Like step_rows it may leave the
- * rest. */
-static void second_rows(const backward_state *b, const step *s, ptrdiff_t owned) {
-    const double unit_flop = 2.0 * (double)b->H * LANES;
-    derive_function *const function = LEVEL(fr_derive_second)(b);
-    for (ptrdiff_t panel = b->unit_panel; panel < b->unit_panel_end; panel++) {
-        const int C = wide_columns(b->H, panel);
-        int rows;
-        for (ptrdiff_t i = 0; i < owned; i += rows) {
-            vec d_left[GROUP_ROWS * COLUMNS];
+/* The gradients by what `source` is, of the first `owned` owned ranks' step, at the units of the panels begin .. end-1:
+ * the product of those that are there already, from which `derive` goes on to the columns. Like step_rows it may leave
+ * the rest. */
+static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned, int source, ptrdiff_t begin,
+                        ptrdiff_t end, derive_function *derive) {
+    const double panel_flop = 2.0 * (double)weight_rows(b, source) * COLUMNS * LANES;
+    for (ptrdiff_t panel = begin, panels; panel < end; panel += panels) {
+        panels = panels_together(b, source, panel, end, owned);
+        for (ptrdiff_t i = 0, rows; i < owned; i += rows) {
+            vec by_source[GROUP_ROWS * COLUMNS];
             ptrdiff_t terms[GROUP_ROWS];
             rows = tile_rows(owned - i, GROUP_ROWS);
-            for (int r = 0; r < rows; r++)
-                terms[r] = s->term + fr_rank(b->hand, i + r);
-            memset(d_left, 0, (size_t)rows * COLUMNS * sizeof *d_left);
-            LEVEL(fr_d_times_w)(b, FROM_LEFT, terms, rows, panel, d_left);
-            for (int r = 0; r < rows; r++)
-                function(b, s, fr_rank(b->hand, i + r), panel * COLUMNS * LANES, d_left + r * COLUMNS, C);
-            if (fr_share_worked(b->share, unit_flop * rows * C))
+            memset(by_source, 0, (size_t)(rows * panels) * COLUMNS * sizeof *by_source);
+            for (ptrdiff_t r = 0; r < rows; r++) {
+                const ptrdiff_t rank = fr_rank(b->hand, i + r);
+                terms[r] = s->term + rank;
+                if (b->projects)
+                    prefetch_saved(b, s, fr_row(b->batch, rank), panel * COLUMNS * LANES, panels * COLUMNS * LANES);
+            }
+            multiply(b, source, terms, (int)rows, panel, (int)panels, by_source);
+            for (ptrdiff_t k = 0; k < rows * panels; k++)
+                derive(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
+                       by_source + k * COLUMNS, wide_columns(b->H, panel + k % panels));
+            if (fr_share_worked(b->share, (double)(rows * panels) * panel_flop))
                 return;
         }
     }
@@ -297,10 +283,10 @@ int LEVEL(fr_backward_step)(const backward_state *b, const step *s, ptrdiff_t li
     if (has_second_phase(b->cell)) {
         if (b->share->by_units && fr_barrier_wait(b->share->barrier))
             return 1;
-        second_rows(b, s, owned);
+        derive_rows(b, s, owned, FROM_LEFT, b->unit_panel, b->unit_panel_end, LEVEL(fr_derive_second)(b));
     }
     if (b->projects)
-        derive_rows(b, s, owned);
+        derive_rows(b, s, owned, FROM_OUT, 0, wide_panels(b->H), LEVEL(fr_derive)(b));
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))
         return 1;
     step_rows(b, s, 0, before < owned ? before : owned, owned, 1);

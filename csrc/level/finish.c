@@ -16,7 +16,7 @@ INLINE void leave_between(const int cell, const int n, const forward_state *f, c
         for (int k = 0; k < fed->count; k++)
             out[fed->first + k] = s->units.saved[k][r];
         const int lanes = s->units.lanes;
-        const vec drop = f->dropped ? drop_at(&f->run->masks, s->t, s->row[r], j, lanes) : vset1(1);
+        const vec drop = drop_at(&f->run->masks, s->t, s->row[r], j, lanes);
         vstore_n(left_at(f, i + r) + j, drop * s->units.left[r], lanes);
     }
 }

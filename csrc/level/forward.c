@@ -252,9 +252,8 @@ static void run_rows(forward_state *f, const fr_share *share) {
         ptrdiff_t rows = fr_owned(live, f->hand);
         enter_step(f, t, rows);
         drop_step(f, t, rows);
-        int stopped = forward_step(f, share, t, rows);
-        if (fr_projects(f->weights))
-            stopped = stopped || LEVEL(fr_project)(f, share, t, rows);
+        const int stopped =
+            forward_step(f, share, t, rows) || (fr_projects(f->weights) && LEVEL(fr_project)(f, share, t, rows));
         for (ptrdiff_t i = 0; i < rows; i++)
             f->h_prev[i] = at(&f->run->y, t, owned_row(f, i));
         f->step_term += rows;

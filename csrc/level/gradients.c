@@ -244,17 +244,17 @@ static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, 
         const vec *d = b->d + (p * b->capacity + term) * COLUMNS;
         if (ends.begin) {
             for (int source = 0; source < b->sources; source++)
-                move_open(b, source, sum, p, source == FROM_X ? open->b_ih : open->b_hh, 0);
+                move_open(b, source, sum, p, bias_in(open, source), 0);
         }
         for (ptrdiff_t k = 0; k < terms * COLUMNS; k++)
             sum[k % COLUMNS] += d[k];
         if (ends.stay) {
             for (int source = 0; source < b->sources; source++)
-                move_open(b, source, sum, p, source == FROM_X ? open->b_ih : open->b_hh, 1);
+                move_open(b, source, sum, p, bias_in(open, source), 1);
             continue;
         }
         for (int source = 0; source < b->sources; source++)
-            add_bias(b, source, sum, p, source == FROM_X ? gradients->b_ih : gradients->b_hh);
+            add_bias(b, source, sum, p, bias_in(gradients, source));
     }
 }
 

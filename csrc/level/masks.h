@@ -18,9 +18,9 @@ INLINE vec kept_share(const fr_options *o, const fr_masks *masks, int part, ptrd
 /* What is left of a part of the state, `from`, and what the cell made of it. A mask's 0 and 1 leave either as it is. */
 INLINE vec zoned(vec share, vec from, vec made) { return vfma(share, from, (1 - share) * made); }
 
-/* The factors of recurrent dropout. */
+/* The factors of recurrent dropout: 1 where there is none. */
 INLINE vec drop_at(const fr_masks *masks, ptrdiff_t t, ptrdiff_t row, ptrdiff_t j, int n) {
-    return vload_n(at(&masks->drop, t, row) + j, n);
+    return masks->drop.data ? vload_n(at(&masks->drop, t, row) + j, n) : vset1(1);
 }
 
 /* to (H) = what the recurrent product of step t takes of a row's h. */

@@ -109,9 +109,9 @@ def in_time(run: Run, d: int, first: int, last: int) -> slice:
 def part_of(run: Run, d: int, first: int, last: int, state: State, y: Array, saved: Array | None) -> Run:
     """The visited steps first to last - 1 of one direction as a run of their own."""
     here, (lengths, resets, noise, scale, drop, keep) = in_time(run, d, first, last), run.steps
-    H = state[0].shape[-1]
+    P = state[0].shape[-1]
     noise, drop, *keep = [
-        None if array is None else array[here, :, d * H : (d + 1) * H] for array in (noise, drop, *keep)
+        None if array is None else array[here, :, d * P : (d + 1) * P] for array in (noise, drop, *keep)
     ]
     steps = Steps(
         None if lengths is None else np.clip(lengths - here.start, 0, last - first),
