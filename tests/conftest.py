@@ -1,7 +1,7 @@
 """What all tests share: every test of values runs on every backend, and on every instruction-set level, there is."""
 
 import pytest
-from variants import at_level, compiled_variants, native_levels
+from variants import at_level, compiled_variants, in_force, native_levels
 
 import fastrnn
 
@@ -16,13 +16,23 @@ def backend(request):
 @pytest.fixture(params=compiled_variants(), scope="module")
 def kernels(request):
     """A compiled backend, at one of its levels, in force during the test."""
-    name, _, level = request.param.partition(":")
-    with fastrnn.use_backend(name):
-        if not level:
-            yield request.param
-            return
-        with at_level(level):
-            yield request.param
+    with in_force(request.param) as variant:
+        yield variant
+
+
+@pytest.fixture(params=["numpy", *compiled_variants()], scope="module")
+def everywhere(request):
+    """The reference, or a compiled backend, at one of its levels, in force during the test."""
+    with in_force(request.param) as variant:
+        yield variant
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, which is what it was after the test."""
+    before = fastrnn.get_num_threads()
+    yield fastrnn.set_num_threads
+    fastrnn.set_num_threads(before)
 
 
 @pytest.fixture(params=native_levels())

@@ -58,14 +58,6 @@ def run(a, b, h0, dh, reverse=False):
     return h, *linear_recurrence_backward(tape, dh)
 
 
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
-
-
 def check(a, b, h0, dh, reverse):
     """Of |a| below 1 in the mean, errors of a step do not grow: some eps for each of the last steps that count."""
     exact = loop(a, b, h0, dh, reverse)

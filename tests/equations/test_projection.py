@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from cases import assert_same_bits, make_case, run
 from differences import differences
-from variants import at_level, compiled_variants
 
 import fastrnn
 
@@ -19,26 +18,6 @@ OPTIONS = {
 }
 # H and P: a vector that is not full; several panels of either; P that fills its panels.
 SIZES = [(5, 2), (70, 33), (130, 64)]
-
-
-@pytest.fixture(params=["numpy", *compiled_variants()], scope="module")
-def everywhere(request):
-    """A backend, at one of its levels, in force during the test."""
-    name, _, level = request.param.partition(":")
-    with fastrnn.use_backend(name):
-        if not level:
-            yield request.param
-            return
-        with at_level(level):
-            yield request.param
-
-
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
 
 
 def case_of(T, B, I, H, P, dtype=np.float64, **options):

@@ -25,14 +25,6 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
-
-
 def make(kind, I, H, **options):
     cls, own = KINDS[kind]
     return cls(I, H, **{"rng": 0, **own, **options})

@@ -6,22 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 from cases import BETWEEN, KINDS, assert_same_bits, bare, make_case, make_layer, parts_of
-from variants import at_level, compiled_variants
 
 import fastrnn
-
-
-@pytest.fixture(params=["numpy", *compiled_variants()], scope="module")
-def everywhere(request):
-    """A backend, at one of its levels, in force during the test."""
-    name, _, level = request.param.partition(":")
-    with fastrnn.use_backend(name):
-        if not level:
-            yield request.param
-            return
-        with at_level(level):
-            yield request.param
-
 
 OPTIONS = [
     {},

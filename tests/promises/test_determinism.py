@@ -17,14 +17,6 @@ if "native" not in fastrnn.available_backends():
     pytest.skip("the native backend is not built", allow_module_level=True)
 
 
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
-
-
 SAMPLE = golden.NAMES[2::4]  # each cell in both dtypes, in both directions
 
 

@@ -4,18 +4,8 @@ import numpy as np
 import pytest
 from cases import KINDS, assert_same_bits, bare, make_case, parts_of, run
 
-import fastrnn
-
 # Sizes at which the native backend divides the work: by units (one row, few rows), by rows, both directions at once.
 SIZES = [(40, 1, 100, 200), (30, 3, 60, 260), (30, 13, 60, 140), (9, 50, 64, 130)]
-
-
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    before = fastrnn.get_num_threads()
-    yield fastrnn.set_num_threads
-    fastrnn.set_num_threads(before)
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"dtype": np.float64}], ids=str)

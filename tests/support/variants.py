@@ -1,6 +1,6 @@
 """The compiled kernels that there are here."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import fastrnn
 
@@ -25,6 +25,14 @@ def at_level(level):
         yield
     finally:
         native.set_level(before)
+
+
+@contextmanager
+def in_force(variant):
+    """A backend, or "native:level", in force, and after it what was before."""
+    name, _, level = variant.partition(":")
+    with fastrnn.use_backend(name), at_level(level) if level else nullcontext():
+        yield variant
 
 
 def compiled_variants():
