@@ -46,6 +46,8 @@ typedef struct {
     double clip; /* the activations of gates and candidate take what is within -clip .. clip; 0: anything */
     double ends[FR_ROLES][2]; /* set by the kernels: their results at both ends of it */
     double zoneout[2]; /* the shares of h and of c that units keep where a run has no mask of them; 0: none */
+    int each_gate; /* a cell that normalises has statistics of each gate; else of all gates together */
+    double eps;    /* what joins their variances */
 } fr_options;
 
 /* The parameters of one direction, row-major, the gates in the order of the table in spec.py. */
@@ -97,7 +99,7 @@ typedef struct fr_packed fr_packed;
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
                   const fr_options *options, int threads, fr_interrupted *interrupted, fr_packed **packed);
 /* The same without packing: forward reads the weights at every step, and rearranges them as it goes. For few steps, and
- * without W_hr; the arrays have to stay. */
+ * without W_hr and of cells that do not normalise; the arrays have to stay. */
 fr_status fr_unpacked(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size,
                       const fr_weights *weights, const fr_options *options, fr_packed **packed);
 void fr_packed_free(fr_packed *packed); /* NULL is allowed */

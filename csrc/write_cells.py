@@ -16,6 +16,8 @@ HEAD = """\
 /* Written by write_cells.py from src/fastrnn/spec.py: the cells, and the shapes of their tiles.
  *
  *   CELL(NAME, name, facts)             the facts initialise an fr_cell_facts (cells/facts.h)
+ *   EQUATION(NAME, name)                a cell with an equation of its own
+ *   NORMED(NAME, NORMAL, normal)        a cell that normalises, and the one whose equation it has
  *   SECOND(NAME, name)                  a cell of two phases
  *   SAVED(values)                       the places of a cell's saved values, as enumerators
  *   LIMITS(numbers)                     the most that a cell has, as enumerators
@@ -23,7 +25,7 @@ HEAD = """\
  *   CELL_EQUATIONS                      defined: the headers of the equations are included instead
  */
 """
-LISTS = ("CELL", "SECOND", "SAVED", "LIMITS", "SHAPE")
+LISTS = ("CELL", "EQUATION", "NORMED", "SECOND", "SAVED", "LIMITS", "SHAPE")
 
 
 def check(cell, none):
@@ -45,6 +47,8 @@ def check(cell, none):
         raise ValueError(f"{cell.name}: expected at most {COLUMNS} columns, got {len(cell.phases[0].x)}")
     if ("c" in cell.states) != ("c" in cell.saved):
         raise ValueError(f"{cell.name}: expected c among the saved values if it is a state, got {cell.saved}")
+    if cell.normal and len(cell.gates) == 1:
+        raise ValueError(f"{cell.name}: expected several gates of a cell that normalises, got {cell.gates!r}")
 
 
 def fed(columns, none):
@@ -53,7 +57,7 @@ def fed(columns, none):
 
 
 def cell_line(cell, none):
-    """CELL(…) of a cell, SECOND(…) if it has two phases, and SAVED(…) if it saves anything."""
+    """CELL(…) of a cell, whose equation it has, SECOND(…) if it has two phases, and SAVED(…) if that saves anything."""
     phase = cell.phases[0]
     parts = []
     for name, columns in (("x", phase.x), ("h", phase.h), *(("left", second.h) for second in cell.phases[1:])):
@@ -68,14 +72,16 @@ def cell_line(cell, none):
         "carries": int(cell.carries),
         "vectors": len(cell.vectors + cell.peepholes),
         "columns": len(phase.x),
+        "normed": int(bool(cell.normal)),
     }
     facts = [f".{name} = {value}" for name, value in numbers.items()]
     upper = cell.name.upper()
     first, rest = ", ".join(facts[:5]), ", ".join(facts[5:] + parts)
     lines = [f"CELL({upper}, {cell.name}, {first},\n     {rest})"]
+    lines.append(f"NORMED({upper}, {cell.normal.upper()}, {cell.normal})" if cell.normal else f"EQUATION({upper}, {cell.name})")
     if len(cell.phases) > 1:
         lines.append(f"SECOND({upper}, {cell.name})")
-    if cell.saved:
+    if cell.saved and not cell.normal:
         lines.append(f"SAVED({', '.join(f'{upper}_{name.upper()}' for name in cell.saved)})")
     return "\n".join(lines)
 
@@ -105,7 +111,7 @@ def text(spec):
     for cell in cells:
         check(cell, none)
     shapes = {shape_line(*shape): None for cell in cells for shape in shapes_of(cell.phases[0], none)}
-    includes = "\n".join(f'#include "cells/{cell.name}.h"' for cell in cells)
+    includes = "\n".join(f'#include "cells/{cell.name}.h"' for cell in cells if not cell.normal)
     defaults = "\n".join(f"#ifndef {name}\n#define {name}(...)\n#endif" for name in LISTS)
     entries = "\n".join([*(cell_line(cell, none) for cell in cells), limits_line(cells), *shapes])
     undefined = "\n".join(f"#undef {name}" for name in LISTS)

@@ -18,8 +18,9 @@ typedef struct {
     int carries;  /* whether dh reaches the previous h beside the recurrent product */
     int vectors;  /* parameters per unit that it has or may have */
     int columns;  /* of a tile, per block of hidden units */
+    int normed;   /* whether its products are normalised: it saves them behind what the equation does */
     fr_fed x, h;
-  fr_fed left;  /* what the first phase leaves feeds these; of a cell of one phase none */
+    fr_fed left;  /* what the first phase leaves feeds these; of a cell of one phase none */
 } fr_cell_facts;
 
 static const fr_cell_facts fr_cells[FR_CELLS] = {

@@ -23,7 +23,9 @@ static void *take(char *scratch, size_t *taken, size_t bytes) {
 /* The scratch laid out from `scratch` on, unless that is NULL; returns the bytes it takes. */
 static size_t lay_out(backward_state *b, char *scratch) {
     const ptrdiff_t rows = b->batch->B > BLOCK ? b->batch->B : BLOCK;
-    ptrdiff_t chunk = CHUNK_BYTES / (b->panels * COLUMNS * VEC_BYTES) / BLOCK * BLOCK;
+    const int normed = is_normed(b->cell);
+    const size_t d_bytes = (size_t)(b->panels * COLUMNS) * VEC_BYTES * (normed ? 3 : 1);
+    ptrdiff_t chunk = CHUNK_BYTES / (ptrdiff_t)d_bytes / BLOCK * BLOCK;
     ptrdiff_t all = b->batch->T * b->batch->B;
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
@@ -34,7 +36,12 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const size_t d_vectors = (size_t)(b->panels * b->capacity * b->vectors * panel_blocks(b->cell)) * VEC_BYTES;
     size_t taken = 0;
     b->d = take(scratch, &taken, (size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES);
-    b->dh = take(scratch, &taken, b->projects ? (size_t)(wide_panels(b->P) * b->capacity) * COLUMNS * VEC_BYTES : 0);
+    for (int source = 0; source < FROM_OUT; source++)
+        b->d_by[source] = normed && source <= FROM_X ? take(scratch, &taken, (size_t)b->capacity * d_bytes / 3) : b->d;
+    b->d_normal = take(scratch, &taken, normed ? fr_aligned((size_t)(2 * b->share->size * b->H) * sizeof(real)) : 0);
+    if (scratch)
+        b->d_normal += 2 * b->share->index * b->H;
+    b->dh = take(scratch, &taken, b->keeps_dh ? (size_t)(wide_panels(b->P) * b->capacity) * COLUMNS * VEC_BYTES : 0);
     for (int source = 0; source < SOURCES; source++)
         if (has_source(b, source) && !b->unpacked[source])
             b->w[source] = take(scratch, &taken, weight_bytes(b, source));
@@ -55,6 +62,7 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.P = run->weights.proj_size ? run->weights.proj_size : b.H;
     b.projects = b.P < b.H;
     b.cell = run->cell;
+    b.keeps_dh = b.projects || is_normed(b.cell);
     b.enters = changes(&run->entry);
     b.multiplies = run->entry.scale.data || run->masks.drop.data;
     b.carries = fr_cells[b.cell].carries || zones(run->options);
@@ -127,6 +135,10 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
         vec *d = b->d + p * b->capacity * COLUMNS;
         memmove(d, d + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+        for (int source = 0; source <= FROM_X && is_normed(b->cell); source++) {
+            vec *by_source = b->d_by[source] + p * b->capacity * COLUMNS;
+            memmove(by_source, by_source + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+        }
         if (b->vectors)
             memmove(vector_terms(b, p, 0, 0, 0), vector_terms(b, p, keep, 0, 0),
                     count * (size_t)(b->vectors * panel_blocks(b->cell)) * VEC_BYTES);

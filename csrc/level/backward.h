@@ -41,17 +41,20 @@ typedef struct {
     real **dx;               /* (capacity) */
     int enters;              /* whether the run's entry changes states */
     int multiplies;          /* whether h is multiplied before its product, by scales or recurrent dropout */
+    int keeps_dh;            /* whether dh of a step waits in `dh` until it is whole: a cell projects, or normalises */
     int carries;             /* whether dh reaches the previous h beside the recurrent product */
     real *entered;           /* (capacity, P): h as each term's product took it, if it is multiplied; if there are only
                                 resets, P zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
+    vec *d_by[SOURCES];      /* the same by what each source's products gave, where these are normalised; else d */
+    real *d_normal;          /* (share, H), twice: of a row's c that is normalised, the gradient, and c itself */
     int vectors;             /* of the cell whose gradients are wanted */
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
     real *left;              /* (capacity, H): what the first of two phases left, or the outputs that are projected */
     real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
     int unpacked[SOURCES];   /* and the weights read so, if their rows fill a vector */
-    vec *dh;                 /* (wide panels of P, capacity, COLUMNS): of a cell that projects */
+    vec *dh;                 /* (wide panels of P, capacity, COLUMNS), where it is kept */
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
 
@@ -82,7 +85,9 @@ INLINE ptrdiff_t row_length(const backward_state *b, int source) {
 }
 
 /* The gradients by a source's product, and how many panels they are. */
-INLINE const vec *gradients_of(const backward_state *b, int source) { return source == FROM_OUT ? b->dh : b->d; }
+INLINE const vec *gradients_of(const backward_state *b, int source) {
+    return source == FROM_OUT ? b->dh : b->d_by[source];
+}
 INLINE ptrdiff_t gradient_panels(const backward_state *b, int source) {
     return source == FROM_OUT ? wide_panels(b->P) : b->panels;
 }
@@ -130,6 +135,10 @@ typedef void derive_function(const backward_state *b, const step *s, ptrdiff_t r
 derive_function *LEVEL(fr_derive)(const backward_state *b);
 /* The same from the gradient of what the first of two phases left. */
 derive_function *LEVEL(fr_derive_second)(const backward_state *b);
+
+/* From dh of the first `owned` owned ranks, all of it, to the gradients of the columns of a cell that normalises and to
+ * those by its products. */
+void LEVEL(fr_norm_backward)(const backward_state *b, const step *s, ptrdiff_t owned);
 
 /* dh of a step, and its terms' places. `hands_on`: the step that comes next is another call's. Returns whether the call
  * ends; who learns it before the others goes on to where they meet. */

@@ -100,9 +100,12 @@ INLINE vec d_activate(const fr_options *o, const int role, vec result) {
  * can go between them. */
 INLINE int cell_stages(const int cell) {
     switch (cell) {
-#define CELL(NAME, ...) \
+#define EQUATION(NAME, ...) \
     case FR_##NAME: \
         return NAME##_STAGES;
+#define NORMED(NAME, NORMAL, normal) \
+    case FR_##NAME: \
+        return NORMAL##_STAGES;
 #include "cells.def"
     }
     __builtin_unreachable();
@@ -111,20 +114,22 @@ INLINE int cell_stages(const int cell) {
 /* Takes one stage of n rows. */
 INLINE void cell_forward(const int cell, const fr_options *o, const int stage, const int n, forward_units *u) {
     switch (cell) {
-#define CELL(NAME, name, ...) \
+#define EQUATION(NAME, name) \
     case FR_##NAME: \
         name##_forward(o, stage, n, u); \
         break;
+#define NORMED(NAME, NORMAL, normal) EQUATION(NAME, normal)
 #include "cells.def"
     }
 }
 
 INLINE void cell_backward(const int cell, const fr_options *o, backward_units *u) {
     switch (cell) {
-#define CELL(NAME, name, ...) \
+#define EQUATION(NAME, name) \
     case FR_##NAME: \
         name##_backward(o, u); \
         break;
+#define NORMED(NAME, NORMAL, normal) EQUATION(NAME, normal)
 #include "cells.def"
     }
 }

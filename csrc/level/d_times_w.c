@@ -110,7 +110,7 @@ INLINE void d_times_rows_of_w(const int R, const int C, const backward_state *b,
         move_sums(total + r * C, sum + r * COLUMNS, C);
     for (ptrdiff_t p = 0; p < b->panels; p++) {
         const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
-        const vec *d = b->d + p * b->capacity * COLUMNS;
+        const vec *d = gradients_of(b, source) + p * b->capacity * COLUMNS;
         for (int g = 0; g < runs.count; g++) {
             const real *a[TILE_ROWS], *row = w + runs.row[g] * n;
             const ptrdiff_t whole = runs.row[g] + runs.length == rows ? runs.length - 1 : runs.length;

@@ -85,7 +85,7 @@ static void store_dh(const backward_state *b, ptrdiff_t i, int rows, ptrdiff_t p
     }
 }
 
-/* Keeps dh of the same ranks and units, of a cell that projects. */
+/* Keeps dh of the same ranks and units until all of it is there. */
 static void keep_dh(const backward_state *b, const step *s, ptrdiff_t i, int rows, ptrdiff_t panel, int panels,
                     const vec *dh) {
     for (int k = 0; k < rows * panels; k++) {
@@ -153,7 +153,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
         store_dh(b, i, rows, panel, panels, dh);
         return;
     }
-    if (b->projects) {
+    if (b->keeps_dh) {
         keep_dh(b, s, i, rows, panel, panels, dh);
         return;
     }
@@ -285,6 +285,8 @@ int LEVEL(fr_backward_step)(const backward_state *b, const step *s, ptrdiff_t li
             return 1;
         derive_rows(b, s, owned, FROM_LEFT, b->unit_panel, b->unit_panel_end, LEVEL(fr_derive_second)(b));
     }
+    if (is_normed(b->cell))
+        LEVEL(fr_norm_backward)(b, s, owned);
     if (b->projects)
         derive_rows(b, s, owned, FROM_OUT, 0, wide_panels(b->H), LEVEL(fr_derive)(b));
     if (b->share->by_units && fr_barrier_wait(b->share->barrier))

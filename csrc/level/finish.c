@@ -58,9 +58,9 @@ INLINE void finish_second_rows(const int cell, const fr_options *o, const int n,
         for (; r < rows; r++) \
             finish_rows(cell, options, 1, f, sums + r * sum_step, sum_step, p, t, i + r); \
     }
-#define CELL(NAME, name, ...) FINISH(finish_##name, FR_##NAME, NULL)
+#define EQUATION(NAME, name) FINISH(finish_##name, FR_##NAME, NULL)
 #include "cells.def"
-#define CELL(NAME, name, ...) FINISH(finish_general_##name, FR_##NAME, &f->weights->options)
+#define EQUATION(NAME, name) FINISH(finish_general_##name, FR_##NAME, &f->weights->options)
 #include "cells.def"
 
 #define FINISH_SECOND(name, cell, options) \
@@ -87,8 +87,9 @@ finish_function *LEVEL(fr_finish_second)(int cell, int general) {
 }
 
 finish_function *LEVEL(fr_finish)(int cell, int general) {
-    static finish_function *const by_cell[][2] = {
-#define CELL(NAME, name, ...) {finish_##name, finish_general_##name},
+    static finish_function *const by_cell[FR_CELLS][2] = {
+#define EQUATION(NAME, name) [FR_##NAME] = {finish_##name, finish_general_##name},
+#define NORMED(NAME, NORMAL, normal) [FR_##NAME] = {LEVEL(fr_keep_products), LEVEL(fr_keep_products)},
 #include "cells.def"
     };
     return by_cell[cell][general];

@@ -28,18 +28,32 @@ INLINE void zone_units(const fr_options *o, const int has_c, const int n, const 
     }
 }
 
+/* Keeps the values first .. end-1 of what the backward pass reads of n rows, at the units from j on, if it is wanted. */
+INLINE void keep_values(const int cell, const int first, const int end, const int n, const forward_state *f,
+                        const finish_state *s, ptrdiff_t j) {
+    const ptrdiff_t H = f->weights->H;
+    if (end == first || !f->run->saved)
+        return;
+    EACH(r, n) {
+        real *saved = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H + j;
+        UNROLL(16)
+        for (int k = first; k < end; k++)
+            vstore_n(saved + k * H, s->units.saved[k][r], s->units.lanes);
+    }
+}
+
 /* Takes one stage of the block-th block of units. */
 INLINE void finish_stage(const int cell, const fr_options *o, const int block, const int stage, const int n,
                          const forward_state *f, finish_state *s) {
     const fr_forward_run *run = f->run;
     const ptrdiff_t H = f->weights->H, j = s->p * panel_units(cell) + block * LANES;
-    const int last = cell_stages(cell) - 1, kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
+    const int last = cell_stages(cell) - 1, has_c = fr_cells[cell].states == 2;
     const int two = has_second_phase(cell);
     const int lanes = min_lanes(H - j);
     forward_units *u = &s->units;
     if (stage == 0 || (two && stage == last)) {
         EACH(r, n) u->a[r] = s->a[r] + block * fr_cells[cell].columns;
-        if (fr_cells[cell].vectors)
+        if (fr_cells[cell].vectors && !is_normed(cell))
             u->vectors = f->weights->vectors ? (const real *)f->weights->vectors + j : NULL, u->step = H;
         u->lanes = lanes;
         if (has_c)
@@ -58,13 +72,7 @@ INLINE void finish_stage(const int cell, const fr_options *o, const int block, c
     EACH(r, n) vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
     if (has_c)
         EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);
-    if (kept && run->saved)
-        EACH(r, n) {
-            real *saved = (real *)run->saved + (s->t * f->batch->B + s->row[r]) * kept * H + j;
-            UNROLL(8)
-            for (int k = 0; k < kept; k++)
-                vstore_n(saved + k * H, u->saved[k][r], lanes);
-        }
+    keep_values(cell, 0, fr_cells[cell].saved, n, f, s, j);
 }
 
 #endif

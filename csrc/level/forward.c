@@ -152,9 +152,30 @@ static int second_step(const forward_state *f, const fr_share *share, ptrdiff_t 
     return 0;
 }
 
+/* The products by h alone of step t of the owned rows i .. end-1, at most PHASE_ROWS. Returns whether the call is to
+ * end. */
+static int products_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
+    forward_state alone = *f;
+    alone.hoisted = f->zeros, alone.terms = 0, alone.step_term = -i; /* zeros for all panels */
+    return panels_step(&alone, share, t, i, end);
+}
+
+/* Step t of the first `live` owned rows of a cell that normalises. Returns whether the call is to end. */
+static int normed_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    for (ptrdiff_t i = 0, end; i < live; i = end) {
+        end = live - i < PHASE_ROWS ? live : i + PHASE_ROWS;
+        if (products_step(f, share, t, i, end))
+            return 1;
+        LEVEL(fr_norm_step)(f, t, i, end);
+    }
+    return fr_watch_stopped(share->watch);
+}
+
 /* Step t of the first `live` owned rows through all owned panels. Returns whether the call is to end. By units the
  * second of two phases reads what all members have left in the first, and the next rows' first takes its place. */
 static int forward_step(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live) {
+    if (f->zeros)
+        return normed_step(f, share, t, live);
     if (!f->left)
         return panels_step(f, share, t, 0, live);
     for (ptrdiff_t i = 0, end; i < live; i = end) {
@@ -211,7 +232,7 @@ static row_function *row_function_of(const forward_state *f) {
     const int pair = f->last.tiles->pair && (f->panel_end - f->panel) % PAIR == 0;
     if (f->rows != 1 || !f->weights->data || f->full.tiles != f->last.tiles)
         return NULL;
-    if (f->run->noise.data || f->dropped || fr_projects(f->weights))
+    if (f->run->noise.data || f->dropped || fr_divides_rows(f->weights->cell, f->weights->P, f->weights->H))
         return NULL;
     const int cell = f->weights->cell, general = f->weights->general, columns = f->last.tiles->columns;
     row_function *const pairs = pair ? LEVEL(fr_row_function)(cell, general, columns, 1) : NULL;
@@ -275,20 +296,26 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
     /* Weights that are packed as they are used are read once in any case. */
     f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
-    const int drops = f->run->masks.drop.data != NULL;
+    const int normed = is_normed(weights->cell), drops = f->run->masks.drop.data != NULL;
+    if (normed && f->terms < f->rows)
+        f->terms = f->rows;
     const ptrdiff_t fed_rows = drops ? f->rows : 0;
     const size_t hoisted = (size_t)f->terms * term;
     const size_t pointers = (size_t)(f->rows + f->terms + fed_rows) * sizeof(real *);
     const size_t states = (size_t)(f->rows * weights->P) * sizeof(real);
     const size_t entering = changes(&f->run->entry) ? states : 0, dropped = drops ? states : 0;
     const size_t out = fr_projects(weights) ? (size_t)(f->batch->B * weights->H) * sizeof(real) : 0;
-    const ptrdiff_t waiting = has_second_phase(weights->cell) ? phase_rows(f) : 0;
-    const size_t left = fr_aligned((size_t)(waiting * weights->H) * sizeof(real));
+    const ptrdiff_t leaving = has_second_phase(weights->cell) ? phase_rows(f) : 0;
+    const ptrdiff_t waiting = normed ? phase_rows(f) : leaving;
+    const size_t left = fr_aligned((size_t)(leaving * weights->H) * sizeof(real));
     const size_t between = (size_t)(panels * waiting) * COLUMNS * VEC_BYTES;
+    const size_t zeros = normed ? (size_t)(waiting * f->x_columns) * VEC_BYTES : 0;
     if (scratch) {
         f->left = left ? (real *)(share->by_units ? share->team_scratch : scratch) : NULL;
         f->between = (vec *)(scratch += left);
         scratch += between;
+        f->zeros = zeros ? memset(scratch, 0, zeros) : NULL;
+        scratch += zeros;
         f->hoisted = f->terms ? (vec *)scratch : NULL;
         f->h_prev = (const real **)(scratch + hoisted);
         f->x_terms = f->h_prev + f->rows;
@@ -299,7 +326,7 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
             f->h_fed[i] = f->dropped + i * weights->P;
         f->out = out ? (fr_sequence){scratch + hoisted + pointers + entering + dropped, 0, weights->H} : f->run->y;
     }
-    return left + between + hoisted + pointers + entering + dropped + out;
+    return left + between + zeros + hoisted + pointers + entering + dropped + out;
 }
 
 size_t LEVEL(fr_forward_bytes)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share) {

@@ -52,9 +52,11 @@ struct forward_state {
     int x_columns;                  /* fed columns of a whole panel */
     ptrdiff_t terms;                /* capacity of the two */
     ptrdiff_t step_term;            /* where the current step's terms begin */
-    /* Of a cell of two phases, for at most PHASE_ROWS owned rows at a time: */
-    real *left;                     /* (rows, H): what the first has left; by units the team's */
-    vec *between;                   /* (panels owned, rows, COLUMNS): columns that wait for the second */
+    /* Of a step in two parts, for at most PHASE_ROWS owned rows at a time: */
+    vec *between;                   /* (panels owned, rows, COLUMNS): columns that wait for the second; the products by
+                                       h that are to be normalised */
+    real *left;                     /* (rows, H): what the first of two phases has left; by units the team's */
+    vec *zeros;                     /* (rows, fed columns): what products that are to be normalised start from */
 };
 
 enum { PHASE_ROWS = 96 };
@@ -84,6 +86,11 @@ INLINE void enter_step(const forward_state *f, ptrdiff_t t, ptrdiff_t live) {
 /* y of step t of the first `live` owned rows from their outputs, of a cell that projects. Returns whether the call is
  * to end. */
 int LEVEL(fr_project)(const forward_state *f, const fr_share *share, ptrdiff_t t, ptrdiff_t live);
+
+/* A step of a cell that normalises, of the owned rows i .. end-1, at most PHASE_ROWS, from its products by x and by h:
+ * the latter are where fr_keep_products has left them. */
+finish_function LEVEL(fr_keep_products);
+void LEVEL(fr_norm_step)(const forward_state *f, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end);
 
 /* The k-th of n groups of panels that step t takes. Every other step takes them backward: then it begins with those
  * whose weights the step before has left in the cache. */

@@ -6,7 +6,8 @@ size_t LEVEL(fr_lay_out)(fr_packed *packed) {
     const ptrdiff_t h_columns = fed_columns(packed->cell, COLUMNS, FROM_H) + fed_columns(packed->cell, 0, FROM_LEFT);
     packed->panels = count_panels(packed->cell, packed->H);
     packed->panel_size = (COLUMNS + packed->I * x_columns + packed->P * h_columns) * LANES;
-    return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real) + LEVEL(fr_projection_bytes)(packed);
+    return (size_t)packed->panels * (size_t)packed->panel_size * sizeof(real) + LEVEL(fr_projection_bytes)(packed) +
+           LEVEL(fr_norm_bytes)(packed);
 }
 
 static real *pack_part(const fr_packed *packed, ptrdiff_t p, int columns, real *out, const real *w, ptrdiff_t K,
@@ -22,7 +23,10 @@ static real *pack_part(const fr_packed *packed, ptrdiff_t p, int columns, real *
 
 static void pack_panel(const fr_packed *packed, const fr_weights *weights, ptrdiff_t p, real *panel) {
     const int columns = panel_columns(packed->cell, packed->H, p);
-    set_bias(packed, weights, p, columns, panel);
+    if (is_normed(packed->cell))
+        memset(panel, 0, (size_t)columns * VEC_BYTES);
+    else
+        set_bias(packed, weights, p, columns, panel);
     real *h_part = pack_part(packed, p, columns, panel + columns * LANES, weights->w_ih, packed->I, FROM_X);
     real *left_part = pack_part(packed, p, columns, h_part, weights->w_hh, packed->P, FROM_H);
     if (has_second_phase(packed->cell))
@@ -40,5 +44,7 @@ void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int inde
     }
     if (fr_projects(packed))
         LEVEL(fr_pack_projection)(packed, weights, index, size, watch);
+    if (is_normed(packed->cell))
+        LEVEL(fr_pack_norm)(packed, weights, index, size);
     fr_fp_mode_set(mode);
 }

@@ -4,7 +4,8 @@
  * units with the cell's columns, or COLUMNS blocks of a cell of one column (an LSTM's 1 x 4, an RNN's 4 x 1). Packed
  * for the forward pass, panel p holds, one after the other,
  *
- *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn
+ *     bias     (columns) vectors     what the chains start from: b_ih + b_hh; GRU: b_in, b_r, b_z, b_hn; zero where
+ *                                    the products are normalised before the bias is added
  *     x part   (I, x columns)        W_ih transposed
  *     h part   (P, h columns)        W_hh transposed
  *     left part (H, left columns)    W_hh transposed: of the gates that what the first phase leaves feeds
@@ -32,6 +33,8 @@ INLINE int panel_columns(int cell, ptrdiff_t H, ptrdiff_t p) {
     ptrdiff_t blocks = (H - p * panel_units(cell) + LANES - 1) / LANES;
     return fr_cells[cell].columns * (blocks < panel_blocks(cell) ? (int)blocks : panel_blocks(cell));
 }
+
+INLINE int is_normed(int cell) { return fr_cells[cell].normed; }
 
 /* What feeds a column: h by W_hh, x by W_ih, or, in a second phase, what the first has left, by other rows of W_hh. The
  * output of a cell's equation feeds no column: W_hr makes h of it. */
@@ -117,6 +120,9 @@ void LEVEL(fr_pack)(const fr_packed *packed, const fr_weights *weights, int inde
 size_t LEVEL(fr_projection_bytes)(const fr_packed *packed);
 void LEVEL(fr_pack_projection)(const fr_packed *packed, const fr_weights *weights, int index, int size,
                                fr_watch *watch);
+/* The bytes of the gains of a cell that normalises, 0 of others, and part `index` of `size` of their packing. */
+size_t LEVEL(fr_norm_bytes)(const fr_packed *packed);
+void LEVEL(fr_pack_norm)(const fr_packed *packed, const fr_weights *weights, int index, int size);
 /* sums (rows, COLUMNS) = the pre-activations at panel p's units, by weights that are read once, as they are: for at
  * most UNPACKED_ROWS rows of x and h. */
 enum { UNPACKED_ROWS = 96 };

@@ -38,8 +38,8 @@ fr_status fr_forward(const fr_forward_run *runs, int n_runs, ptrdiff_t T, ptrdif
                 .row_flop = step_flop(packed->cell, packed->I, packed->H, packed->P), .together = !packed->data};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = runs[i].packed->kernels};
-    /* By units, the threads of a cell that projects would meet twice a step: they divide rows alone. */
-    int used, reserved = fr_reserve_job(&j, &used, threads, fr_projects(packed) ? 1 : packed->panels);
+    const ptrdiff_t slices = fr_divides_rows(packed->cell, packed->P, packed->H) ? 1 : packed->panels;
+    int used, reserved = fr_reserve_job(&j, &used, threads, slices);
     for (int i = 0; i < n_runs; i++) {
         fr_team *t = &j.teams[i];
         for (int index = 0; index < t->schedule.threads; index++) {
@@ -63,7 +63,7 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
                       int threads, fr_interrupted *interrupted) {
     const fr_kernels *kernels = fr_level_kernels(runs->dtype);
     const ptrdiff_t H = runs->hidden_size, P = runs->weights.proj_size ? runs->weights.proj_size : H;
-    const ptrdiff_t slice = 4 * kernels->lanes;
+    const ptrdiff_t slice = 4 * kernels->lanes, slices = fr_divides_rows(runs->cell, P, H) ? 1 : (H + slice - 1) / slice;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;
@@ -71,7 +71,7 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
                 .row_flop = 2 * step_flop(runs->cell, runs->input_size, H, P), .is_cut = runs->span.last > 0};
     for (int i = 0; i < n_runs; i++)
         j.teams[i] = (fr_team){.run = &runs[i], .batch = &c.batch, .kernels = kernels};
-    int used, reserved = fr_reserve_job(&j, &used, threads, P < H ? 1 : (H + slice - 1) / slice);
+    int used, reserved = fr_reserve_job(&j, &used, threads, slices);
     for (int i = 0; i < n_runs; i++)
         j.teams[i].scratch_bytes =
             fr_aligned(kernels->backward_bytes(&runs[i], &c.batch, j.teams[i].schedule.threads));

@@ -3,6 +3,7 @@
 #ifndef FR_KERNELS_H
 #define FR_KERNELS_H
 
+#include "cells/facts.h"
 #include "fastrnn.h"
 #include "pool.h"
 #include "scan.h"
@@ -89,7 +90,8 @@ struct fr_packed {
     fr_cell cell;
     ptrdiff_t I, H, P;            /* P: features of h, fewer than H of a cell that projects */
     ptrdiff_t panels, panel_size; /* panel_size in elements */
-    void *data;                   /* (panels, panel_size) and W_hr's panels behind them (level/projection.c), aligned;
+    void *data;                   /* (panels, panel_size), and behind them W_hr's panels (level/projection.c) or the
+                                     gains of a cell that normalises (level/norm.c), aligned;
                                      NULL: the kernels pack as they go, ... */
     const fr_weights *weights;    /* ... from these */
     const void *vectors;          /* (V, H), or NULL */
@@ -112,6 +114,9 @@ static inline ptrdiff_t fr_live(const fr_batch *batch, ptrdiff_t t, ptrdiff_t li
         live++;
     return live;
 }
+
+/* Threads divide the rows of such cells alone: by units they would meet more than once a step. */
+static inline int fr_divides_rows(fr_cell cell, ptrdiff_t P, ptrdiff_t H) { return P < H || fr_cells[cell].normed; }
 
 /* Whether h is W_hr times the cell's output. */
 static inline int fr_projects(const fr_packed *packed) { return packed->P < packed->H; }

@@ -49,7 +49,7 @@ from .core.statedict import read_arrays, read_sizes
 from .core.tape import Grads, S, Tape, check_tape
 from .frozen import FrozenLayer, infer, shortcut
 from .spec import GRU as GRU_CELL
-from .spec import LEAKY_RELU, LEAKY_TANH, LSTM_COUPLED, Cell
+from .spec import LEAKY_RELU, LEAKY_TANH, LSTM_COUPLED, NORM_EPS, Cell
 from .spec import LSTM as LSTM_CELL
 from .spec import RNN_TANH as RNN_CELL
 
@@ -113,6 +113,8 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             raise ValueError(f"proj_size: expected an integer below hidden_size = {size}, got {given}")
         if spec.proj_size and spec.cell.options and spec.cell.options.zoneout:
             raise ValueError(f"zoneout: expected 0 with proj_size={spec.proj_size}, whose h is not that of the units")
+        if spec.proj_size and spec.cell.normal:
+            raise ValueError(f"proj_size: expected 0 with layer_norm, got {spec.proj_size}")
         generator = checks.generator(rng)
         check_memory(spec)
         spec = spec._replace(backward=checks.direction(direction, spec.num_layers, spec.bidirectional))
@@ -379,6 +381,10 @@ class LSTM(Layer[tuple[Array, Array]]):
                    (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
                    thresholded_relu, elu, softsign, softplus, affine, scaled_tanh, linear
     clip           a bound of what the activations of gates and candidate take: within -clip .. clip
+    layer_norm     W_ih x and W_hh h are normalised over the units of all gates, each by itself, before the biases are
+                   added, and c on its way into h (Ba et al. 2016); "gate": each gate over its own units. The gains are
+                   the parameters norm_l0: (10·H,) of the gates by x, of the gates by h, of c, and the bias of c
+    norm_eps       what joins a variance before its root
 
     Parameters are named and shaped as torch.nn.LSTM's. Raises TypeError or ValueError that names the argument.
 
@@ -411,9 +417,13 @@ class LSTM(Layer[tuple[Array, Array]]):
         coupled: bool = False,
         activations: Activations | None = None,
         clip: float | None = None,
+        layer_norm: bool | Literal["gate"] = False,
+        norm_eps: float = NORM_EPS,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        cell = with_options(LSTM_CELL, activations, clip, peephole, coupled, zoneout=zoneout)
+        cell = with_options(
+            LSTM_CELL, activations, clip, peephole, coupled, zoneout=zoneout, layer_norm=layer_norm, norm_eps=norm_eps
+        )
         super().__init__(
             cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, forget_bias, direction=direction,
             recurrent_dropout=recurrent_dropout, mask_per=mask_per, proj_size=proj_size,
@@ -447,6 +457,10 @@ class GRU(Layer[Array]):
                    (name, alpha, beta) as ONNX has them: sigmoid, hard_sigmoid, tanh, relu, leaky_relu,
                    thresholded_relu, elu, softsign, softplus, affine, scaled_tanh, linear
     clip           a bound of what the activations of gates and candidate take: within -clip .. clip
+    layer_norm     W_ih x and W_hh h are normalised over the units of all gates, each by itself, before the biases are
+                   added (Ba et al. 2016); "gate": each gate over its own units. The gains are
+                   the parameters norm_l0: (6·H,) of the gates by x, and of the gates by h
+    norm_eps       what joins a variance before its root
 
     Parameters are named and shaped as torch.nn.GRU's. Raises TypeError or ValueError that names the argument.
 
@@ -476,9 +490,13 @@ class GRU(Layer[Array]):
         reset: Literal["after", "before"] = "after",
         activations: Activations | None = None,
         clip: float | None = None,
+        layer_norm: bool | Literal["gate"] = False,
+        norm_eps: float = NORM_EPS,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        cell = with_options(GRU_CELL, activations, clip, reset=reset, zoneout=zoneout)
+        cell = with_options(
+            GRU_CELL, activations, clip, reset=reset, zoneout=zoneout, layer_norm=layer_norm, norm_eps=norm_eps
+        )
         super().__init__(
             cell, *sizes, bias, batch_first, dropout, bidirectional, dtype, rng, init, direction=direction,
             recurrent_dropout=recurrent_dropout, mask_per=mask_per,

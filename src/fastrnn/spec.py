@@ -34,6 +34,7 @@ FUNCTIONS = (  # in the order of the kernels' fr_function_kind
     "sigmoid", "hard_sigmoid", "tanh", "relu", "leaky_relu", "thresholded_relu", "elu", "softsign", "softplus",
     "affine", "scaled_tanh", "linear",
 )  # fmt: skip
+NORM_EPS = 1e-5  # torch.nn.LayerNorm's
 PLAIN = (Function("sigmoid"), Function("tanh"), Function("tanh"))  # of the gates, the candidate, the output
 
 
@@ -44,6 +45,8 @@ class Options(NamedTuple):
     clip: float = 0.0  # gates and candidate take what is within -clip .. clip; 0: anything
     peephole: bool = False
     zoneout: tuple[float, ...] = ()  # of each part of the state, the probability that a unit keeps it; () for none
+    each_gate: bool = False  # of a cell that normalises: whether each gate has statistics of its own
+    eps: float = NORM_EPS  # and what joins the variances
 
 
 class Cell(NamedTuple):
@@ -57,6 +60,9 @@ class Cell(NamedTuple):
     vectors  parameters of each hidden unit
     peepholes  such that it has if its options say so
     options  of a layer's cell; None in the table, and for a plain cell
+    normal   of a cell that normalises: the name of the one whose equation it has. W_ih x and W_hh h are normalised,
+             and c on its way into h. It saves both products as they were, and its vectors are the gains of the gates
+             by x, of the gates by h, and c's gain and bias
     """
 
     name: str
@@ -68,6 +74,7 @@ class Cell(NamedTuple):
     vectors: tuple[str, ...] = ()
     peepholes: tuple[str, ...] = ()
     options: Options | None = None
+    normal: str = ""
 
     @property
     def own_vectors(self) -> tuple[str, ...]:
@@ -75,9 +82,14 @@ class Cell(NamedTuple):
         return self.vectors + (self.peepholes if self.options and self.options.peephole else ())
 
     @property
+    def equation(self) -> str:
+        """The name of the cell whose equation it has."""
+        return self.normal or self.name
+
+    @property
     def splits(self) -> bool:
-        """Whether the gradients of the products by W_ih and by W_hh differ: x or h alone feeds some column."""
-        return len(self.phases) == 1 and self.phases[0].x != self.phases[0].h
+        """Whether the gradients of the products by W_ih and by W_hh differ."""
+        return bool(self.normal) or (len(self.phases) == 1 and self.phases[0].x != self.phases[0].h)
 
     @property
     def first_gates(self) -> int:
@@ -130,7 +142,25 @@ GRU_RESET_FIRST = Cell(  # W_hn multiplies r h
     carries=True,
 )
 
-TABLE = (RNN_TANH, RNN_RELU, LSTM, GRU, LSTM_COUPLED, LEAKY_TANH, LEAKY_RELU, GRU_RESET_FIRST)
+
+def normalised(cell: Cell) -> Cell:
+    """The cell with layer normalisation (Ba et al. 2016)."""
+    products = tuple(f"{source}_{gate}" for source in "xh" for gate in cell.gates)
+    of_c = ("gain_c", "bias_c") if "c" in cell.states else ()
+    return cell._replace(
+        name=f"{cell.name}_norm",
+        saved=cell.saved + products,
+        vectors=tuple(f"gain_{product}" for product in products) + of_c,
+        peepholes=(),
+        normal=cell.name,
+    )
+
+
+LSTM_NORM, GRU_NORM = normalised(LSTM), normalised(GRU)
+
+TABLE = (
+    RNN_TANH, RNN_RELU, LSTM, GRU, LSTM_COUPLED, LEAKY_TANH, LEAKY_RELU, GRU_RESET_FIRST, LSTM_NORM, GRU_NORM,
+)  # fmt: skip
 CELLS = {cell.name: cell for cell in TABLE}
 
 

@@ -45,6 +45,9 @@ def draw(
 ) -> dict[str, Array]:
     """Parameters of these shapes, in order; both biases of a forget gate together are `forget`."""
     arrays = draw_keras(shapes, spec, rng) if init == "keras" else draw_torch(shapes, spec, rng)
+    for name, array in arrays.items():
+        if name.startswith("norm"):  # as torch.nn.LayerNorm begins: gains of 1, the biases of c 0
+            array.reshape(-1, spec.hidden_size)[...] = [[not vector.startswith("bias")] for vector in spec.cell.vectors]
     if "f" in spec.cell.gates:
         if forget is None and init == "keras":
             forget = 1.0  # Jozefowicz et al., An empirical exploration of recurrent network architectures (2015)

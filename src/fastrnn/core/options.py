@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..spec import GRU, GRU_RESET_FIRST, LSTM, LSTM_COUPLED, PLAIN, RNN_RELU, RNN_TANH, Cell, Function, Options
+from ..spec import (
+    GRU, GRU_NORM, GRU_RESET_FIRST, LSTM, LSTM_COUPLED, LSTM_NORM, NORM_EPS, PLAIN, RNN_RELU, RNN_TANH, Cell, Function,
+    Options,
+)  # fmt: skip
 from . import checks
 
 # What alpha and beta are where they are not given, and whether the function takes them; ONNX's values.
@@ -60,7 +63,7 @@ def read_functions(cell: Cell, activations: Any) -> tuple[Function, ...]:
         functions[1] = Function("relu")
     if activations is None:
         return tuple(functions)
-    roles = ROLES[cell.name]
+    roles = ROLES[cell.equation]
     if isinstance(activations, str) or not isinstance(activations, Sequence):
         raise TypeError(f"activations: expected a sequence of {len(roles)} activations, got {activations!r}")
     if len(activations) != len(roles):
@@ -84,6 +87,11 @@ def read_zoneout(cell: Cell, value: Any) -> tuple[float, ...]:
     return found if any(found) else ()
 
 
+def read_norm(value: Any) -> Any:
+    """What `layer_norm` asks for: False, True, or "gate"."""
+    return checks.word("layer_norm", value, ("gate",)) if isinstance(value, str) else checks.flag("layer_norm", value)
+
+
 def with_options(
     cell: Cell,
     activations: Any = None,
@@ -92,15 +100,24 @@ def with_options(
     coupled: Any = False,
     reset: Any = "after",
     zoneout: Any = 0.0,
+    layer_norm: Any = False,
+    norm_eps: Any = NORM_EPS,
 ) -> Cell:
     """The cell with its options, the table's own where there are none."""
+    eps = checks.positive("norm_eps", norm_eps)
+    if norm := read_norm(layer_norm):
+        for name, value, default in (("peephole", peephole, False), ("coupled", coupled, False), ("reset", reset, "after")):
+            if value != default:
+                raise ValueError(f"{name}: expected {default!r} with layer_norm={layer_norm!r}, got {value!r}")
+        cell = {LSTM: LSTM_NORM, GRU: GRU_NORM}[cell]
     if checks.flag("coupled", coupled):
         cell = LSTM_COUPLED if cell == LSTM else cell
     if checks.word("reset", reset, ("after", "before")) == "before":
         cell = GRU_RESET_FIRST if cell == GRU else cell
     bound = 0.0 if clip is None else checks.positive("clip", clip)
     functions = read_functions(cell, activations)
-    options = Options(functions, bound, checks.flag("peephole", peephole), read_zoneout(cell, zoneout))
+    looks, kept = checks.flag("peephole", peephole), read_zoneout(cell, zoneout)
+    options = Options(functions, bound, looks, kept, norm == "gate", eps if norm else NORM_EPS)
     if options == Options(read_functions(cell, None)):
         return cell
     return (RNN_TANH if cell == RNN_RELU else cell)._replace(options=options)  # one equation, with any function
@@ -111,15 +128,19 @@ def described(cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {"coupled": True} if cell.name == "lstm_coupled" else {}
     if cell.name == "gru_reset_first":
         found["reset"] = "before"
+    if cell.normal:
+        found["layer_norm"] = "gate" if cell.options and cell.options.each_gate else True
     if cell.options is None:
         return found
-    functions, clip, peephole, zoneout = cell.options
+    functions, clip, peephole, zoneout, _, eps = cell.options
     if functions != read_functions(cell, None):
-        given = [functions[role] for role in ROLES[cell.name]]
+        given = [functions[role] for role in ROLES[cell.equation]]
         found["activations"] = [[name, alpha, beta][: 1 + len(DEFAULTS[name])] for name, alpha, beta in given]
         found["activations"] = [value[0] if len(value) == 1 else value for value in found["activations"]]
     if clip:
         found["clip"] = clip
+    if eps != NORM_EPS:
+        found["norm_eps"] = eps
     if peephole:
         found["peephole"] = True
     if zoneout:

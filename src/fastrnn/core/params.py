@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of Weights
 PROJECTION = "weight_hr"
-VECTORS = ("peephole", "alpha")  # what the vectors of a cell are called
+VECTORS = ("peephole", "alpha", "norm")  # what the vectors of a cell are called
 
 
 def rnn_cell(nonlinearity: Any) -> Cell:
@@ -50,7 +50,7 @@ def shapes(spec: LayerSpec, suffixes: list[list[str]]) -> dict[str, tuple[int, .
 
 def vectors_of(cell: Cell) -> str:
     """What a cell's vectors are called, for the name of the parameter that holds them."""
-    return "alpha" if cell.vectors else "peephole"
+    return "norm" if cell.normal else "alpha" if cell.vectors else "peephole"
 
 
 def group(arrays: Mapping[str, Array], suffixes: list[list[str]]) -> list[tuple[Weights, ...]]:

@@ -48,6 +48,7 @@ cdef fr_options *options_of(object cell, fr_options *room) except? NULL:
         room.functions[i].kind = <fr_function_kind><int>FUNCTIONS.index(function.name)
         room.functions[i].alpha, room.functions[i].beta = function.alpha, function.beta
     room.clip = cell.options.clip
+    room.each_gate, room.eps = cell.options.each_gate, cell.options.eps
     zoneout = cell.options.zoneout
     for i in range(2):
         room.zoneout[i] = zoneout[i] if i < len(zoneout) else 0
@@ -91,7 +92,7 @@ cdef class Packed:
             dtype = DTYPES[direction.w_ih.dtype.char]
             I, H = direction.w_ih.shape[1], direction.w_ih.shape[0] // gates
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
-            if steps is not None and steps <= FEW_STEPS and direction.w_hr is None:
+            if steps is not None and steps <= FEW_STEPS and direction.w_hr is None and not cell.normal:
                 self.weights = weights  # which the kernels read
                 status = fr_unpacked(self.cell, dtype, I, H, &w, options, &self.directions[self.count])
             elif elements < LEAST_PACKED_WITHOUT_GIL:

@@ -34,6 +34,8 @@ cdef extern from "fastrnn.h" nogil:
         fr_function functions[3]
         double clip
         double zoneout[2]
+        int each_gate
+        double eps
     ctypedef struct fr_gradients:
         void *w_ih
         void *w_hh

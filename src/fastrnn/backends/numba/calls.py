@@ -38,9 +38,8 @@ def packing(dtype):
 def build(how, name, general, projects):
     """A loop of a cell of the table, plain, or with vectors and options; with h projected or not."""
     cell = CELLS[name]
-    return how(
-        cell, GENERAL[name] if general and name in GENERAL else LAYOUTS[name], general or bool(cell.vectors), projects
-    )
+    equation, general = cell.equation, general or bool(cell.vectors)
+    return how(cell, GENERAL[equation] if general and equation in GENERAL else LAYOUTS[equation], general, projects)
 
 
 @cache
@@ -67,7 +66,7 @@ def backward_loop(name, general, projects, dtype):
     index = types.Array(types.int64, 1, "C", readonly=True)
     entry = types.Array(types.uint8, 2, "C", readonly=True), *[x] * 4
     given = [x, index, index, *entry, x, start, start, vector, x]
-    terms = types.Tuple([*[dvector] * 6, types.Array(types.intp, 2, "C"), dvector, dvector])
+    terms = types.Tuple([*[dvector] * 6, types.Array(types.intp, 2, "C"), *[dvector] * 4])
     results = [dx, dstart, dstart, *[dvector] * 3, vector, vector, *[dvector] * 4, vector, vector, dvector]
     results += [vector, dvector]
     flags = types.boolean, types.intp, types.intp, types.intp, terms, types.intp, types.boolean
@@ -116,7 +115,7 @@ def flat(array, dtype):
 
 
 def pack(cell, weights, threads, steps=None):
-    f, dtype = LAYOUTS[cell.name], weights[0].w_ih.dtype
+    f, dtype = LAYOUTS[cell.equation], weights[0].w_ih.dtype
     packed = Packed(cell, [])
     for w in weights:
         (rows, I), P = w.w_ih.shape, w.w_hh.shape[1]
@@ -165,7 +164,7 @@ def forward(packed, run, after, threads):
     x, state, saved = run.x, run.state, run.saved
     (T, B, I), H, P = x.shape, state[-1].shape[-1], state[0].shape[-1]
     order, ends = longest_first(run.steps.lengths, T, B)
-    cell, options = packed.cell, as_vector(packed.cell.options, x.dtype)
+    cell, options = packed.cell, as_vector(packed.cell, x.dtype)
     loop = forward_loop(cell.name, cell.options is not None, P != H, x.dtype)
     row_flop = 2 * len(cell.gates) * H * (I + P)
     for d, ((arrays, vectors, w_hr), reverse) in enumerate(zip(packed.directions, run.reverse)):
@@ -191,7 +190,7 @@ def backward(cell, weights, run, given, wanted, threads):
     order, ends = longest_first(run.steps.lengths, T, B)
     loop, options = (
         backward_loop(cell.name, cell.options is not None, P != H, x.dtype),
-        as_vector(cell.options, x.dtype),
+        as_vector(cell, x.dtype),
     )
     row_flop = 4 * len(cell.gates) * H * (I + P)
     span = Span(0, T, []) if run.span is None else run.span
@@ -230,11 +229,13 @@ def backward(cell, weights, run, given, wanted, threads):
 def room_for_terms(cell, size, I, H, P, dvectors, dtype):
     """For the x, h, da, du, dp, what a first phase left, and the (step, row) of the terms summed at once.
 
-    Where h is projected, also for the gradient by it and the output it is made of; else these are empty.
+    Where h is projected, also for the gradient by it and the output it is made of; else these are empty. da and du
+    are by the products; last come those by the pre-activations, the same arrays but where the products are normalised.
     """
     G, V = len(cell.gates) * H, 0 if dvectors is None else dvectors.size
     x, h, da = np.empty(size * I, dtype), np.empty(size * P, dtype), np.empty(size * G, dtype)
     du = np.empty(size * G, dtype) if cell.splits else da
     left = np.empty(size * H if len(cell.phases) > 1 else 0, dtype)
     dh, out = (np.empty(size * n if P != H else 0, dtype) for n in (P, H))
-    return x, h, da, du, np.empty(size * V, dtype), left, np.empty((size, 2), np.intp), dh, out
+    by_bias = [np.empty(size * G, dtype) if cell.normal else array for array in (da, du)]
+    return x, h, da, du, np.empty(size * V, dtype), left, np.empty((size, 2), np.intp), dh, out, *by_bias

@@ -1,30 +1,32 @@
 """The activations that a layer may choose, and their derivatives by their results: values at run time.
 
-Options are a vector: kind, alpha and beta of each role, then the clip, and zoneout of h and of c, 0 for none.
+Options are a vector: kind, alpha and beta of each role, then the clip, zoneout of h and of c, 0 for none, whether each
+gate is normalised by itself, and eps.
 """
 
 import numba
 import numpy as np
 
-from ...spec import FUNCTIONS
+from ...spec import FUNCTIONS, PLAIN, Options
 from .activations import d_sigmoid, d_tanh, exp_parts, sigmoid, tanh
 from .compiling import inlined
 from .intrinsics import fma, power_of_two
 
 GATES, CANDIDATE, OUTPUT = 0, 1, 2
-CLIP, ZONEOUT = 9, 10  # places in the options
+CLIP, ZONEOUT, EACH_GATE, EPS = 9, 10, 12, 13  # places in the options
 (
     SIGMOID, HARD_SIGMOID, TANH, RELU, LEAKY_RELU, THRESHOLDED_RELU, ELU, SOFTSIGN, SOFTPLUS, AFFINE, SCALED_TANH,
     LINEAR,
 ) = range(len(FUNCTIONS))  # fmt: skip
 
 
-def as_vector(options, dtype):
-    """The options of a cell, an empty vector for None."""
-    if options is None:
+def as_vector(cell, dtype):
+    """The options of a cell, an empty vector if it has none and needs none."""
+    if cell.options is None and not cell.normal:
         return np.empty(0, dtype)
+    options = cell.options or Options(PLAIN)
     numbers = [[FUNCTIONS.index(name), alpha, beta] for name, alpha, beta in options.functions]
-    return np.array([*np.ravel(numbers), options.clip, *(*options.zoneout, 0, 0)[:2]], dtype)
+    return np.array([*np.ravel(numbers), options.clip, *(*options.zoneout, 0, 0)[:2], options.each_gate, options.eps], dtype)
 
 
 @inlined

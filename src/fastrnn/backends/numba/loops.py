@@ -13,6 +13,9 @@ from numba.extending import register_jitable
 from .compiling import inlined, unsigned
 from .functions import ZONEOUT, zones
 from .intrinsics import features, fma, load, store
+from .norms import (
+    SUMS, add_gains, add_normal, gather_products, group_of, output_back, output_of, standardise, standardise_back,
+)  # fmt: skip
 from .products import COLUMNS, PITCH, ROWS, add, add_product, add_sum, copy, multiply
 
 LANES = 8  # hidden units are computed in multiples of this; the weights beyond the last are zero
@@ -132,8 +135,10 @@ def project(h, pitch, tile, rows, outputs, w_hr, P, H):
 
 def build_forward(cell, layout, general, projects):
     """forward of a cell, plain, or with vectors and options; with h projected or not."""
-    gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
+    gates, states, kept_all, normed = len(cell.gates), len(cell.states), len(cell.saved), bool(cell.normal)
+    kept = kept_all - 2 * gates * normed  # behind what the equation gives are the products that are normalised
     vectors_count, units = len(cell.vectors + cell.peepholes), layout.units
+    p_count, o_slot = 3 if normed else vectors_count, 1 + cell.saved.index("o") if normed and states == 2 else 0
     step, leave, two_phases, first_gates = layout.forward, layout.leave, len(cell.phases) > 1, cell.first_gates
     first, count, hidden = layout.first, layout.count, layout.hidden
     c_slot = 1 + cell.saved.index("c") if states == 2 else 0
@@ -154,6 +159,11 @@ def build_forward(cell, layout, general, projects):
         c, left = np.zeros(rows * padded, x.dtype), np.zeros(rows * padded if two_phases else 0, x.dtype)
         fed = np.zeros(h.size, x.dtype) if drop.size else h  # what the recurrent product takes
         shares, projected = np.empty(units, x.dtype), np.zeros(rows * PITCH if projects else 0, x.dtype)
+        by_h = np.zeros(panels * rows * PITCH if normed else 0, x.dtype)  # the products by h, if they are normalised
+        made = np.zeros(c.size if normed else 0, x.dtype)  # c before zoneout
+        row_x, row_h, n = np.empty((3, gates * H if normed else 0), x.dtype)
+        scales, sums, no_peepholes = np.empty(gates, x.dtype), np.empty(SUMS, x.dtype), np.zeros(1, x.dtype)
+        group = group_of(o, gates, H) if normed else 0
         for top in range(0, order.size, rows):
             some, some_ends = order[top : top + rows], ends[top : top + rows]
             gather(h, padded, h0, some)
@@ -167,7 +177,10 @@ def build_forward(cell, layout, general, projects):
                     for p in range(panels):
                         at = p * chunk * rows * PITCH + first * units
                         for b in range(pairs):
-                            copy(tiles, at + b * PITCH, starts, p * count * units, count * units)
+                            if normed:
+                                tiles[at + b * PITCH : at + b * PITCH + count * units] = 0
+                            else:
+                                copy(tiles, at + b * PITCH, starts, p * count * units, count * units)
                         width = pitch - units + lanes_of(H - p * units, units)
                         multiply(tiles, at, pairs, width, xs, 0, I, 1, w_ih, p * I * pitch, pitch, I)
                 t = T - 1 - k if reverse else k
@@ -191,13 +204,33 @@ def build_forward(cell, layout, general, projects):
                                 store(tiles, at + j, units, v[1:])
                     for b in range(live if drop.size else 0):
                         drop_units(left, b * padded, left, b * padded, drop, t, some[b], H)
+                if normed:
+                    by_h[:] = 0
+                    for p in range(panels):
+                        width = pitch - units + lanes_of(H - p * units, units)
+                        at = p * rows * PITCH
+                        multiply(by_h, at, live, width, fed, 0, padded, 1, w_hh, p * P * pitch, pitch, P)
+                    for b in range(live):
+                        at, step_x = (begin[s] + b) * PITCH, chunk * rows * PITCH
+                        gather_products(row_x, tiles, at + first * units, step_x, units, hidden - first, gates, H)
+                        gather_products(row_h, by_h, b * PITCH, rows * PITCH, units, 0, gates, H)
+                        for p in range(panels):
+                            copy(tiles, at + p * step_x + first * units, starts, p * count * units, count * units)
+                        standardise(n, scales, sums, row_x, 0, gates * H, group, o)
+                        add_normal(tiles, at + first * units, step_x, units, hidden - first, gates, H, n, vectors, 0)
+                        standardise(n, scales, sums, row_h, 0, gates * H, group, o)
+                        add_normal(tiles, at + hidden * units, step_x, units, 0, gates, H, n, vectors, gates * padded)
+                        if saved.size:
+                            to = ((t * B + some[b]) * kept_all + kept) * H
+                            copy(saved, to, row_x, 0, gates * H)
+                            copy(saved, to + gates * H, row_h, 0, gates * H)
                 for p in range(panels):
                     real, lanes = min(units, H - p * units), lanes_of(H - p * units, units)
                     tile, width = (p * chunk * rows + begin[s]) * PITCH, pitch - units + lanes
                     if two_phases:
                         at, w_at = tile + first * units, p * H * pitch + first_gates * units
                         multiply(tiles, at, live, lanes, left, 0, padded, 1, w_hh, w_at, pitch, H)
-                    else:
+                    elif not normed:
                         at = tile + hidden * units
                         multiply(tiles, at, live, width, fed, 0, padded, 1, w_hh, p * P * pitch, pitch, P)
                     for b in range(live):
@@ -208,14 +241,20 @@ def build_forward(cell, layout, general, projects):
                             v = load(tiles, at + first * units + j, units, count)
                             own = p * units + j
                             h_prev, c_prev = h[unsigned(unit + j)], c[unsigned(unit + j)]
-                            if general:  # a constant: Numba leaves the other branch out
+                            if normed:  # constants: Numba leaves the other branches out
+                                values = step(v, h_prev, c_prev, load(no_peepholes, 0, 0, p_count), o)
+                            elif general:
                                 values = step(v, h_prev, c_prev, load(vectors, own, padded, vectors_count), o)
                             else:
                                 values = step(v, h_prev, c_prev)
                             store(tiles, at + j, units, values)
+                        if normed and states == 2:
+                            copy(made, unit, tiles, at + c_slot * units, real)
+                            copy(tiles, at, tiles, at + o_slot * units, lanes)  # h follows when c is whole
                         if general and zones(o):
-                            set_shares(shares, o, 0, keep_h, t, some[b], p * units, real)
-                            zone(tiles, at, h, unit, shares, real)
+                            if not normed or states == 1:
+                                set_shares(shares, o, 0, keep_h, t, some[b], p * units, real)
+                                zone(tiles, at, h, unit, shares, real)
                             if states == 2:
                                 set_shares(shares, o, 1, keep_c, t, some[b], p * units, real)
                                 zone(tiles, at + c_slot * units, c, unit, shares, real)
@@ -225,9 +264,18 @@ def build_forward(cell, layout, general, projects):
                         if states == 2:
                             copy(c, unit, tiles, at + c_slot * units, lanes)
                         if saved.size:
-                            to = (t * B + some[b]) * kept * H + p * units
+                            to = (t * B + some[b]) * kept_all * H + p * units
                             for slot in range(kept):
                                 copy(saved, to + slot * H, tiles, at + (1 + slot) * units, real)
+                for b in range(live if normed and states == 2 else 0):
+                    at = b * padded
+                    standardise(n[:H], scales, sums, made, at, H, H, o)
+                    output_of(h_next, at, n[:H], vectors, 2 * gates * padded, padded, o)
+                    for p in range(panels if zones(o) else 0):
+                        real, unit = min(units, H - p * units), at + p * units
+                        set_shares(shares, o, 0, keep_h, t, some[b], p * units, real)
+                        zone(h_next, unit, h, unit, shares, real)
+                    copy(features(y, t, some[b]), 0, h_next, at, H)
                 if projects:
                     project(h, padded, projected, live, h_next, w_hr, P, H)
                     for b in range(live):
@@ -246,14 +294,17 @@ def build_forward(cell, layout, general, projects):
 
 def build_backward(cell, layout, general, projects):
     """backward of a cell, plain, or with vectors and options; with h projected or not."""
-    gates, states, kept = len(cell.gates), len(cell.states), len(cell.saved)
+    gates, states, kept_all, normed = len(cell.gates), len(cell.states), len(cell.saved), bool(cell.normal)
+    kept = kept_all - 2 * gates * normed
     split, vectors_count = cell.splits, len(cell.vectors + cell.peepholes) if general else 0
     saved_c = cell.saved.index("c") if states == 2 else 0
     du_at = 2 + gates  # slot of a block
     C, values = COLUMNS, 5 + kept
     # A block holds C units: dh, dc, h, h_prev, c_prev, *saved, and then dh, dc, *da, *du; behind them the output.
     dp_at = 2 + 2 * gates
-    out_at = max(values, dp_at + vectors_count)
+    p_count = 3 if normed else vectors_count
+    i_at, f_at, g_at, o_gate = (cell.saved.index(name) if states == 2 and name in cell.saved else 0 for name in "ifgo")
+    out_at = max(values, dp_at + max(p_count, vectors_count))
     slots = out_at + projects
     output, o_at, c_at = layout.output, cell.saved.index("o") if projects else 0, saved_c
     step, given_count = layout.backward, values - kept
@@ -269,7 +320,7 @@ def build_backward(cell, layout, general, projects):
         n terms were collected in `terms`, and so many are when it returns; `at_end` all of them join the gradients.
         """
         (T, B, I), H, P = x.shape, c0.shape[1], h0.shape[1]
-        (xs, hs, da, du, dp, left, places, dhs, outs), G, size = terms, gates * H, len(terms[6])
+        (xs, hs, by_x, by_h, dp, left, places, dhs, outs, da, du), G, size = terms, gates * H, len(terms[6])
         first_rows = first_gates * H  # of W_hh
         d_left = np.empty(size * H if two_phases else 0, x.dtype)
         padded = vectors.size // vectors_count if vectors_count else 0
@@ -280,6 +331,15 @@ def build_backward(cell, layout, general, projects):
         enters, past = resets.size + scale.size > 0, np.empty(max(H, C), x.dtype)
         by_fed = np.empty(dh.size if drop.size else 0, x.dtype)
         shares, beside = np.empty(C, x.dtype), np.empty(2 * C, x.dtype)  # beside: the cell, h and c
+        no_peepholes, sums, group = np.zeros(1, x.dtype), np.empty(SUMS, x.dtype), group_of(o, gates, H) if normed else 0
+        scales_x, scales_h, scales_c = np.empty((3, gates), x.dtype)
+        n_x, n_h = np.empty((2, G if normed else 0), x.dtype)
+        units = H if normed and states == 2 else 0
+        made, n_c, d_made, d_normal, d_gate, d_output, shares_h = np.empty((7, units), x.dtype)
+        gains = np.empty(vectors_count * H if normed else 0, x.dtype)
+        for v in range(vectors_count if normed else 0):
+            copy(gains, v * H, vectors, v * padded, H)
+        gain_h, gain_c, bias_c = gains[G:], gains[2 * G : 2 * G + units], gains[2 * G + units :]
         gather(dh, P, dh0, order)
         if states == 2:
             gather(dc, H, dc0, order)
@@ -308,9 +368,33 @@ def build_backward(cell, layout, general, projects):
                     copy(hs, term * P, h0[row] if initial else features(y, before, row), 0, P)
                     if enters:
                         enter(hs, term * P, resets, scale, t, row, 0, P)
+                    if normed:
+                        at = ((t - start) * B + row) * kept_all * H
+                        standardise(n_x, scales_x, sums, saved, at + kept * H, G, group, o)
+                        standardise(n_h, scales_h, sums, saved, at + kept * H + G, G, group, o)
+                    if normed and states == 2:
+                        copy(made, 0, saved, at + saved_c * H, H)
+                        copy(d_output, 0, dh, (b + s) * H, H)
+                        if dy.size:
+                            add(d_output, 0, features(dy, t, row), 0, H)
+                        if zones(o):
+                            set_shares(shares_h, o, 0, keep_h, t, row, 0, H)
+                            split_zoned(d_output, 0, n_c, 0, shares_h, H)
+                            if initial:
+                                copy(past, 0, c0[row], 0, H)
+                            else:
+                                copy(past, 0, saved, (((before - start) * B + row) * kept_all + saved_c) * H, H)
+                            if enters:
+                                enter(past, 0, resets, scale, t, row, 0, H)
+                            for j in range(H):  # what is saved is what zoneout left of c
+                                i, f, g = saved[at + i_at * H + j], saved[at + f_at * H + j], saved[at + g_at * H + j]
+                                made[j] = fma(f, past[j], i * g)
+                        standardise(n_c, scales_c, sums, made, 0, H, H, o)
+                        output_back(d_normal, d_gate, d_output, saved, at + o_gate * H, n_c, gain_c, bias_c, o)
+                        standardise_back(d_made, 0, n_c, scales_c, sums, gain_c, d_normal, 0, H, H)
                     for j in range(0, H, C):
                         real = min(C, H - j)
-                        here, kept_here = (b + s) * H + j, ((t - start) * B + row) * kept * H + j
+                        here, kept_here = (b + s) * H + j, ((t - start) * B + row) * kept_all * H + j
                         if projects:
                             copy(block, 0, by_output, s * H + j, real)
                         else:
@@ -322,7 +406,7 @@ def build_backward(cell, layout, general, projects):
                             if initial:
                                 copy(block, 4 * C, c0[row], j, real)
                             else:
-                                c_before = (((before - start) * B + row) * kept + saved_c) * H + j
+                                c_before = (((before - start) * B + row) * kept_all + saved_c) * H + j
                                 copy(block, 4 * C, saved, c_before, real)
                             if enters:
                                 copy(past, 0, block, 4 * C, real)
@@ -346,13 +430,19 @@ def build_backward(cell, layout, general, projects):
                             if states == 2:
                                 set_shares(shares, o, 1, keep_c, t, row, j, real)
                                 split_zoned(block, C, beside, C, shares, real)
+                        if normed and states == 2:  # what reaches c by way of h is in d_made, the last gate's in d_gate
+                            add(block, C, d_made, j, real)
+                            block[:C] = 0
                         for i in range(lanes_of(real, C)):
                             if projects:
                                 o_i, c_i = block[unsigned(i + (5 + o_at) * C)], block[unsigned(i + (5 + c_at) * C)]
                                 store(block, i + out_at * C, C, (output(o_i, c_i, o) if general else output(o_i, c_i),))
                             if general:
                                 given = load(block, i, C, given_count)
-                                own = load(vectors, j + i, padded, vectors_count), o
+                                if normed:
+                                    own = load(no_peepholes, 0, 0, p_count), o
+                                else:
+                                    own = load(vectors, j + i, padded, p_count), o
                                 after = load(block, i + given_count * C, C, kept)
                                 dh_prev, dc_prev, da_i, du_i, dp_i = step(*given, *own, *after)
                                 store(block, i + dp_at * C, C, dp_i)
@@ -369,8 +459,8 @@ def build_backward(cell, layout, general, projects):
                             copy(outs, term * H + j, block, out_at * C, real)
                         else:
                             copy(dh, here, block, 0, real)
-                        for k in range(vectors_count if dvectors.size else 0):
-                            copy(dp, (term * vectors_count + k) * H + j, block, (dp_at + k) * C, real)
+                        for v in range(vectors_count if dvectors.size and not normed else 0):
+                            copy(dp, (term * vectors_count + v) * H + j, block, (dp_at + v) * C, real)
                         if states == 2:
                             if enters:
                                 at = (t * B + row) * H + j
@@ -380,13 +470,25 @@ def build_backward(cell, layout, general, projects):
                             copy(da, term * G + g * H + j, block, (2 + g) * C, real)
                             if split:
                                 copy(du, term * G + g * H + j, block, (du_at + g) * C, real)
+                    if normed:
+                        if states == 2:
+                            copy(da, term * G + o_gate * H, d_gate, 0, H)
+                            copy(du, term * G + o_gate * H, d_gate, 0, H)
+                        if dvectors.size:
+                            at = term * vectors_count * H
+                            add_gains(dp, at, da, term * G, n_x, G)
+                            add_gains(dp, at + G, du, term * G, n_h, G)
+                            add_gains(dp, at + 2 * G, d_normal, 0, n_c, units)
+                            copy(dp, at + 2 * G + units, d_normal, 0, units)
+                        standardise_back(by_x, term * G, n_x, scales_x, sums, gains, da, term * G, G, group)
+                        standardise_back(by_h, term * G, n_h, scales_h, sums, gain_h, du, term * G, G, group)
                 if two_phases:
                     d_left[:] = 0
                     da_second, w_second = da[n * G + first_rows :], w_hh[first_rows * H :]
                     add_product(d_left, segment, H, tile, da_second, G, 1, w_second, G - first_rows)
                     for s in range(segment):
                         row, term = order[b + s], n + s
-                        kept_here = ((t - start) * B + row) * kept * H
+                        kept_here = ((t - start) * B + row) * kept_all * H
                         if drop.size:
                             drop_units(d_left, s * H, d_left, s * H, drop, t, row, H)
                         for j in range(H):
@@ -399,14 +501,14 @@ def build_backward(cell, layout, general, projects):
                             drop_units(left, term * H, left, term * H, drop, t, row, H)
                 if drop.size:
                     by_fed[: segment * P] = 0
-                    add_product(by_fed, segment, P, tile, du[n * G :], G, 1, w_hh, first_rows)
+                    add_product(by_fed, segment, P, tile, by_h[n * G :], G, 1, w_hh, first_rows)
                     for s in range(segment):
                         row, term = order[b + s], n + s
                         drop_units(hs, term * P, hs, term * P, drop, t, row, P)
                         drop_units(by_fed, s * P, by_fed, s * P, drop, t, row, P)
                     add(dh, b * P, by_fed, 0, segment * P)
                 else:
-                    add_product(dh[b * P :], segment, P, tile, du[n * G :], G, 1, w_hh, first_rows)
+                    add_product(dh[b * P :], segment, P, tile, by_h[n * G :], G, 1, w_hh, first_rows)
                 for s in range(segment if enters else 0):
                     row, at = order[b + s], (b + s) * P
                     initial = t == ends[b + s] - 1 if reverse else t == 0
@@ -438,13 +540,14 @@ def add_gradients(n, terms, tile, dx, w_ih, dw_ih, dw_hh, db_ih, db_hh, dvectors
     W_hh's `first_rows` multiply h, the others what a first phase left.
     """
     xs, hs, da, du, dp, left, places = terms[:7]
+    by_bias_ih, by_bias_hh = terms[9:]
     P, I, G = hs.size // len(places), dx.shape[2], da.size // len(places)
     add_product(dw_ih, G, I, tile, da, 1, G, xs, n)
     add_product(dw_hh, first_rows, P, tile, du, 1, G, hs, n)
     if left.size:
         add_product(dw_hh[first_rows * P :], G - first_rows, P, tile, du[first_rows:], 1, G, left, n)
-    add_sum(db_ih, tile, da, n)
-    add_sum(db_hh, tile, du, n)
+    add_sum(db_ih, tile, by_bias_ih, n)
+    add_sum(db_hh, tile, by_bias_hh, n)
     add_sum(dvectors, tile, dp, n)
     xs[:] = 0
     add_product(xs, n, I, tile, da, G, 1, w_ih, G)

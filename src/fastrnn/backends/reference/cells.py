@@ -24,10 +24,7 @@ Jaeger et al., Optimization and applications of echo state networks with leaky-i
 
 import numpy as np
 
-
-def split(v, parts):
-    """The gates of v (…, parts·H), each (…, H)."""
-    return np.split(v, parts, axis=-1)
+from .functions import split
 
 
 def looking(v, p, c):

@@ -33,6 +33,11 @@ FUNCTIONS = {  # (v, alpha, beta) -> y, and (y, alpha, beta) -> dy / dv
 }
 
 
+def split(v, parts):
+    """The gates of v (…, parts·H), each (…, H)."""
+    return np.split(v, parts, axis=-1)
+
+
 def affine(v, w, b):
     return v @ w.T if b is None else v @ w.T + b
 
@@ -45,15 +50,22 @@ class Own:
 
     def __init__(self, cell, w, H):
         functions, clip = (PLAIN, 0) if cell.options is None else (cell.options.functions, cell.options.clip)
-        self.p = () if w.vectors is None else tuple(w.vectors.reshape(-1, H))
+        self.p = () if w.vectors is None or cell.normal else tuple(w.vectors.reshape(-1, H))
         self.zoneout = () if cell.options is None else cell.options.zoneout
         first, last = slice(cell.first_gates * H), slice(cell.first_gates * H, None)
+        self.w_ih, self.b_ih = w.w_ih, w.b_ih
         self.w_hh, self.b_hh = w.w_hh[first], None if w.b_hh is None else w.b_hh[first]
         self.w_left, self.b_left = w.w_hh[last], None if w.b_hh is None else w.b_hh[last]
+        if cell.normal:  # biases join what is normalised
+            self.b_ih = self.b_hh = None
         self.drop = 1  # what W_hh multiplies is multiplied by it: a step's mask
         self.gate, self.d_gate = activation(functions[0], clip)
         self.candidate, self.d_candidate = activation(functions[1], clip)
         self.output, self.d_output = activation(functions[2], 0)
+
+    def input_share(self, x):
+        """The input's share of the pre-activations."""
+        return affine(x, self.w_ih, self.b_ih)
 
     def state_share(self, h):
         """The state's share of the pre-activations in the first phase."""

@@ -3,11 +3,18 @@
 import numpy as np
 
 from .cells import EQUATIONS, LEFT
-from .functions import Own, affine
+from .functions import Own, affine, split
+from .norms import Norm
 
 
 def pack(cell, weights, threads, steps=None):
     return cell, tuple(weights)
+
+
+def units_of(cell, w, state):
+    """What a direction's units have of their own; and the normalisation of its products, None where there is none."""
+    H = state[-1].shape[-1]
+    return Own(cell, w, H), Norm(cell, w, H) if cell.normal else None
 
 
 def visit(T, reverse):
@@ -36,10 +43,10 @@ def kept_shares(own, steps, t, rows, half):
 def forward(packed, run, after, threads):
     cell, weights = packed
     x, state, steps, y, saved = run.x, run.state, run.steps, run.y, run.saved
-    step = EQUATIONS[cell.name][0]
+    step = EQUATIONS[cell.equation][0]
     T, P = len(x), state[0].shape[-1]
     for d, w in enumerate(weights):
-        own = Own(cell, w, state[-1].shape[-1])
+        own, norm = units_of(cell, w, state)
         now = [part[d].copy() for part in state]
         half = np.s_[d * P : (d + 1) * P]
         y_d = y[:, :, half]
@@ -48,10 +55,15 @@ def forward(packed, run, after, threads):
             rows = live_rows(steps.lengths, t)
             h, c = [entering(steps, d, t, rows, part[rows]) for part in now] + [None] * (2 - len(now))
             own.drop = 1 if steps.drop is None else steps.drop[t, rows, half]
-            a, u = affine(x[t, rows], w.w_ih, w.b_ih), own.state_share(h)
+            a, u = own.input_share(x[t, rows]), own.state_share(h)
+            products = () if norm is None else (*split(a, norm.gates), *split(u, norm.gates))
+            a, u = (a, u) if norm is None else norm.shares(a, u)
             if steps.noise is not None:
                 a = a + steps.noise[t, rows, half]
             *new, keep = step(a, u, h, c, own)
+            if norm is not None and c is not None:
+                new[0] = norm.output(own, *(keep[cell.saved.index(name)] for name in "oc"))
+            keep += products
             if w.w_hr is not None:
                 new[0] = affine(new[0], w.w_hr, None)
             for p, (m, before) in enumerate(zip(kept_shares(own, steps, t, rows, half), (h, c))):
@@ -69,14 +81,14 @@ def forward(packed, run, after, threads):
 @np.errstate(all="ignore")
 def backward(cell, weights, run, given, wanted, threads):
     x, steps, y, saved, dx = run.x, run.steps, run.y, run.saved, wanted.dx
-    step = EQUATIONS[cell.name][1]
+    step = EQUATIONS[cell.equation][1]
     T, P = len(x), run.state[0].shape[-1]
     first, last = (0, T) if run.span is None else run.span[:2]
     starts = [0 if run.span is None else run.span.start(T, reverse) for reverse in run.reverse]  # of what is saved
     if last == T:
         dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
-        order, own = visit(T, run.reverse[d]), Own(cell, w, run.state[-1].shape[-1])
+        order, (own, norm) = visit(T, run.reverse[d]), units_of(cell, w, run.state)
         first_rows = cell.first_gates * run.state[-1].shape[-1]
         half = np.s_[d * P : (d + 1) * P]
         after = given.dstate if last == T else wanted.dstate
@@ -101,7 +113,12 @@ def backward(cell, weights, run, given, wanted, threads):
                 dw.w_hr[...] += by_new[0].T @ cell_output(cell, keep, own)
                 by_new[0] = by_new[0] @ w.w_hr
             own.drop = 1 if steps.drop is None else steps.drop[t, rows, half]
-            da, du, dh_prev, dc_prev, dp = step(*by_new, h_new, h_prev, c_prev, keep, own)
+            given_here = (*by_new, h_new, h_prev, c_prev, keep, own)
+            if norm is None:
+                da, du, dh_prev, dc_prev, dp = step(*given_here)
+                by_bias = da, du
+            else:
+                by_bias, (da, du, dh_prev, dc_prev, dp) = norm.backward(step, *given_here)
             by_h = du[:, :first_rows] @ own.w_hh * own.drop + dh_prev + by_kept[0]
             by_state = by_h, None if dc_prev is None else dc_prev + by_kept[1]
             for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, by_state)):
@@ -112,9 +129,9 @@ def backward(cell, weights, run, given, wanted, threads):
             if cell.name in LEFT:
                 dw.w_hh[first_rows:] += du[:, first_rows:].T @ (LEFT[cell.name](h_prev, keep) * own.drop)
             if dw.b_ih is not None:
-                dw.b_ih[...] += da.sum(axis=0)
+                dw.b_ih[...] += by_bias[0].sum(axis=0)
             if dw.b_hh is not None:
-                dw.b_hh[...] += du.sum(axis=0)
+                dw.b_hh[...] += by_bias[1].sum(axis=0)
             if dw.vectors is not None:
                 dw.vectors[...] += np.concatenate([part.sum(axis=0) for part in dp])
         for part, now in zip(wanted.dstate, (dh, dc)):

@@ -1,0 +1,186 @@
+/* The derivative of cells that normalise, a row at a time: first that of h by its normalised c, then that of the gates,
+ * then that of their normalised products. Each begins when sums over the whole row are known.
+ *
+ * Of n = (v - mean) scale, dv = scale (dn - mean of dn - n mean of (dn n)). */
+#include "norm.h"
+#include "derive.h"
+
+/* Sums over a row, by gate: of dn, and of dn n. */
+typedef struct {
+    vec dn[COLUMNS], along[COLUMNS];
+} normal_sums;
+
+/* A row's step on its way through the derivative. */
+typedef struct {
+    const fr_options *o;
+    const step *s;
+    ptrdiff_t rank, row;
+    normal of_x, of_h, of_c;
+    normal by_x, by_h, by_c; /* means of dn, and, in the place of scales, of dn n */
+    const real *c;           /* (H): as it was made */
+    real *d_normal;          /* (H): dn of c */
+} normed_row;
+
+INLINE void add_normal(normal_sums *sums, int gate, vec dn, vec n) {
+    sums->dn[gate] += dn;
+    sums->along[gate] = vfma(dn, n, sums->along[gate]);
+}
+
+INLINE normal mean_of_sums(const normal_sums *sums, int gates, ptrdiff_t H, int each) {
+    normal found = {0};
+    share_means(sums->dn, gates, H, each, found.mean);
+    share_means(sums->along, gates, H, each, found.scale);
+    return found;
+}
+
+/* dv from dn. */
+INLINE vec d_standard(const normal *of, const normal *by, int gate, vec dn, vec n) {
+    return vset1(of->scale[gate]) * (dn - vset1(by->mean[gate]) - n * vset1(by->scale[gate]));
+}
+
+/* dh of a row at the units from j on. */
+INLINE vec kept_dh(const backward_state *b, const normed_row *r, ptrdiff_t j) {
+    const ptrdiff_t p = j / (COLUMNS * LANES);
+    return b->dh[(p * b->capacity + r->s->term + r->rank) * COLUMNS + j / LANES % COLUMNS];
+}
+
+/* A row's products by a source, as the forward pass saved them. */
+INLINE normal_row saved_products(const int cell, const backward_state *b, const normed_row *r, int source) {
+    normal_row found = {.base = saved_at(b, r->s->t, r->row), .panel = LANES, .gates = fr_cells[cell].gates};
+    for (int g = 0; g < found.gates; g++)
+        found.gate[g] = saved_product(cell, source, g) * b->H;
+    return found;
+}
+
+/* The column that a source feeds for a gate, by its place in the fed columns. */
+INLINE vec *d_at(const backward_state *b, vec *d, const normed_row *r, ptrdiff_t p) {
+    return d + (p * b->capacity + r->s->term + r->rank) * COLUMNS;
+}
+
+/* Of h by its c: leaves the gradient of the last gate in its column, dn of c, and the parts of gain's and bias's. */
+INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
+    const ptrdiff_t H = b->H;
+    const int gates = fr_cells[cell].gates;
+    const fr_options *o = r->o;
+    const real *gain = gain_of_c(cell, b->run->weights.vectors, H), *bias = bias_of_c(cell, b->run->weights.vectors, H);
+    real *made = r->d_normal + H;
+    backward_units u;
+    block_state state;
+    r->c = saved_at(b, r->s->t, r->row) + LSTM_C * H;
+    for (ptrdiff_t j = 0; zones(o) && j < H; j += LANES) { /* what is saved is what zoneout left of it */
+        load_units(cell, o, 0, b, r->s, r->rank, j, (vec){0}, &u, &state);
+        vstore_n(made + j, vfma(u.saved[LSTM_F], take_c_prev(&u), u.saved[LSTM_I] * u.saved[LSTM_G]), u.lanes);
+        r->c = made;
+    }
+    const normal_row c = row_of_units(r->c);
+    find_normal(&c, H, 0, o->eps, &r->of_c);
+    normal_sums sums = {0};
+    for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
+        load_units(cell, o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
+        const vec n = standard(&r->of_c, 0, vload_n(r->c + j, u.lanes)), gate = u.saved[LSTM_O];
+        vec v = vfma(vload_n(gain + j, u.lanes), n, vload_n(bias + j, u.lanes)), out;
+        activate(o, FR_OUTPUT, 1, &v, &out);
+        const vec by_normal = u.dh * gate * d_activate(o, FR_OUTPUT, out);
+        const vec dn = by_normal * vload_n(gain + j, u.lanes);
+        d_at(b, b->d, r, p)[LSTM_O] = u.dh * out * d_activate(o, FR_GATES, gate);
+        add_normal(&sums, 0, dn, n);
+        vstore_n(r->d_normal + j, dn, u.lanes);
+        if (b->vectors) {
+            *vector_terms(b, p, r->s->term + r->rank, 2 * gates, 0) = by_normal * n;
+            *vector_terms(b, p, r->s->term + r->rank, 2 * gates + 1, 0) = by_normal;
+        }
+    }
+    r->by_c = mean_of_sums(&sums, 1, H, 0);
+}
+
+/* Of the gates: leaves the columns' gradients, their sums with the normalised products, and the parts of the gains'. */
+INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
+    const ptrdiff_t H = b->H;
+    const int has_c = fr_cells[cell].states == 2, gates = fr_cells[cell].gates;
+    const fr_fed *const fed[] = {[FROM_H] = &fr_cells[cell].h, [FROM_X] = &fr_cells[cell].x};
+    const normal *const of[] = {[FROM_H] = &r->of_h, [FROM_X] = &r->of_x};
+    const real *gains = b->run->weights.vectors;
+    normal_sums sums[2] = {0};
+    for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
+        backward_units u;
+        block_state state;
+        load_units(cell, r->o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
+        if (has_c) { /* what reaches c by way of h is in dc now, and the rest of the equation is without it */
+            const vec n = standard(&r->of_c, 0, vload_n(r->c + j, u.lanes));
+            u.dc += d_standard(&r->of_c, &r->by_c, 0, vload_n(r->d_normal + j, u.lanes), n);
+            u.dh = u.saved[LSTM_C] = (vec){0};
+        }
+        u.vectors = NULL;
+        cell_backward(cell, r->o, &u);
+        if (has_c)
+            u.d[LSTM_O] = d_at(b, b->d, r, p)[LSTM_O];
+        leave_block(cell, r->o, b, r->s, r->rank, j, &u, &state);
+        UNROLL(2)
+        for (int source = FROM_H; source <= FROM_X; source++)
+            UNROLL(4)
+            for (int k = 0; k < fed[source]->count; k++) {
+                const int g = fed[source]->gate[k], vector = (source == FROM_X ? 0 : gates) + g;
+                const vec n = standard(of[source], g, u.saved[saved_product(cell, source, g)]);
+                const vec by_gain = u.d[fed[source]->first + k] * n;
+                const vec gain = vload_n(gains + vector * H + j, u.lanes);
+                sums[source].dn[g] = vfma(gain, u.d[fed[source]->first + k], sums[source].dn[g]);
+                sums[source].along[g] = vfma(gain, by_gain, sums[source].along[g]);
+                if (b->vectors)
+                    *vector_terms(b, p, r->s->term + r->rank, vector, 0) = by_gain;
+            }
+    }
+    r->by_x = mean_of_sums(&sums[FROM_X], gates, H, r->o->each_gate);
+    r->by_h = mean_of_sums(&sums[FROM_H], gates, H, r->o->each_gate);
+}
+
+/* Of the products by a source. */
+INLINE void products_row(const int cell, const backward_state *b, const normed_row *r, const int source) {
+    const ptrdiff_t H = b->H;
+    const fr_fed *fed = fed_part(cell, source);
+    const normal_row products = saved_products(cell, b, r, source);
+    const normal *of = source == FROM_X ? &r->of_x : &r->of_h, *by = source == FROM_X ? &r->by_x : &r->by_h;
+    const real *gains = (const real *)b->run->weights.vectors + (source == FROM_X ? 0 : fr_cells[cell].gates * H);
+    for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
+        const int n = min_lanes(H - j);
+        const vec *d = d_at(b, b->d, r, p);
+        vec *out = d_at(b, b->d_by[source], r, p);
+        UNROLL(4)
+        for (int k = 0; k < fed->count; k++) {
+            const int g = fed->gate[k], c = fed->first + k;
+            const vec dn = vload_n(gains + g * H + j, n) * d[c];
+            out[c] = d_standard(of, by, g, dn, standard(of, g, normal_value(&products, g, p, n)));
+        }
+    }
+}
+
+INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptrdiff_t rank) {
+    const fr_options *o = b->run->options ? &b->options : &no_options;
+    normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
+    const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
+    find_normal(&x, b->H, o->each_gate, o->eps, &r.of_x);
+    find_normal(&h, b->H, o->each_gate, o->eps, &r.of_h);
+    if (fr_cells[cell].states == 2)
+        output_row(cell, b, &r);
+    gates_row(cell, b, &r);
+    products_row(cell, b, &r, FROM_X);
+    products_row(cell, b, &r, FROM_H);
+}
+
+#define NORMED(NAME, NORMAL, normal) \
+    static void backward_##normal(const backward_state *b, const step *s, ptrdiff_t owned) { \
+        for (ptrdiff_t i = 0; i < owned; i++) \
+            norm_row(FR_##NAME, b, s, fr_rank(b->hand, i)); \
+    }
+#include "cells.def"
+
+void LEVEL(fr_norm_backward)(const backward_state *b, const step *s, ptrdiff_t owned) {
+    switch (b->cell) {
+#define NORMED(NAME, NORMAL, normal) \
+    case FR_##NAME: \
+        backward_##normal(b, s, owned); \
+        break;
+#include "cells.def"
+    default:
+        __builtin_unreachable();
+    }
+}
