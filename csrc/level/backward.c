@@ -38,6 +38,9 @@ static size_t lay_out(backward_state *b, char *scratch) {
     b->d = take(scratch, &taken, (size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES);
     for (int source = 0; source < FROM_OUT; source++)
         b->d_by[source] = normed && source <= FROM_X ? take(scratch, &taken, (size_t)b->capacity * d_bytes / 3) : b->d;
+    b->products = take(scratch, &taken, normed ? pointers : 0);
+    for (int source = 0; source <= FROM_X; source++)
+        b->normals[source] = take(scratch, &taken, normed ? fr_aligned((size_t)b->capacity * sizeof(normal)) : 0);
     b->d_normal = take(scratch, &taken, normed ? fr_aligned((size_t)(2 * b->share->size * b->H) * sizeof(real)) : 0);
     if (scratch)
         b->d_normal += 2 * b->share->index * b->H;
@@ -66,7 +69,8 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.enters = changes(&run->entry);
     b.multiplies = run->entry.scale.data || run->masks.drop.data;
     b.carries = fr_cells[b.cell].carries || zones(run->options);
-    b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors : 0;
+    b.vectors_before = run->gradients.vectors && is_normed(b.cell) ? 2 * fr_cells[b.cell].gates : 0;
+    b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors - b.vectors_before : 0;
     b.panels = count_panels(b.cell, b.H);
     b.sources = count_sources(b.cell);
     b.first = run->span.first;
@@ -151,6 +155,11 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
         for (int source = 0; source < FROM_LEFT; source++)
             memmove(b->from[source], b->from[source] + keep, count * sizeof *b->from[source]);
         memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
+        if (is_normed(b->cell)) {
+            memmove(b->products, b->products + keep, count * sizeof *b->products);
+            for (int source = 0; source <= FROM_X; source++)
+                memmove(b->normals[source], b->normals[source] + keep, count * sizeof(normal));
+        }
         if (has_second_phase(b->cell) || b->projects)
             memmove(b->left, b->left + keep * b->H, count * (size_t)b->H * sizeof(real));
         if (b->multiplies) {

@@ -48,7 +48,10 @@ typedef struct {
     vec *d;                  /* (panels, capacity, COLUMNS) */
     vec *d_by[SOURCES];      /* the same by what each source's products gave, where these are normalised; else d */
     real *d_normal;          /* (share, H), twice: of a row's c that is normalised, the gradient, and c itself */
-    int vectors;             /* of the cell whose gradients are wanted */
+    int vectors;             /* of the cell whose gradients are wanted, and are sums of parts that are kept by term */
+    int vectors_before;      /* those before them: gains, whose parts come from d and the products */
+    const real **products;   /* (capacity): where a term's are, among what was saved, of a cell that normalises, ... */
+    normal *normals[FROM_LEFT]; /* (capacity): ... and their statistics by source */
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
     real *left;              /* (capacity, H): what the first of two phases left, or the outputs that are projected */
     real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
@@ -162,6 +165,14 @@ void LEVEL(fr_d_times_w_pair)(const backward_state *b, int source, const ptrdiff
                               vec *sum);
 /* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);
+/* What the open sums are to some terms: they begin from them, they stay in them. */
+typedef struct {
+    int begin, stay;
+} open_ends;
+
+/* Adds a block of terms to the gains' gradients that the share owns, of a cell that normalises. */
+void LEVEL(fr_add_gains)(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms);
+
 /* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. `opened` terms of the first block
  * are in the span's open sums; `stays`: there a last block goes that is not full. */
 void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays);

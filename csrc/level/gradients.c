@@ -41,11 +41,6 @@ DEFINE_TILES(outer_function, outer_4, OUTER, 4)
  * tile to tile. The sums wait in memory meanwhile. */
 enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
-/* What the open sums are to some terms: they begin from them, they stay in them. */
-typedef struct {
-    int begin, stay;
-} open_ends;
-
 /* Adds a block's part of the gradient of a source's weights: the rows of panel p, one panel of columns. */
 static void add_outer(const backward_state *b, open_ends ends, int source, ptrdiff_t term, ptrdiff_t terms,
                       ptrdiff_t p, ptrdiff_t panel, const vec *block) {
@@ -261,13 +256,14 @@ static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, 
 /* Adds a block of terms to the vectors' gradients that the share owns. */
 static void add_vectors(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size, blocks = panel_blocks(b->cell);
-    real *gradient = b->run->gradients.vectors, *open = b->run->span.open.vectors;
+    const ptrdiff_t before = b->vectors_before * b->H;
+    real *gradient = (real *)b->run->gradients.vectors + before, *open = b->run->span.open.vectors;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++)
         for (int k = 0; k < b->vectors * blocks; k++) {
             const ptrdiff_t j = p * panel_units(b->cell) + k % blocks * LANES;
             real *out = gradient + k / blocks * b->H + j;
             const int lanes = min_lanes(b->H - j);
-            real *opened = open ? open + k / blocks * b->H + j : NULL;
+            real *opened = open ? open + before + k / blocks * b->H + j : NULL;
             if (lanes <= 0)
                 continue;
             vec sum = ends.begin ? vload_n(opened, lanes) : (vec){0};
@@ -293,5 +289,7 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
             return;
         for (ptrdiff_t term = begin; term < next; term += BLOCK)
             add_biases(b, ends, term, block_terms(term, next)), add_vectors(b, ends, term, block_terms(term, next));
+        for (ptrdiff_t term = begin; term < next && b->vectors_before; term += BLOCK)
+            LEVEL(fr_add_gains)(b, ends, term, block_terms(term, next));
     }
 }

@@ -39,7 +39,7 @@ void LEVEL(fr_keep_products)(const forward_state *f, const vec *sums, int sum_st
 /* A row's products by a source, those of panel 0 at `columns`. */
 INLINE normal_row products_of(const int cell, int source, const vec *columns, ptrdiff_t panel, int first) {
     const fr_fed *fed = fed_part(cell, source);
-    normal_row row = {.base = (const real *)columns, .panel = panel * LANES, .gates = fed->count};
+    normal_row row = {.base = (const real *)columns, .panel = panel * LANES};
     for (int k = 0; k < fed->count; k++)
         row.gate[fed->gate[k]] = (first + k) * LANES;
     return row;
@@ -52,35 +52,37 @@ typedef struct {
     normal of_x[SIDE_BY_SIDE], of_h[SIDE_BY_SIDE], of_c[SIDE_BY_SIDE];
 } normed_rows;
 
-/* What the equation takes, at panel p: the normalised products of the r-th row with their gains, and the biases; keeps
- * the products among the saved values. */
+/* Adds the normalised products of a row by a source with their gains, (COLUMNS), to its columns at panel p; keeps the
+ * products among the saved values. */
+INLINE void add_normal(const int cell, const int source, const vec *gains, const normal_row *row, const normal *of,
+                       ptrdiff_t p, vec *a, forward_units *u, const int r) {
+    const int first = fed_part(cell, source)->first, count = fed_part(cell, source)->count;
+    UNROLL(4)
+    for (int k = 0; k < count; k++) {
+        const int g = fed_part(cell, source)->gate[k];
+        const vec v = normal_value(row, g, p, LANES);
+        u->saved[saved_product(cell, source, g)][r] = v;
+        a[first + k] = vfma(gains[first + k], standard(of, g, v), a[first + k]);
+    }
+}
+
+/* What the equation takes of the r-th row at panel p: its normalised products, and the biases. */
 INLINE void normalise(const int cell, const forward_state *f, normed_rows *rows, const int r, ptrdiff_t p, vec *a) {
-    const fr_fed *x = &fr_cells[cell].x, *h = &fr_cells[cell].h;
     const vec *gains = (const vec *)gains_at(f->weights, p);
     UNROLL(4)
     for (int c = 0; c < COLUMNS; c++)
         a[c] = gains[c];
-    UNROLL(4)
-    for (int k = 0; k < x->count; k++) {
-        const vec v = normal_value(&rows->x[r], x->gate[k], p, LANES);
-        rows->s.units.saved[saved_product(cell, FROM_X, x->gate[k])][r] = v;
-        a[x->first + k] = vfma(gains[COLUMNS + x->first + k], standard(&rows->of_x[r], x->gate[k], v), a[x->first + k]);
-    }
-    UNROLL(4)
-    for (int k = 0; k < h->count; k++) {
-        const vec v = normal_value(&rows->h[r], h->gate[k], p, LANES);
-        rows->s.units.saved[saved_product(cell, FROM_H, h->gate[k])][r] = v;
-        a[h->first + k] =
-            vfma(gains[2 * COLUMNS + h->first + k], standard(&rows->of_h[r], h->gate[k], v), a[h->first + k]);
-    }
+    add_normal(cell, FROM_X, gains + COLUMNS, &rows->x[r], &rows->of_x[r], p, a, &rows->s.units, r);
+    add_normal(cell, FROM_H, gains + 2 * COLUMNS, &rows->h[r], &rows->of_h[r], p, a, &rows->s.units, r);
 }
 
-/* The gates of a panel, and c; of a cell without one h, too. The last gate of one with a c waits in the place of its
- * product by h. */
+/* Where the last gate and c wait until all of c is there: in the place of the products by h. */
+enum { WAITING_C = 0, WAITING_O = 3 };
+
+/* The gates of a panel, and c; of a cell without one h, too. */
 INLINE void gates_panel(const int cell, const fr_options *o, const int n, const forward_state *f, normed_rows *rows,
                         ptrdiff_t p, ptrdiff_t i) {
     const int has_c = fr_cells[cell].states == 2, stages = cell_stages(cell) - has_c;
-    const ptrdiff_t H = f->weights->H, j = p * LANES;
     finish_state *s = &rows->s;
     vec a[SIDE_BY_SIDE][COLUMNS];
     s->p = p;
@@ -92,10 +94,10 @@ INLINE void gates_panel(const int cell, const fr_options *o, const int n, const 
     if (!has_c)
         return;
     EACH(r, n) {
-        vstore_n((real *)f->run->c + s->row[r] * H + j, s->units.c[r], s->units.lanes);
-        between_at(f, p, i + r)[LSTM_O] = s->units.saved[LSTM_O][r];
+        between_at(f, p, i + r)[WAITING_C] = s->units.c[r];
+        between_at(f, p, i + r)[WAITING_O] = s->units.saved[LSTM_O][r];
     }
-    keep_values(cell, 0, fr_cells[cell].saved, n, f, s, j);
+    keep_values(cell, 0, fr_cells[cell].saved, n, f, s, p * LANES);
 }
 
 /* h of a panel, from c. */
@@ -110,21 +112,21 @@ INLINE void output_panel(const int cell, const fr_options *o, const int n, const
     vec c[SIDE_BY_SIDE];
     u->lanes = lanes;
     EACH(r, n) {
-        c[r] = vload_n((const real *)f->run->c + s->row[r] * H + j, lanes);
+        c[r] = between_at(f, p, i + r)[WAITING_C];
         u->c[r] = vfma(gain, standard(&rows->of_c[r], 0, c[r]), bias);
-        u->saved[LSTM_O][r] = between_at(f, p, i + r)[LSTM_O];
+        u->saved[LSTM_O][r] = between_at(f, p, i + r)[WAITING_O];
     }
     cell_forward(cell, o, cell_stages(cell) - 1, n, u);
     EACH(r, n) u->c[r] = c[r];
     if (zones(o)) {
         zone_units(o, 1, n, f, s, j);
-        EACH(r, n) {
-            u->saved[LSTM_C][r] = u->c[r];
-            vstore_n((real *)f->run->c + s->row[r] * H + j, u->c[r], lanes);
-        }
+        EACH(r, n) u->saved[LSTM_C][r] = u->c[r];
         keep_values(cell, LSTM_C, LSTM_C + 1, n, f, s, j);
     }
-    EACH(r, n) vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
+    EACH(r, n) {
+        vstore_n((real *)f->run->c + s->row[r] * H + j, u->c[r], lanes);
+        vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
+    }
 }
 
 INLINE void norm_rows(const int cell, const fr_options *o, const int n, const forward_state *f, ptrdiff_t t,
@@ -137,16 +139,17 @@ INLINE void norm_rows(const int cell, const fr_options *o, const int n, const fo
         rows.s.row[r] = owned_row(f, i + r), rows.s.h_prev[r] = f->h_prev[i + r];
         rows.x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i + r, f->x_columns), x_panel, 0);
         rows.h[r] = products_of(cell, FROM_H, between_at(f, 0, i + r), phase_rows(f) * COLUMNS, fr_cells[cell].h.first);
-        find_normal(&rows.x[r], H, o->each_gate, o->eps, &rows.of_x[r]);
-        find_normal(&rows.h[r], H, o->each_gate, o->eps, &rows.of_h[r]);
+        find_normal(&rows.x[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows.of_x[r]);
+        find_normal(&rows.h[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows.of_h[r]);
     }
     for (ptrdiff_t p = 0; p < panels; p++)
         gates_panel(cell, o, n, f, &rows, p, i);
     if (!has_c)
         return;
     EACH(r, n) {
-        const normal_row c = row_of_units((const real *)f->run->c + rows.s.row[r] * H);
-        find_normal(&c, H, 0, o->eps, &rows.of_c[r]);
+        const normal_row c = {.base = (const real *)(between_at(f, 0, i + r) + WAITING_C),
+                              .panel = phase_rows(f) * COLUMNS * LANES};
+        find_normal(&c, 1, H, 0, o->eps, &rows.of_c[r]);
     }
     for (ptrdiff_t p = 0; p < panels; p++)
         output_panel(cell, o, n, f, &rows, p, i);

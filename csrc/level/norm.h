@@ -11,13 +11,7 @@
 typedef struct {
     const real *base;
     ptrdiff_t panel, gate[COLUMNS];
-    int gates;
 } normal_row;
-
-/* A row's statistics, by gate. */
-typedef struct {
-    real mean[COLUMNS], scale[COLUMNS];
-} normal;
 
 /* The options of a cell that has none of its own: all gates together, and what spec.py has. */
 static const fr_options no_options = {.functions = {{FR_F_SIGMOID, 0, 0}, {FR_F_TANH, 0, 0}, {FR_F_TANH, 0, 0}},
@@ -40,34 +34,44 @@ INLINE real sum_lanes(vec v) {
 }
 
 /* Each gate's sum over all panels, divided by how many values there are: of one gate, or of all of them. */
-INLINE void share_means(const vec *sums, int gates, ptrdiff_t H, int each, real *mean) {
+INLINE void share_means(const vec *sums, const int gates, ptrdiff_t H, int each, real *mean) {
     real total = 0;
+    UNROLL(4)
     for (int g = 0; g < gates; g++)
         total += mean[g] = sum_lanes(sums[g]);
+    UNROLL(4)
     for (int g = 0; g < gates; g++)
         mean[g] = each ? mean[g] / (real)H : total / (real)(gates * H);
 }
 
 /* The statistics of a row. The same values give the same, wherever they lie. */
-INLINE void find_normal(const normal_row *row, ptrdiff_t H, int each, double eps, normal *found) {
+INLINE void find_normal(const normal_row *row, const int gates, ptrdiff_t H, int each, double eps, normal *found) {
     const ptrdiff_t panels = (H + LANES - 1) / LANES;
-    vec sums[COLUMNS] = {{0}};
+    vec sums[COLUMNS];
+    UNROLL(4)
+    for (int g = 0; g < gates; g++)
+        sums[g] = (vec){0};
     for (ptrdiff_t p = 0; p < panels; p++)
-        for (int g = 0; g < row->gates; g++)
+        UNROLL(4)
+        for (int g = 0; g < gates; g++)
             sums[g] += normal_value(row, g, p, min_lanes(H - p * LANES));
-    share_means(sums, row->gates, H, each, found->mean);
-    memset(sums, 0, sizeof sums);
+    share_means(sums, gates, H, each, found->mean);
+    UNROLL(4)
+    for (int g = 0; g < gates; g++)
+        sums[g] = (vec){0};
     for (ptrdiff_t p = 0; p < panels; p++) {
         const int n = min_lanes(H - p * LANES);
-        for (int g = 0; g < row->gates; g++) {
+        UNROLL(4)
+        for (int g = 0; g < gates; g++) {
             vec away = normal_value(row, g, p, n) - vset1(found->mean[g]);
             if (n < LANES)
                 away = select_where(vfirst(n), away, (vec){0});
             sums[g] = vfma(away, away, sums[g]);
         }
     }
-    share_means(sums, row->gates, H, each, found->scale);
-    for (int g = 0; g < row->gates; g++)
+    share_means(sums, gates, H, each, found->scale);
+    UNROLL(4)
+    for (int g = 0; g < gates; g++)
         found->scale[g] = 1 / PICK(__builtin_sqrtf, __builtin_sqrt)(found->scale[g] + (real)eps);
 }
 
@@ -78,7 +82,7 @@ INLINE vec standard(const normal *found, int gate, vec v) {
 
 /* A row's c, or one of its gradients. */
 INLINE normal_row row_of_units(const real *units) {
-    return (normal_row){.base = units, .panel = LANES, .gates = 1};
+    return (normal_row){.base = units, .panel = LANES};
 }
 
 /* Of the vectors (V*H) of a cell that normalises, those of c: behind the gains of the gates by x and by h. */

@@ -2,8 +2,8 @@
  * then that of their normalised products. Each begins when sums over the whole row are known.
  *
  * Of n = (v - mean) scale, dv = scale (dn - mean of dn - n mean of (dn n)). */
-#include "norm.h"
 #include "derive.h"
+#include "norm.h"
 
 /* Sums over a row, by gate: of dn, and of dn n. */
 typedef struct {
@@ -26,7 +26,7 @@ INLINE void add_normal(normal_sums *sums, int gate, vec dn, vec n) {
     sums->along[gate] = vfma(dn, n, sums->along[gate]);
 }
 
-INLINE normal mean_of_sums(const normal_sums *sums, int gates, ptrdiff_t H, int each) {
+INLINE normal mean_of_sums(const normal_sums *sums, const int gates, ptrdiff_t H, int each) {
     normal found = {0};
     share_means(sums->dn, gates, H, each, found.mean);
     share_means(sums->along, gates, H, each, found.scale);
@@ -46,8 +46,8 @@ INLINE vec kept_dh(const backward_state *b, const normed_row *r, ptrdiff_t j) {
 
 /* A row's products by a source, as the forward pass saved them. */
 INLINE normal_row saved_products(const int cell, const backward_state *b, const normed_row *r, int source) {
-    normal_row found = {.base = saved_at(b, r->s->t, r->row), .panel = LANES, .gates = fr_cells[cell].gates};
-    for (int g = 0; g < found.gates; g++)
+    normal_row found = {.base = saved_at(b, r->s->t, r->row), .panel = LANES};
+    for (int g = 0; g < fr_cells[cell].gates; g++)
         found.gate[g] = saved_product(cell, source, g) * b->H;
     return found;
 }
@@ -60,7 +60,6 @@ INLINE vec *d_at(const backward_state *b, vec *d, const normed_row *r, ptrdiff_t
 /* Of h by its c: leaves the gradient of the last gate in its column, dn of c, and the parts of gain's and bias's. */
 INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
     const ptrdiff_t H = b->H;
-    const int gates = fr_cells[cell].gates;
     const fr_options *o = r->o;
     const real *gain = gain_of_c(cell, b->run->weights.vectors, H), *bias = bias_of_c(cell, b->run->weights.vectors, H);
     real *made = r->d_normal + H;
@@ -73,7 +72,7 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
         r->c = made;
     }
     const normal_row c = row_of_units(r->c);
-    find_normal(&c, H, 0, o->eps, &r->of_c);
+    find_normal(&c, 1, H, 0, o->eps, &r->of_c);
     normal_sums sums = {0};
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         load_units(cell, o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
@@ -86,21 +85,35 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
         add_normal(&sums, 0, dn, n);
         vstore_n(r->d_normal + j, dn, u.lanes);
         if (b->vectors) {
-            *vector_terms(b, p, r->s->term + r->rank, 2 * gates, 0) = by_normal * n;
-            *vector_terms(b, p, r->s->term + r->rank, 2 * gates + 1, 0) = by_normal;
+            *vector_terms(b, p, r->s->term + r->rank, 0, 0) = by_normal * n;
+            *vector_terms(b, p, r->s->term + r->rank, 1, 0) = by_normal;
         }
     }
     r->by_c = mean_of_sums(&sums, 1, H, 0);
 }
 
-/* Of the gates: leaves the columns' gradients, their sums with the normalised products, and the parts of the gains'. */
+/* The gains of the gates by a source. */
+INLINE const real *gains_by(const int cell, const backward_state *b, int source) {
+    return (const real *)b->run->weights.vectors + (source == FROM_X ? 0 : fr_cells[cell].gates * b->H);
+}
+
+/* Adds what a block of units gives to the sums of the normalised products by a source. */
+INLINE void add_columns(const int cell, const int source, const backward_state *b, const normal *of, ptrdiff_t j,
+                        const backward_units *u, normal_sums *sums) {
+    const real *gains = gains_by(cell, b, source) + j;
+    UNROLL(4)
+    for (int k = 0; k < fed_part(cell, source)->count; k++) {
+        const int g = fed_part(cell, source)->gate[k];
+        const vec dn = vload_n(gains + g * b->H, u->lanes) * u->d[fed_part(cell, source)->first + k];
+        add_normal(sums, g, dn, standard(of, g, u->saved[saved_product(cell, source, g)]));
+    }
+}
+
+/* Of the gates: leaves the columns' gradients, and their sums with the normalised products. */
 INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
     const ptrdiff_t H = b->H;
     const int has_c = fr_cells[cell].states == 2, gates = fr_cells[cell].gates;
-    const fr_fed *const fed[] = {[FROM_H] = &fr_cells[cell].h, [FROM_X] = &fr_cells[cell].x};
-    const normal *const of[] = {[FROM_H] = &r->of_h, [FROM_X] = &r->of_x};
-    const real *gains = b->run->weights.vectors;
-    normal_sums sums[2] = {0};
+    normal_sums by_x = {0}, by_h = {0};
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         backward_units u;
         block_state state;
@@ -115,38 +128,26 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
         if (has_c)
             u.d[LSTM_O] = d_at(b, b->d, r, p)[LSTM_O];
         leave_block(cell, r->o, b, r->s, r->rank, j, &u, &state);
-        UNROLL(2)
-        for (int source = FROM_H; source <= FROM_X; source++)
-            UNROLL(4)
-            for (int k = 0; k < fed[source]->count; k++) {
-                const int g = fed[source]->gate[k], vector = (source == FROM_X ? 0 : gates) + g;
-                const vec n = standard(of[source], g, u.saved[saved_product(cell, source, g)]);
-                const vec by_gain = u.d[fed[source]->first + k] * n;
-                const vec gain = vload_n(gains + vector * H + j, u.lanes);
-                sums[source].dn[g] = vfma(gain, u.d[fed[source]->first + k], sums[source].dn[g]);
-                sums[source].along[g] = vfma(gain, by_gain, sums[source].along[g]);
-                if (b->vectors)
-                    *vector_terms(b, p, r->s->term + r->rank, vector, 0) = by_gain;
-            }
+        add_columns(cell, FROM_X, b, &r->of_x, j, &u, &by_x);
+        add_columns(cell, FROM_H, b, &r->of_h, j, &u, &by_h);
     }
-    r->by_x = mean_of_sums(&sums[FROM_X], gates, H, r->o->each_gate);
-    r->by_h = mean_of_sums(&sums[FROM_H], gates, H, r->o->each_gate);
+    r->by_x = mean_of_sums(&by_x, gates, H, r->o->each_gate);
+    r->by_h = mean_of_sums(&by_h, gates, H, r->o->each_gate);
 }
 
 /* Of the products by a source. */
 INLINE void products_row(const int cell, const backward_state *b, const normed_row *r, const int source) {
     const ptrdiff_t H = b->H;
-    const fr_fed *fed = fed_part(cell, source);
     const normal_row products = saved_products(cell, b, r, source);
     const normal *of = source == FROM_X ? &r->of_x : &r->of_h, *by = source == FROM_X ? &r->by_x : &r->by_h;
-    const real *gains = (const real *)b->run->weights.vectors + (source == FROM_X ? 0 : fr_cells[cell].gates * H);
+    const real *gains = gains_by(cell, b, source);
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         const int n = min_lanes(H - j);
         const vec *d = d_at(b, b->d, r, p);
         vec *out = d_at(b, b->d_by[source], r, p);
         UNROLL(4)
-        for (int k = 0; k < fed->count; k++) {
-            const int g = fed->gate[k], c = fed->first + k;
+        for (int k = 0; k < fed_part(cell, source)->count; k++) {
+            const int g = fed_part(cell, source)->gate[k], c = fed_part(cell, source)->first + k;
             const vec dn = vload_n(gains + g * H + j, n) * d[c];
             out[c] = d_standard(of, by, g, dn, standard(of, g, normal_value(&products, g, p, n)));
         }
@@ -157,8 +158,10 @@ INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptr
     const fr_options *o = b->run->options ? &b->options : &no_options;
     normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
     const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
-    find_normal(&x, b->H, o->each_gate, o->eps, &r.of_x);
-    find_normal(&h, b->H, o->each_gate, o->eps, &r.of_h);
+    find_normal(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);
+    find_normal(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_h);
+    b->products[s->term + rank] = x.base;
+    b->normals[FROM_X][s->term + rank] = r.of_x, b->normals[FROM_H][s->term + rank] = r.of_h;
     if (fr_cells[cell].states == 2)
         output_row(cell, b, &r);
     gates_row(cell, b, &r);
@@ -172,6 +175,54 @@ INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptr
             norm_row(FR_##NAME, b, s, fr_rank(b->hand, i)); \
     }
 #include "cells.def"
+
+/* Adds a block of terms to the gradients of the gains by a source, at panel p. */
+INLINE void add_gains(const int cell, const int source, const backward_state *b, open_ends ends, ptrdiff_t term,
+                      ptrdiff_t terms, ptrdiff_t p) {
+    const ptrdiff_t H = b->H, j = p * LANES, first = source == FROM_X ? 0 : fr_cells[cell].gates * H;
+    const int count = fed_part(cell, source)->count, n = min_lanes(H - j);
+    real *gradient = (real *)b->run->gradients.vectors + first + j;
+    real *opened = ends.begin || ends.stay ? (real *)b->run->span.open.vectors + first + j : NULL;
+    const vec *d = b->d + (p * b->capacity + term) * COLUMNS + fed_part(cell, source)->first;
+    vec sums[COLUMNS];
+    UNROLL(4)
+    for (int k = 0; k < count; k++)
+        sums[k] = ends.begin ? vload_n(opened + fed_part(cell, source)->gate[k] * H, n) : (vec){0};
+    for (ptrdiff_t i = term; i < term + terms; i++, d += COLUMNS)
+        UNROLL(4)
+        for (int k = 0; k < count; k++) {
+            const int g = fed_part(cell, source)->gate[k];
+            const vec v = vload_n(b->products[i] + saved_product(cell, source, g) * H + j, n);
+            sums[k] = vfma(d[k], standard(&b->normals[source][i], g, v), sums[k]);
+        }
+    UNROLL(4)
+    for (int k = 0; k < count; k++) {
+        real *out = (ends.stay ? opened : gradient) + fed_part(cell, source)->gate[k] * H;
+        vstore_n(out, ends.stay ? sums[k] : vload_n(out, n) + sums[k], n);
+    }
+}
+
+#define NORMED(NAME, NORMAL, normal) \
+    static void gains_##normal(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms, \
+                               ptrdiff_t p) { \
+        add_gains(FR_##NAME, FROM_X, b, ends, term, terms, p); \
+        add_gains(FR_##NAME, FROM_H, b, ends, term, terms, p); \
+    }
+#include "cells.def"
+
+void LEVEL(fr_add_gains)(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
+    const int index = b->share->index, size = b->share->size;
+    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++)
+        switch (b->cell) {
+#define NORMED(NAME, NORMAL, normal) \
+    case FR_##NAME: \
+        gains_##normal(b, ends, term, terms, p); \
+        break;
+#include "cells.def"
+        default:
+            __builtin_unreachable();
+        }
+}
 
 void LEVEL(fr_norm_backward)(const backward_state *b, const step *s, ptrdiff_t owned) {
     switch (b->cell) {

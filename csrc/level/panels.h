@@ -36,6 +36,11 @@ INLINE int panel_columns(int cell, ptrdiff_t H, ptrdiff_t p) {
 
 INLINE int is_normed(int cell) { return fr_cells[cell].normed; }
 
+/* A row's statistics, by gate (norm.h). */
+typedef struct {
+    real mean[COLUMNS], scale[COLUMNS];
+} normal;
+
 /* What feeds a column: h by W_hh, x by W_ih, or, in a second phase, what the first has left, by other rows of W_hh. The
  * output of a cell's equation feeds no column: W_hr makes h of it. */
 enum { FROM_H, FROM_X, FROM_LEFT, FROM_OUT, SOURCES };

@@ -62,6 +62,7 @@ KINDS = CELLS | {  # and cells with options
     ),
     "lstm with zoneout": with_options(CELLS["lstm"], zoneout=(0.1, 0.3)),
     "gru with zoneout": with_options(CELLS["gru"], zoneout=0.2),
+    "lstm with each gate normalised": with_options(CELLS["lstm"], layer_norm="gate", zoneout=(0.1, 0.3)),
     "gru of other functions": with_options(CELLS["gru"], activations=(("scaled_tanh", 0.5, 0.5), "softplus")),
 }
 CASES = tuple(

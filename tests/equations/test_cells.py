@@ -48,7 +48,7 @@ def test_every_gate_is_fed_by_x_and_by_h_once(cell):
         assert sorted(fed) == sorted(cell.gates)
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("cell", [cell for cell in CELLS.values() if not cell.normal], ids=lambda cell: cell.name)
 def test_what_the_table_says_of_an_equation(cell):
     """By the reference: how much it saves, whether two gradients differ, and whether dh reaches h_prev beside u."""
     rng, G = np.random.default_rng(0), len(cell.gates)

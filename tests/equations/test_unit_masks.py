@@ -49,6 +49,8 @@ def new_state(option, w, x, h, c, fed):
         (a_r, a_z, a_n), (u_r, u_z, u_n) = np.split(a, 3, 1), np.split(u, 3, 1)
         z, n = sigmoid(a_z + u_z), np.tanh(a_n + sigmoid(a_r + u_r) * u_n)
         return (1 - z) * n + z * h, None
+    if option.endswith("norm"):
+        return normalised_state(option, w, x, h, c, fed)
     v = a + u
     if option == "lstm_coupled":
         i, g, o = np.split(v, 3, 1)
@@ -62,6 +64,25 @@ def new_state(option, w, x, h, c, fed):
         return sigmoid(o + p_o * c) * np.tanh(c), c
     f = np.log1p(np.exp(v)) if "softplus" in option else np.maximum(v, 0) if "relu" in option else np.tanh(v)
     return (h + w["alpha"] * (f - h) if "leaky" in option else f), None
+
+
+def standard(v):
+    return (v - v.mean(1, keepdims=True)) / np.sqrt(v.var(1, keepdims=True) + 1e-5)
+
+
+def normalised_state(option, w, x, h, c, fed):
+    """The same of layer normalisation, all gates together."""
+    gates = len(CELLS[option].gates)
+    gain_x, gain_h, rest = np.split(w["norm"], [gates * H, 2 * gates * H])
+    a = gain_x * standard(x @ w["weight_ih"].T) + w["bias_ih"]
+    u = gain_h * standard(fed @ w["weight_hh"].T) + w["bias_hh"]
+    if option == "gru_norm":
+        (a_r, a_z, a_n), (u_r, u_z, u_n) = np.split(a, 3, 1), np.split(u, 3, 1)
+        z, n = sigmoid(a_z + u_z), np.tanh(a_n + sigmoid(a_r + u_r) * u_n)
+        return (1 - z) * n + z * h, None
+    i, f, g, o = np.split(a + u, 4, 1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(rest[:H] * standard(c) + rest[H:]), c
 
 
 def loop(option, case, masks, moved=(0, 0)):

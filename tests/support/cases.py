@@ -28,6 +28,8 @@ VARIANTS = {  # the cells that a class has beside its own
     "rnn_relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
     "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
     "gru_reset_first": (fastrnn.GRU, {"reset": "before"}),
+    "lstm_norm": (fastrnn.LSTM, {"layer_norm": True}),
+    "gru_norm": (fastrnn.GRU, {"layer_norm": True}),
     "leaky_tanh": (fastrnn.LeakyRNN, {"alpha": 0.3, "train_alpha": True}),
     "leaky_relu": (fastrnn.LeakyRNN, {"alpha": 0.3, "train_alpha": True, "nonlinearity": "relu"}),
 }

@@ -56,6 +56,8 @@ KINDS = {
     "lstm_activations": Kind("LSTM activations", fastrnn.LSTM, {"activations": FUNCTIONS}, corner=True),
     "lstm_zoneout": Kind("LSTM zoneout", fastrnn.LSTM, {"zoneout": 0.1}),
     "gru_reset_first": Kind("GRU reset first", fastrnn.GRU, {"reset": "before"}),
+    "lstm_norm": Kind("LSTM normalised", fastrnn.LSTM, {"layer_norm": True}),
+    "gru_norm": Kind("GRU normalised", fastrnn.GRU, {"layer_norm": True}),
     "mingru": Kind("MinGRU", fastrnn.MinGRU),
     "minlstm": Kind("MinLSTM", fastrnn.MinLSTM),
     "indrnn": Kind("IndRNN", fastrnn.IndRNN, corner=True),

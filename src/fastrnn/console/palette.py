@@ -15,14 +15,16 @@ CELL_COLOURS = {
     "lstm_clip": "#3f007d",
     "lstm_activations": "#9e9ac8",
     "lstm_zoneout": "#8c6bb1",
+    "lstm_norm": "#e7298a",
     "minlstm": "#980043",
     "gru": "#008837",
     "gru_reset_first": "#a6dba0",
+    "gru_norm": "#1b5e20",
     "mingru": "#66a61e",
 }
 CELL_DASHES = {
     "rnn_relu": "--", "leaky": ":", "leaky_relu": "-.", "indrnn": "--",
     "lstm_peephole": "--", "lstm_coupled": ":", "lstm_clip": "-.", "lstm_activations": (0, (1, 1)),
     "lstm_zoneout": (0, (4, 1, 1, 1)), "minlstm": "--",
-    "gru_reset_first": "--", "mingru": ":",
+    "gru_reset_first": "--", "gru_norm": "-.", "mingru": ":", "lstm_norm": (0, (5, 2)),
 }  # fmt: skip

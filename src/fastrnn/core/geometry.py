@@ -54,7 +54,8 @@ class LayerSpec(NamedTuple):
     @property
     def widths(self) -> tuple[int, ...]:
         """The features of each part of a state: of h, or of h and c."""
-        return (self.proj_size or self.hidden_size, self.hidden_size)[: len(self.cell.states)]
+        P = self.proj_size or self.hidden_size
+        return (P,) if self.cell.states == "h" else (P, self.hidden_size)
 
     @property
     def output_size(self) -> int:
@@ -62,7 +63,9 @@ class LayerSpec(NamedTuple):
 
     def inner_state(self, B: int) -> Shapes:
         """The shapes of the parts of a state in the backends' layout."""
-        return tuple([(self.num_layers * self.directions, B, width) for width in self.widths])
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        h = rows, B, self.proj_size or self.hidden_size  # no loop over widths: every call asks for it several times
+        return (h,) if self.cell.states == "h" else (h, (rows, B, self.hidden_size))
 
 
 class DescribedCell:
@@ -267,7 +270,12 @@ def sequence_shape(spec: LayerSpec, call: Call, size: int) -> tuple[int, ...]:
 def state_shapes(spec: LayerSpec, B: int, batched: bool) -> Shapes:
     """The shapes of the parts of a state in the caller's layout."""
     inner = spec.inner_state(B)
-    return inner if batched else tuple([(runs, width) for runs, _, width in inner])
+    return inner if batched else unbatched(inner)
+
+
+def unbatched(inner: Shapes) -> Shapes:
+    """Shapes of the parts of a state without the axis over rows."""
+    return tuple([(runs, width) for runs, _, width in inner])
 
 
 def read_call(
@@ -288,7 +296,8 @@ def read_call(
     batched = given.ndim == 3
     given = time_major(given, spec.batch_first)
     T, B = given.shape[:2]
-    parts = read_state(spec, state, state_shapes(spec, B, batched), spec.inner_state(B), copy_state)
+    inner = spec.inner_state(B)
+    parts = read_state(spec, state, inner if batched else unbatched(inner), inner, copy_state)
     steps = read_steps(spec, T, B, batched, lengths, resets, state_scale, mask, noise)
     return Call(steps.gather(given), parts, steps, batched)
 

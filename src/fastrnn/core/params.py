@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -55,13 +56,24 @@ def vectors_of(cell: Cell) -> str:
 
 def group(arrays: Mapping[str, Array], suffixes: list[list[str]]) -> list[tuple[Weights, ...]]:
     """Named arrays as the weights of each layer and direction."""
+    return [tuple([weights_of(arrays, suffix) for suffix in layer]) for layer in suffixes]
 
-    def weights(suffix: str) -> Weights:
-        w_ih, w_hh, *rest = (arrays.get(kind + suffix) for kind in (*KINDS, PROJECTION, *VECTORS))
-        b_ih, b_hh, w_hr, *vectors = rest
-        return Weights(w_ih, w_hh, b_ih, b_hh, next((v for v in vectors if v is not None), None), w_hr)  # type: ignore
 
-    return [tuple(weights(suffix) for suffix in layer) for layer in suffixes]
+@cache
+def names_of(suffix: str) -> tuple[list[str], list[str]]:
+    """The names of a direction's parameters in the order of Weights, and those that its vectors may have."""
+    return [kind + suffix for kind in (*KINDS, PROJECTION)], [kind + suffix for kind in VECTORS]
+
+
+def weights_of(arrays: Mapping[str, Array], suffix: str) -> Weights:
+    """Those of the named arrays that belong to a direction."""
+    names, of_vectors = names_of(suffix)
+    w_ih, w_hh, b_ih, b_hh, w_hr = [arrays.get(name) for name in names]
+    vectors = None
+    for name in of_vectors:  # no generator: every call of `backward` groups its gradients
+        if name in arrays:
+            vectors = arrays[name]
+    return Weights(w_ih, w_hh, b_ih, b_hh, vectors, w_hr)  # type: ignore[arg-type]
 
 
 ARRAY_BYTES = 256  # that an array and its name take, at the least, beside its elements

@@ -42,6 +42,10 @@ def packing(
 
 def layer_steps(spec: LayerSpec, call: Call) -> Iterator[tuple[Steps, tuple[bool, ...]]]:
     """For each layer the steps as a backend takes them, and which of its directions are reverse."""
+    if spec.num_layers == 1:
+        reverse = spec.reverse_of(0)
+        yield call.steps.of(reverse), reverse
+        return
     known: dict[tuple[bool, ...], Steps] = {}
     for k in range(spec.num_layers):
         reverse = spec.reverse_of(k)
@@ -92,7 +96,8 @@ def record(
         if k and spec.dropout and rng is not None:
             kept = rng.random(x.shape, np.float32) >= spec.dropout
             x = drop(x, kept, spec.dropout)
-        steps = unitmasks.draw(spec, steps, rng, T, B)
+        if rng is not None:
+            steps = unitmasks.draw(spec, steps, rng, T, B)
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         saved = aligned_empty((D, T, B, S, spec.hidden_size), spec.dtype) if S and every is None else None
         run, then = Run(x, layer_state(state, k, D), steps, reverse, target, saved), layer_state(after, k, D)

@@ -11,7 +11,7 @@ import numpy as np
 from . import checks
 from .geometry import Array
 
-LAYER_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|alpha)_l(\d+)(_reverse)?")
+LAYER_NAME = re.compile(r"((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|alpha|norm)_l(\d+)(_reverse)?")
 CELL_NAME = re.compile(r"(weight|bias)_(ih|hh)")
 
 

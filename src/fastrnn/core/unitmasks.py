@@ -21,14 +21,14 @@ def zoneout(spec: LayerSpec) -> tuple[float, ...]:
     return () if spec.cell.options is None else spec.cell.options.zoneout
 
 
-def draw(spec: LayerSpec, steps: Steps, rng: np.random.Generator | None, T: int, B: int) -> Steps:
+def draw(spec: LayerSpec, steps: Steps, rng: np.random.Generator, T: int, B: int) -> Steps:
     """The steps of a layer's pass with its masks, drawn in this order: of recurrent dropout, of zoneout of h, of c.
 
     What is drawn are float32 numbers from 0 to 1, (T, B, D·H), of masks that stay for a sequence (1, B, D·H); those
     below the probability drop a unit, or keep its state. Those of recurrent dropout stay for a sequence, those of
-    zoneout for a step, unless mask_per says otherwise. Without a generator there are no masks.
+    zoneout for a step, unless mask_per says otherwise.
     """
-    if rng is None or not draws(spec):
+    if not draws(spec):
         return steps
 
     def mask(p: float, per: str, size: int, below: float, else_: float) -> Array:

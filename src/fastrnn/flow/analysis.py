@@ -125,13 +125,15 @@ def gradient_flow(
     Time grows as T·n³ (H = 128, T = 200: one to three seconds), memory as n² + T·n.
 
     Raises TypeError for a layer that is none of the three, or as `forward` does; ValueError for a layer that projects
-    its h, for shapes, as `forward` does, for an index out of range, a row without a step, and for values that are not
+    its h or normalises, for shapes, as `forward` does, for an index out of range, a row without a step, and for values that are not
     finite, or do not stay so.
     """
     if not isinstance(layer, KINDS):
         raise TypeError(f"layer: expected an RNN, LSTM, GRU or LeakyRNN, got {checks.kind(layer)}")
     if layer.proj_size:
         raise ValueError(f"layer: expected one without a projection, got proj_size={layer.proj_size}")
+    if layer._spec.cell.normal:
+        raise ValueError(f"layer: expected one without layer normalisation, got {layer}")
     k = index("layer_index", layer_index, layer.num_layers)
     d = index("direction", direction, 2 if layer.bidirectional else 1)
     num_exponents = checks.integer("num_exponents", num_exponents)

@@ -126,6 +126,9 @@ cdef void set_entry(fr_entry *entry, object steps, ptrdiff_t d, Shape *s) except
 cdef void set_masks(fr_masks *masks, object steps, ptrdiff_t d, Shape *s) except *:
     """The masks of units of the d-th direction."""
     keep_h, keep_c = steps.keep
+    if steps.drop is None and keep_h is None and keep_c is None:
+        memset(masks, 0, sizeof(fr_masks))
+        return
     masks.drop = sequence(steps.drop, d * s.P, s.item)
     masks.keep[0] = sequence(keep_h, d * s.P, s.item)
     masks.keep[1] = sequence(keep_c, d * s.H, s.item)
