@@ -26,6 +26,8 @@ OPTIONS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, Any]]] = {  # of a 
     "lstm activations": (fastrnn.LSTM, {"activations": ACTIVATIONS["lstm"]}, fastrnn.LSTM, {}),
     "gru activations": (fastrnn.GRU, {"activations": ACTIVATIONS["gru"]}, fastrnn.GRU, {}),
     "reset before": (fastrnn.GRU, {"reset": "before"}, fastrnn.GRU, {}),
+    "lstm layer norm": (fastrnn.LSTM, {"layer_norm": True}, fastrnn.LSTM, {}),
+    "gru layer norm": (fastrnn.GRU, {"layer_norm": True}, fastrnn.GRU, {}),
     "recurrent dropout": (fastrnn.LSTM, {"recurrent_dropout": 0.2}, fastrnn.LSTM, {}),
     "lstm zoneout": (fastrnn.LSTM, {"zoneout": 0.1}, fastrnn.LSTM, {}),
     "gru zoneout": (fastrnn.GRU, {"zoneout": 0.1}, fastrnn.GRU, {}),

@@ -78,7 +78,9 @@ def cell_line(cell, none):
     upper = cell.name.upper()
     first, rest = ", ".join(facts[:5]), ", ".join(facts[5:] + parts)
     lines = [f"CELL({upper}, {cell.name}, {first},\n     {rest})"]
-    lines.append(f"NORMED({upper}, {cell.normal.upper()}, {cell.normal})" if cell.normal else f"EQUATION({upper}, {cell.name})")
+    lines.append(
+        f"NORMED({upper}, {cell.normal.upper()}, {cell.normal})" if cell.normal else f"EQUATION({upper}, {cell.name})"
+    )
     if len(cell.phases) > 1:
         lines.append(f"SECOND({upper}, {cell.name})")
     if cell.saved and not cell.normal:

@@ -56,7 +56,7 @@ static layer_spec next_spec(bytes *b) {
     s.x = next_layout(b, 1), s.y = next_layout(b, 0), s.dy = next_layout(b, 1), s.dx = next_layout(b, 0);
     const int masks = next(b), projection = next(b);
     s.drop = masks % 8 < 3 ? masks % 8 : 0, s.zoneout = masks >> 3 & 1 ? masks >> 4 & 3 : 0;
-    if (projection & 1 && states == 2 && s.H > 1 && !s.zoneout) {
+    if (projection & 1 && states == 2 && s.H > 1 && !s.zoneout && !fr_cells[s.cell].normed) {
         s.P = 1 + (projection >> 1) % (s.H - 1);
         s.scale = s.scale ? 1 : 0;
     }

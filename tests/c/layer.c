@@ -157,12 +157,14 @@ static void make_options(layer *l, uint64_t *state) {
     for (int role = 0; role < FR_ROLES; role++)
         l->options.functions[role] = bounded[(int)((role == FR_GATES ? 1 : 2.5) * (draw(state) + 1)) % 5];
     l->options.clip = draw(state) > 0 ? 0.5 : 0;
+    l->options.each_gate = draw(state) > 0, l->options.eps = 1e-5;
     if (l->spec.zoneout)
         l->options.zoneout[0] = 0.5, l->options.zoneout[1] = 0.25;
 }
 
 static int vectors_of(const layer_spec *s) {
-    return s->general || fr_cells[s->cell].states == 1 ? fr_cells[s->cell].vectors : 0;
+    const int always = fr_cells[s->cell].states == 1 || fr_cells[s->cell].normed;
+    return s->general || always ? fr_cells[s->cell].vectors : 0;
 }
 
 /* Between 0 and 1/2: with a leak below 0 a state would grow without bound. */

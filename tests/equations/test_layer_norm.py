@@ -36,7 +36,7 @@ def assert_near(found, expected, atol):
 
 def torch_direction(torch, kind, form, w, x, state, ends):
     """y and the final state of one direction of one layer, visited from the first step on."""
-    gates, (T, B, _), now = GATES[kind], x.shape, list(state)
+    gates, T, now = GATES[kind], len(x), list(state)
     H = now[0].shape[-1]
     gain_x, gain_h, *of_c = torch.split(w["norm"], [gates * H, gates * H] + [H] * (2 * (gates == 4)))
 
@@ -202,7 +202,10 @@ def test_what_a_layer_says_of_itself(backend, tmp_path):
     assert np.array_equal(fastrnn.GRU(3, 4, layer_norm="gate", init="keras").params["norm_l0"], np.ones(24))
     assert "layer_norm=True" in repr(layer) and layer.config["layer_norm"] is True
     assert "layer_norm" not in fastrnn.LSTM(3, 4).config and "norm_eps" not in layer.config
-    for kind, options in ((fastrnn.LSTM, {"layer_norm": "gate", "norm_eps": 0.01}), (fastrnn.GRU, {"layer_norm": True})):
+    for kind, options in (
+        (fastrnn.LSTM, {"layer_norm": "gate", "norm_eps": 0.01}),
+        (fastrnn.GRU, {"layer_norm": True}),
+    ):
         layer = kind(3, 4, rng=0, **options)
         assert {name: layer.config.get(name) for name in options} == options
         fastrnn.save(tmp_path / "layer.safetensors", layer=layer)
@@ -226,10 +229,10 @@ def test_what_a_layer_says_of_itself(backend, tmp_path):
     [
         (fastrnn.LSTM, {"layer_norm": "gates"}, ValueError, "layer_norm: expected 'gate', got 'gates'"),
         (fastrnn.GRU, {"layer_norm": 1}, TypeError, "layer_norm: expected True or False"),
-        (fastrnn.LSTM, {"layer_norm": True, "peephole": True}, ValueError, "peephole: expected False with layer_norm=True"),
+        (fastrnn.LSTM, {"layer_norm": True, "peephole": True}, ValueError, "peephole: expected False with layer_norm"),
         (fastrnn.LSTM, {"layer_norm": True, "coupled": True}, ValueError, "coupled: expected False with layer_norm"),
         (fastrnn.GRU, {"layer_norm": True, "reset": "before"}, ValueError, "reset: expected 'after' with layer_norm"),
-        (fastrnn.LSTM, {"layer_norm": True, "proj_size": 2}, ValueError, "proj_size: expected 0 with layer_norm, got 2"),
+        (fastrnn.LSTM, {"layer_norm": True, "proj_size": 2}, ValueError, "proj_size: expected 0 with layer_norm"),
         (fastrnn.LSTM, {"layer_norm": True, "norm_eps": 0.0}, ValueError, "norm_eps: expected a finite number above 0"),
         (fastrnn.GRU, {"norm_eps": "x"}, TypeError, "norm_eps: expected a real number"),
     ],

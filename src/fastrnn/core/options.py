@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..spec import (
-    GRU, GRU_NORM, GRU_RESET_FIRST, LSTM, LSTM_COUPLED, LSTM_NORM, NORM_EPS, PLAIN, RNN_RELU, RNN_TANH, Cell, Function,
+    GRU,
+    GRU_NORM,
+    GRU_RESET_FIRST,
+    LSTM,
+    LSTM_COUPLED,
+    LSTM_NORM,
+    NORM_EPS,
+    PLAIN,
+    RNN_RELU,
+    RNN_TANH,
+    Cell,
+    Function,
     Options,
 )  # fmt: skip
 from . import checks
@@ -106,7 +117,11 @@ def with_options(
     """The cell with its options, the table's own where there are none."""
     eps = checks.positive("norm_eps", norm_eps)
     if norm := read_norm(layer_norm):
-        for name, value, default in (("peephole", peephole, False), ("coupled", coupled, False), ("reset", reset, "after")):
+        for name, value, default in (
+            ("peephole", peephole, False),
+            ("coupled", coupled, False),
+            ("reset", reset, "after"),
+        ):
             if value != default:
                 raise ValueError(f"{name}: expected {default!r} with layer_norm={layer_norm!r}, got {value!r}")
         cell = {LSTM: LSTM_NORM, GRU: GRU_NORM}[cell]

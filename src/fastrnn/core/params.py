@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np

@@ -125,8 +125,8 @@ def gradient_flow(
     Time grows as T·n³ (H = 128, T = 200: one to three seconds), memory as n² + T·n.
 
     Raises TypeError for a layer that is none of the three, or as `forward` does; ValueError for a layer that projects
-    its h or normalises, for shapes, as `forward` does, for an index out of range, a row without a step, and for values that are not
-    finite, or do not stay so.
+    its h or normalises, for shapes, as `forward` does, for an index out of range, a row without a step, and for values
+    that are not finite, or do not stay so.
     """
     if not isinstance(layer, KINDS):
         raise TypeError(f"layer: expected an RNN, LSTM, GRU or LeakyRNN, got {checks.kind(layer)}")

@@ -26,7 +26,9 @@ def as_vector(cell, dtype):
         return np.empty(0, dtype)
     options = cell.options or Options(PLAIN)
     numbers = [[FUNCTIONS.index(name), alpha, beta] for name, alpha, beta in options.functions]
-    return np.array([*np.ravel(numbers), options.clip, *(*options.zoneout, 0, 0)[:2], options.each_gate, options.eps], dtype)
+    return np.array(
+        [*np.ravel(numbers), options.clip, *(*options.zoneout, 0, 0)[:2], options.each_gate, options.eps], dtype
+    )
 
 
 @inlined

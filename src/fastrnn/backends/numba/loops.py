@@ -14,7 +14,15 @@ from .compiling import inlined, unsigned
 from .functions import ZONEOUT, zones
 from .intrinsics import features, fma, load, store
 from .norms import (
-    SUMS, add_gains, add_normal, gather_products, group_of, output_back, output_of, standardise, standardise_back,
+    SUMS,
+    add_gains,
+    add_normal,
+    gather_products,
+    group_of,
+    output_back,
+    output_of,
+    standardise,
+    standardise_back,
 )  # fmt: skip
 from .products import COLUMNS, PITCH, ROWS, add, add_product, add_sum, copy, multiply
 
@@ -331,7 +339,11 @@ def build_backward(cell, layout, general, projects):
         enters, past = resets.size + scale.size > 0, np.empty(max(H, C), x.dtype)
         by_fed = np.empty(dh.size if drop.size else 0, x.dtype)
         shares, beside = np.empty(C, x.dtype), np.empty(2 * C, x.dtype)  # beside: the cell, h and c
-        no_peepholes, sums, group = np.zeros(1, x.dtype), np.empty(SUMS, x.dtype), group_of(o, gates, H) if normed else 0
+        no_peepholes, sums, group = (
+            np.zeros(1, x.dtype),
+            np.empty(SUMS, x.dtype),
+            group_of(o, gates, H) if normed else 0,
+        )
         scales_x, scales_h, scales_c = np.empty((3, gates), x.dtype)
         n_x, n_h = np.empty((2, G if normed else 0), x.dtype)
         units = H if normed and states == 2 else 0

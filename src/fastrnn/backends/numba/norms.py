@@ -84,8 +84,9 @@ def add_normal(tiles, at, step, units, turn, gates, H, n, gain, gain_at):
             slot, unit = at + p * step + (g + turn) % gates * units, p * units
             for j in range(min(units, H - p * units)):
                 to = unsigned(slot + j)
-                tiles[to] = fma(gain[unsigned(gain_at + g * padded + unit + j)], n[unsigned(g * H + unit + j)], tiles[to])
-
+                tiles[to] = fma(
+                    gain[unsigned(gain_at + g * padded + unit + j)], n[unsigned(g * H + unit + j)], tiles[to]
+                )
 
 
 @inlined

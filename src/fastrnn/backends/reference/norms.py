@@ -57,7 +57,8 @@ class Norm:
             for part in split(dv * standard(v, self.groups, self.eps)[0], self.gates)
         ]
         d_products = [
-            d_standard(v, gain * dv, self.groups, self.eps) for v, gain, dv in ((a, self.gain_x, da), (u, self.gain_h, du))
+            d_standard(v, gain * dv, self.groups, self.eps)
+            for v, gain, dv in ((a, self.gain_x, da), (u, self.gain_h, du))
         ]
         return (da, du), (*d_products, dh_prev, dc_prev, by_gain + dp)
 
