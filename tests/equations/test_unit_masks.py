@@ -72,8 +72,8 @@ def standard(v):
 
 def normalised_state(option, w, x, h, c, fed):
     """The same of layer normalisation, all gates together."""
-    gates = len(CELLS[option].gates)
-    gain_x, gain_h, rest = np.split(w["norm"], [gates * H, 2 * gates * H])
+    G, size = len(w["weight_hh"]), h.shape[1]
+    gain_x, gain_h, rest = np.split(w["norm"], [G, 2 * G])
     a = gain_x * standard(x @ w["weight_ih"].T) + w["bias_ih"]
     u = gain_h * standard(fed @ w["weight_hh"].T) + w["bias_hh"]
     if option == "gru_norm":
@@ -82,7 +82,7 @@ def normalised_state(option, w, x, h, c, fed):
         return (1 - z) * n + z * h, None
     i, f, g, o = np.split(a + u, 4, 1)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(rest[:H] * standard(c) + rest[H:]), c
+    return sigmoid(o) * np.tanh(rest[:size] * standard(c) + rest[size:]), c
 
 
 def loop(option, case, masks, moved=(0, 0)):
