@@ -1,5 +1,5 @@
 """layer_norm: against a composition of PyTorch's operations, the reference against central differences, the others
-against it. As cells of the table LSTM and GRU with it are in the tests of the promises, too."""
+against it, and what the package promises of every layer."""
 
 import copy
 import pickle
@@ -173,6 +173,46 @@ def test_zoneout_of_c_leaves_what_was_normalised(kernels, kind):
     with fastrnn.use_backend("numpy"):
         case.layer.rng.bit_generator.state = begin
         assert_near(found, run(case), 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_on_any_number_of_threads_and_in_any_batch(kernels, threads, kind):
+    case = case_of(kind, 12, 15, 20, 70, np.float32, with_lengths=True, bidirectional=True)
+    threads(1)
+    expected = run(case)
+    for n in (2, 3):
+        threads(n)
+        for name, array in run(case).items():
+            assert_same_bits(array, expected[name], f"{name} on {n} threads")
+    for rows in ([7], [3, 1, 2], list(range(14, -1, -1))):
+        part = case._replace(x=case.x[:, rows], dy=case.dy[:, rows], lengths=case.lengths[rows])
+        part = part._replace(**{n: tuple(s[:, rows] for s in getattr(case, n)) for n in ("state", "dstate")})
+        for name, array in run(part).items():
+            if name not in case.layer.params:  # these sum over rows
+                assert_same_bits(array, expected[name][:, rows], f"{name} of rows {rows}")
+
+
+@pytest.mark.parametrize("B", [1, 2, 11])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_in_chunks_steps_and_with_checkpoints(kernels, kind, B):
+    case = case_of(kind, 14, B, 19, 70, np.float32, num_layers=2)
+    bare = case.state if len(case.state) == 2 else case.state[0]
+    layer, served = case.layer, case.layer.freeze()
+    y, state, tape = layer.forward(case.x, bare)
+    assert_same_bits(layer(case.x, bare)[0], y, "call")
+    assert_same_bits(served(case.x, bare)[0], y, "frozen")
+    first, now = layer(case.x[:5], bare)
+    assert_same_bits(np.concatenate([first, layer(case.x[5:], now)[0]]), y, "chunks")
+    ys, now = [], bare
+    for x_t in case.x:
+        y_t, now = served.step(x_t, now)
+        ys.append(y_t)
+    assert_same_bits(np.stack(ys), y, "steps")
+    grads = layer.backward(tape, case.dy)
+    for every in (1, 5):
+        _, _, kept = layer.forward(case.x, bare, checkpoint=every)
+        for name, array in layer.backward(kept, case.dy).params.items():
+            assert_same_bits(array, grads.params[name], f"{name}, checkpoint={every}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
