@@ -406,7 +406,7 @@ NARROW, WIDE = "step/s  limit  time", "step/s GFLOP/s limit seq/s  ±% time"
         (workloads.CELLS, 80, 1, NARROW),
         (workloads.CELLS, 120, 1, WIDE),
         (("minlstm",), 80, 1, WIDE),
-        (tuple(KINDS), 80, 5, NARROW),
+        (tuple(KINDS), 80, 6, NARROW),
         (tuple(KINDS), 120, 3, NARROW),
     ],
 )
