@@ -95,7 +95,8 @@ typedef int fr_interrupted(void);
 /* One direction's weights, rearranged for the forward kernels of one instruction-set level; immutable. */
 typedef struct fr_packed fr_packed;
 
-/* `options`, here and below: NULL for a plain cell, which then must have no vectors it may do without. */
+/* `options`, here and below: NULL for a plain cell, which then must have no vectors it may do without; a cell that
+ * normalises has some. */
 fr_status fr_pack(fr_cell cell, fr_dtype dtype, ptrdiff_t input_size, ptrdiff_t hidden_size, const fr_weights *weights,
                   const fr_options *options, int threads, fr_interrupted *interrupted, fr_packed **packed);
 /* The same without packing: forward reads the weights at every step, and rearranges them as it goes. For few steps, and

@@ -24,8 +24,8 @@ static void *take(char *scratch, size_t *taken, size_t bytes) {
 static size_t lay_out(backward_state *b, char *scratch) {
     const ptrdiff_t rows = b->batch->B > BLOCK ? b->batch->B : BLOCK;
     const int normed = is_normed(b->cell);
-    const size_t d_bytes = (size_t)(b->panels * COLUMNS) * VEC_BYTES * (normed ? 3 : 1);
-    ptrdiff_t chunk = CHUNK_BYTES / (ptrdiff_t)d_bytes / BLOCK * BLOCK;
+    const ptrdiff_t d_bytes = b->panels * COLUMNS * VEC_BYTES; /* of a term */
+    ptrdiff_t chunk = CHUNK_BYTES / (normed ? 3 * d_bytes : d_bytes) / BLOCK * BLOCK;
     ptrdiff_t all = b->batch->T * b->batch->B;
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
@@ -35,9 +35,9 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const ptrdiff_t block = OUTER_PANELS * OUTER_BLOCKS * BLOCK * COLUMNS; /* vectors of a share's */
     const size_t d_vectors = (size_t)(b->panels * b->capacity * b->vectors * panel_blocks(b->cell)) * VEC_BYTES;
     size_t taken = 0;
-    b->d = take(scratch, &taken, (size_t)(b->panels * b->capacity) * COLUMNS * VEC_BYTES);
+    b->d = take(scratch, &taken, (size_t)(b->capacity * d_bytes));
     for (int source = 0; source < FROM_OUT; source++)
-        b->d_by[source] = normed && source <= FROM_X ? take(scratch, &taken, (size_t)b->capacity * d_bytes / 3) : b->d;
+        b->d_by[source] = normed && source <= FROM_X ? take(scratch, &taken, (size_t)(b->capacity * d_bytes)) : b->d;
     b->products = take(scratch, &taken, normed ? pointers : 0);
     for (int source = 0; source <= FROM_X; source++)
         b->normals[source] = take(scratch, &taken, normed ? fr_aligned((size_t)b->capacity * sizeof(normal)) : 0);

@@ -28,7 +28,8 @@ INLINE void zone_units(const fr_options *o, const int has_c, const int n, const 
     }
 }
 
-/* Keeps the values first .. end-1 of what the backward pass reads of n rows, at the units from j on, if it is wanted. */
+/* Keeps the values first .. end-1 of what the backward pass reads of n rows, at the units from j on, if it is wanted.
+ */
 INLINE void keep_values(const int cell, const int first, const int end, const int n, const forward_state *f,
                         const finish_state *s, ptrdiff_t j) {
     const ptrdiff_t H = f->weights->H;

@@ -37,11 +37,11 @@ void LEVEL(fr_keep_products)(const forward_state *f, const vec *sums, int sum_st
 }
 
 /* A row's products by a source, those of panel 0 at `columns`. */
-INLINE normal_row products_of(const int cell, int source, const vec *columns, ptrdiff_t panel, int first) {
+INLINE normal_row products_of(const int cell, int source, const vec *columns, ptrdiff_t panel) {
     const fr_fed *fed = fed_part(cell, source);
     normal_row row = {.base = (const real *)columns, .panel = panel * LANES};
     for (int k = 0; k < fed->count; k++)
-        row.gate[fed->gate[k]] = (first + k) * LANES;
+        row.gate[fed->gate[k]] = (fed->first + k) * LANES;
     return row;
 }
 
@@ -137,8 +137,8 @@ INLINE void norm_rows(const int cell, const fr_options *o, const int n, const fo
     rows.s.t = t, rows.s.units.vectors = NULL;
     EACH(r, n) {
         rows.s.row[r] = owned_row(f, i + r), rows.s.h_prev[r] = f->h_prev[i + r];
-        rows.x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i + r, f->x_columns), x_panel, 0);
-        rows.h[r] = products_of(cell, FROM_H, between_at(f, 0, i + r), phase_rows(f) * COLUMNS, fr_cells[cell].h.first);
+        rows.x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i + r, f->x_columns), x_panel);
+        rows.h[r] = products_of(cell, FROM_H, between_at(f, 0, i + r), phase_rows(f) * COLUMNS);
         find_normal(&rows.x[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows.of_x[r]);
         find_normal(&rows.h[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows.of_h[r]);
     }
@@ -157,7 +157,7 @@ INLINE void norm_rows(const int cell, const fr_options *o, const int n, const fo
 
 #define NORMED(NAME, NORMAL, normal) \
     static void step_##normal(const forward_state *f, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) { \
-        const fr_options *o = f->weights->general ? &f->weights->options : &no_options; \
+        const fr_options *o = &f->weights->options; \
         for (; i + SIDE_BY_SIDE <= end; i += SIDE_BY_SIDE) \
             norm_rows(FR_##NAME, o, SIDE_BY_SIDE, f, t, i); \
         for (; i < end; i++) \

@@ -13,10 +13,6 @@ typedef struct {
     ptrdiff_t panel, gate[COLUMNS];
 } normal_row;
 
-/* The options of a cell that has none of its own: all gates together, and what spec.py has. */
-static const fr_options no_options = {.functions = {{FR_F_SIGMOID, 0, 0}, {FR_F_TANH, 0, 0}, {FR_F_TANH, 0, 0}},
-                                      .eps = 1e-5};
-
 INLINE vec normal_value(const normal_row *row, int gate, ptrdiff_t p, int n) {
     return vload_n(row->base + row->gate[gate] + p * row->panel, n);
 }
@@ -78,11 +74,6 @@ INLINE void find_normal(const normal_row *row, const int gates, ptrdiff_t H, int
 /* n of a gate's values v. */
 INLINE vec standard(const normal *found, int gate, vec v) {
     return (v - vset1(found->mean[gate])) * vset1(found->scale[gate]);
-}
-
-/* A row's c, or one of its gradients. */
-INLINE normal_row row_of_units(const real *units) {
-    return (normal_row){.base = units, .panel = LANES};
 }
 
 /* Of the vectors (V*H) of a cell that normalises, those of c: behind the gains of the gates by x and by h. */

@@ -52,7 +52,7 @@ INLINE normal_row saved_products(const int cell, const backward_state *b, const 
     return found;
 }
 
-/* The column that a source feeds for a gate, by its place in the fed columns. */
+/* A row's columns in d, or in one of d_by, at panel p. */
 INLINE vec *d_at(const backward_state *b, vec *d, const normed_row *r, ptrdiff_t p) {
     return d + (p * b->capacity + r->s->term + r->rank) * COLUMNS;
 }
@@ -71,7 +71,7 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
         vstore_n(made + j, vfma(u.saved[LSTM_F], take_c_prev(&u), u.saved[LSTM_I] * u.saved[LSTM_G]), u.lanes);
         r->c = made;
     }
-    const normal_row c = row_of_units(r->c);
+    const normal_row c = {.base = r->c, .panel = LANES};
     find_normal(&c, 1, H, 0, o->eps, &r->of_c);
     normal_sums sums = {0};
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
@@ -155,7 +155,7 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
 }
 
 INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptrdiff_t rank) {
-    const fr_options *o = b->run->options ? &b->options : &no_options;
+    const fr_options *o = &b->options;
     normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
     const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
     find_normal(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);

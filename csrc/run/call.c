@@ -63,7 +63,8 @@ fr_status fr_backward(const fr_backward_run *runs, int n_runs, ptrdiff_t T, ptrd
                       int threads, fr_interrupted *interrupted) {
     const fr_kernels *kernels = fr_level_kernels(runs->dtype);
     const ptrdiff_t H = runs->hidden_size, P = runs->weights.proj_size ? runs->weights.proj_size : H;
-    const ptrdiff_t slice = 4 * kernels->lanes, slices = fr_divides_rows(runs->cell, P, H) ? 1 : (H + slice - 1) / slice;
+    const ptrdiff_t slice = 4 * kernels->lanes;
+    const ptrdiff_t slices = fr_divides_rows(runs->cell, P, H) ? 1 : (H + slice - 1) / slice;
     call c;
     if (begin_call(&c, T, B, lengths) != FR_OK)
         return FR_NO_MEMORY;

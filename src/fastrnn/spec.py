@@ -59,7 +59,7 @@ class Cell(NamedTuple):
     carries  whether the previous h enters the step beside the recurrent product too
     vectors  parameters of each hidden unit
     peepholes  such that it has if its options say so
-    options  of a layer's cell; None in the table, and for a plain cell
+    options  of a layer's cell; None for a plain cell
     normal   of a cell that normalises: the name of the one whose equation it has. W_ih x and W_hh h are normalised,
              and c on its way into h. It saves both products as they were, and its vectors are the gains of the gates
              by x, of the gates by h, and c's gain and bias
@@ -152,6 +152,7 @@ def normalised(cell: Cell) -> Cell:
         saved=cell.saved + products,
         vectors=tuple(f"gain_{product}" for product in products) + of_c,
         peepholes=(),
+        options=Options(PLAIN),
         normal=cell.name,
     )
 

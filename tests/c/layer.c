@@ -147,7 +147,9 @@ static void make_lengths(layer *l, uint64_t *state) {
     }
 }
 
-static const fr_options *options_of(const layer *l) { return l->spec.general ? &l->options : NULL; }
+static const fr_options *options_of(const layer *l) {
+    return l->spec.general || fr_cells[l->spec.cell].normed ? &l->options : NULL;
+}
 
 /* Functions whose results stay finite; gates from 0 to 1, since with a coupled one below 0 c would grow without
  * bound. */

@@ -144,10 +144,12 @@ def described(cell: Cell) -> dict[str, Any]:
     if cell.name == "gru_reset_first":
         found["reset"] = "before"
     if cell.normal:
-        found["layer_norm"] = "gate" if cell.options and cell.options.each_gate else True
+        found["layer_norm"] = True
     if cell.options is None:
         return found
-    functions, clip, peephole, zoneout, _, eps = cell.options
+    functions, clip, peephole, zoneout, each_gate, eps = cell.options
+    if each_gate:
+        found["layer_norm"] = "gate"
     if functions != read_functions(cell, None):
         given = [functions[role] for role in ROLES[cell.equation]]
         found["activations"] = [[name, alpha, beta][: 1 + len(DEFAULTS[name])] for name, alpha, beta in given]

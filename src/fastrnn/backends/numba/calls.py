@@ -164,7 +164,7 @@ def forward(packed, run, after, threads):
     x, state, saved = run.x, run.state, run.saved
     (T, B, I), H, P = x.shape, state[-1].shape[-1], state[0].shape[-1]
     order, ends = longest_first(run.steps.lengths, T, B)
-    cell, options = packed.cell, as_vector(packed.cell, x.dtype)
+    cell, options = packed.cell, as_vector(packed.cell.options, x.dtype)
     loop = forward_loop(cell.name, cell.options is not None, P != H, x.dtype)
     row_flop = 2 * len(cell.gates) * H * (I + P)
     for d, ((arrays, vectors, w_hr), reverse) in enumerate(zip(packed.directions, run.reverse)):
@@ -190,7 +190,7 @@ def backward(cell, weights, run, given, wanted, threads):
     order, ends = longest_first(run.steps.lengths, T, B)
     loop, options = (
         backward_loop(cell.name, cell.options is not None, P != H, x.dtype),
-        as_vector(cell, x.dtype),
+        as_vector(cell.options, x.dtype),
     )
     row_flop = 4 * len(cell.gates) * H * (I + P)
     span = Span(0, T, []) if run.span is None else run.span

@@ -7,7 +7,7 @@ gate is normalised by itself, and eps.
 import numba
 import numpy as np
 
-from ...spec import FUNCTIONS, PLAIN, Options
+from ...spec import FUNCTIONS
 from .activations import d_sigmoid, d_tanh, exp_parts, sigmoid, tanh
 from .compiling import inlined
 from .intrinsics import fma, power_of_two
@@ -20,11 +20,10 @@ CLIP, ZONEOUT, EACH_GATE, EPS = 9, 10, 12, 13  # places in the options
 ) = range(len(FUNCTIONS))  # fmt: skip
 
 
-def as_vector(cell, dtype):
-    """The options of a cell, an empty vector if it has none and needs none."""
-    if cell.options is None and not cell.normal:
+def as_vector(options, dtype):
+    """The options of a cell, an empty vector for None."""
+    if options is None:
         return np.empty(0, dtype)
-    options = cell.options or Options(PLAIN)
     numbers = [[FUNCTIONS.index(name), alpha, beta] for name, alpha, beta in options.functions]
     return np.array(
         [*np.ravel(numbers), options.clip, *(*options.zoneout, 0, 0)[:2], options.each_gate, options.eps], dtype

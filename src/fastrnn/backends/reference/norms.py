@@ -7,7 +7,6 @@ over the units of all gates, or of each gate. Source: Ba, Kiros & Hinton, Layer 
 
 import numpy as np
 
-from ...spec import NORM_EPS
 from .functions import split
 
 
@@ -16,8 +15,7 @@ class Norm:
 
     def __init__(self, cell, w, H):
         gates, options = len(cell.gates), cell.options
-        self.eps = NORM_EPS if options is None else options.eps
-        self.groups = gates if options and options.each_gate else 1
+        self.eps, self.groups = options.eps, gates if options.each_gate else 1
         self.gates, self.cell = gates, cell
         self.gain_x, self.gain_h, *of_c = np.split(w.vectors, [gates * H, 2 * gates * H, (2 * gates + 1) * H])
         self.gain_c, self.bias_c = of_c if len(cell.states) == 2 else (None, None)
