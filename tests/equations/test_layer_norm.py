@@ -6,7 +6,15 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import assert_same_bits, make_case, run
+from cases import (
+    assert_near,
+    assert_near_float64,
+    assert_same_bits,
+    assert_same_bits_in_batches,
+    assert_same_bits_on_threads,
+    make_case,
+    run,
+)
 from differences import differences
 
 import fastrnn
@@ -24,14 +32,6 @@ def case_of(kind, T, B, I, H, dtype=np.float64, **options):
         if name.startswith("norm"):
             array += rng.uniform(-0.5, 0.5, array.shape)
     return case
-
-
-def assert_near(found, expected, atol):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_allclose(
-            found[name], array, rtol=0, atol=atol * max(1, np.abs(array).max(initial=0)), err_msg=name
-        )
 
 
 def torch_direction(torch, kind, form, w, x, state, ends):
@@ -154,13 +154,7 @@ def test_backends_agree(kernels, kind, form, H):
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_precision(kernels, kind):
     case = case_of(kind, 11, 9, 6, 70, np.float32, with_lengths=True, num_layers=2)
-    wide = type(case.layer)(**(case.layer.config | {"dtype": "float64"}))
-    wide.load_state_dict(case.layer.state_dict())
-    found = run(case)
-    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
-    wider = [tuple(part.astype(np.float64) for part in parts) for parts in (case.state, case.dstate)]
-    x, dy = case.x.astype(np.float64), case.dy.astype(np.float64)
-    assert_near(found, run(case._replace(layer=wide, x=x, dy=dy, state=wider[0], dstate=wider[1])), 2e-5)
+    assert_near_float64(case, 2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,18 +172,8 @@ def test_zoneout_of_c_leaves_what_was_normalised(kernels, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_on_any_number_of_threads_and_in_any_batch(kernels, threads, kind):
     case = case_of(kind, 12, 15, 20, 70, np.float32, with_lengths=True, bidirectional=True)
-    threads(1)
-    expected = run(case)
-    for n in (2, 3):
-        threads(n)
-        for name, array in run(case).items():
-            assert_same_bits(array, expected[name], f"{name} on {n} threads")
-    for rows in ([7], [3, 1, 2], list(range(14, -1, -1))):
-        part = case._replace(x=case.x[:, rows], dy=case.dy[:, rows], lengths=case.lengths[rows])
-        part = part._replace(**{n: tuple(s[:, rows] for s in getattr(case, n)) for n in ("state", "dstate")})
-        for name, array in run(part).items():
-            if name not in case.layer.params:  # these sum over rows
-                assert_same_bits(array, expected[name][:, rows], f"{name} of rows {rows}")
+    assert_same_bits_on_threads(case, threads)
+    assert_same_bits_in_batches(case)
 
 
 @pytest.mark.parametrize("B", [1, 2, 11])

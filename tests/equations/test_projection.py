@@ -6,7 +6,15 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import assert_same_bits, make_case, run
+from cases import (
+    assert_near,
+    assert_near_float64,
+    assert_same_bits,
+    assert_same_bits_in_batches,
+    assert_same_bits_on_threads,
+    make_case,
+    run,
+)
 from differences import differences
 
 import fastrnn
@@ -22,14 +30,6 @@ SIZES = [(5, 2), (70, 33), (130, 64)]
 
 def case_of(T, B, I, H, P, dtype=np.float64, **options):
     return make_case("lstm", T, B, I, H, proj_size=P, dtype=dtype, **options)
-
-
-def assert_near(found, expected, atol):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        scale = max(1, np.abs(array).max(initial=0))
-        assert found[name].shape == array.shape, name
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=atol * scale, err_msg=name)
 
 
 def torch_results(case):
@@ -106,37 +106,20 @@ def test_backends_agree(kernels, option, size):
 
 def test_single_precision(kernels):
     case = case_of(11, 9, 6, 70, 33, np.float32, with_lengths=True, num_layers=2)
-    wide = type(case.layer)(**(case.layer.config | {"dtype": "float64"}))
-    wide.load_state_dict(case.layer.state_dict())
-    found = run(case)
-    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
-    wider = [tuple(part.astype(np.float64) for part in parts) for parts in (case.state, case.dstate)]
-    x, dy = case.x.astype(np.float64), case.dy.astype(np.float64)
-    assert_near(found, run(case._replace(layer=wide, x=x, dy=dy, state=wider[0], dstate=wider[1])), 5e-6)
+    assert_near_float64(case, 5e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_same_bits_on_any_number_of_threads(kernels, threads, dtype):
     for T, B, more in ((30, 1, {}), (30, 2, {"bidirectional": True}), (40, 20, {})):
         case = case_of(T, B, 40, 130, 70, dtype, with_lengths=B > 2, **more)
-        threads(1)
-        expected = run(case)
-        for n in (2, 3):
-            threads(n)
-            for name, array in run(case).items():
-                assert_same_bits(array, expected[name], f"{name} on {n} threads")
+        assert_same_bits_on_threads(case, threads)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_same_bits_in_any_batch(kernels, dtype):
     case = case_of(12, 15, 20, 70, 33, dtype, with_lengths=True, bidirectional=True)
-    expected = run(case)
-    for rows in ([7], [3, 1, 2], list(range(14, -1, -1))):
-        part = case._replace(x=case.x[:, rows], dy=case.dy[:, rows], lengths=case.lengths[rows])
-        part = part._replace(**{n: tuple(s[:, rows] for s in getattr(case, n)) for n in ("state", "dstate")})
-        for name, array in run(part).items():
-            if name not in case.layer.params:  # these sum over rows
-                assert_same_bits(array, expected[name][:, rows], f"{name} of rows {rows}")
+    assert_same_bits_in_batches(case)
 
 
 @pytest.mark.parametrize("B", [1, 2, 11])

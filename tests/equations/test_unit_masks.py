@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 from cases import (
-    KINDS,
     assert_results_close,
     assert_same_bits,
     bare,
@@ -23,7 +22,7 @@ from fastrnn.spec import CELLS
 T, B, I, H = 6, 4, 3, 5
 BOTH = {"recurrent_dropout": 0.3, "zoneout": 0.4}
 STACK = {"num_layers": 2, "bidirectional": True}
-OPTIONS = {kind: {} for kind in KINDS} | {
+OPTIONS = {kind: {} for kind in CELLS} | {
     "lstm with peepholes": {"peephole": True, "activations": ("sigmoid", "softsign", "tanh")},
     "rnn of softplus": {"activations": ["softplus"]},
 }
@@ -198,7 +197,7 @@ LARGER = (  # (T, B, I, H): single rows and several, in and beside whole vectors
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_backends_agree(kernels, kind, dtype):
     for k, (sizes, options) in enumerate(LARGER):
         between = [(), ("resets",), ("state_scale",), ("mask",)][(k + len(kind)) % 4]
@@ -210,7 +209,7 @@ def test_backends_agree(kernels, kind, dtype):
         assert_results_close(found, wanted, case)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_nan_and_infinity_go_where_the_reference_takes_them(kernels, kind):
     for value in (np.nan, np.inf, -np.inf):
         case = make_case(kind, 3, 8, I, 19, seed=1, dtype=np.float64, between=("state_scale",), **BOTH)
@@ -224,7 +223,7 @@ def test_nan_and_infinity_go_where_the_reference_takes_them(kernels, kind):
             np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(array), err_msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_same_bits_on_any_number_of_threads(level, kind):
     for k, (sizes, between) in enumerate([((9, 33, 48, 96), ("resets",)), ((12, 1, 64, 130), ("state_scale",))]):
         case = make_case(kind, *sizes, seed=k, with_lengths=True, between=between, bidirectional=True, **BOTH)
@@ -255,7 +254,7 @@ def test_the_expectation_is_what_is_kept_without_a_tape(backend, option):
             np.testing.assert_allclose(last, bare(after), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_steps_rows_and_chunks_have_the_bits_of_the_whole(kernels, kind):
     for B, H in ((3, 19), (1, 40)):
         layer = make_layer(kind, I, H, zoneout=0.25, rng=0)
@@ -271,7 +270,7 @@ def test_steps_rows_and_chunks_have_the_bits_of_the_whole(kernels, kind):
         assert_same_bits(np.concatenate([first, rest]), y, "y in chunks")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_checkpoints_have_the_same_bits(kernels, kind):
     case = make_case(kind, 11, 4, I, 21, seed=3, with_lengths=True, between=("resets", "state_scale"), **BOTH, **STACK)
 
@@ -334,7 +333,7 @@ def test_the_same_seed_draws_the_same(backend):
     assert not np.array_equal(first[0], second[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_a_probability_of_zero_is_the_plain_layer(kind):
     plain, layer = (make_layer(kind, I, H, rng=0, **o) for o in ({}, {"recurrent_dropout": 0, "zoneout": 0.0}))
     assert layer.rng is None and layer._spec == plain._spec and repr(layer) == repr(plain)

@@ -154,6 +154,46 @@ def assert_results_close(actual, expected, case, factor=1):
         assert_close(actual[name], array, factor * tolerance(name, case), name, scale)
 
 
+def assert_near(found, expected, atol):
+    """Results by name, within `atol` of their largest magnitude, or of 1."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].shape == array.shape, name
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=atol * max(1, magnitude(array)), err_msg=name)
+
+
+def assert_near_float64(case, atol):
+    """What `run` gives of a float32 case against the same layer in float64."""
+    wide = type(case.layer)(**(case.layer.config | {"dtype": "float64"}))
+    wide.load_state_dict(case.layer.state_dict())
+    found = run(case)
+    assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
+    wider = [tuple(part.astype(np.float64) for part in parts) for parts in (case.state, case.dstate)]
+    x, dy = case.x.astype(np.float64), case.dy.astype(np.float64)
+    assert_near(found, run(case._replace(layer=wide, x=x, dy=dy, state=wider[0], dstate=wider[1])), atol)
+
+
+def assert_same_bits_on_threads(case, threads, counts=(2, 3)):
+    """What `run` gives on several threads, as on one."""
+    threads(1)
+    expected = run(case)
+    for n in counts:
+        threads(n)
+        for name, array in run(case).items():
+            assert_same_bits(array, expected[name], f"{name} on {n} threads")
+
+
+def assert_same_bits_in_batches(case):
+    """What `run` gives of some rows alone, in any order, as of all; lengths and a time-major layout."""
+    expected, last = run(case), case.x.shape[1] - 1
+    for rows in ([7], [3, 1, 2], list(range(last, -1, -1))):
+        part = case._replace(x=case.x[:, rows], dy=case.dy[:, rows], lengths=case.lengths[rows])
+        part = part._replace(**{n: tuple(s[:, rows] for s in getattr(case, n)) for n in ("state", "dstate")})
+        for name, array in run(part).items():
+            if name not in case.layer.params:  # these sum over rows
+                assert_same_bits(array, expected[name][:, rows], f"{name} of rows {rows}")
+
+
 def assert_same_bits(actual, expected, name):
     assert actual.dtype == expected.dtype and actual.shape == expected.shape, name
     assert actual.tobytes() == expected.tobytes(), f"{name}: {np.sum(actual != expected)} elements differ"

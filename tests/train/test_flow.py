@@ -19,8 +19,6 @@ from fastrnn.flow.scaled import Scaled, grow
 STEP = 1e-5
 T, I, H = 6, 3, 4
 
-FOLLOWED = [kind for kind in KINDS if not kind.endswith("norm")]  # layer normalisation is refused
-
 
 def small(kind, **options):
     """A layer with weights large enough for every term to matter, and its input, state and dy of one row."""
@@ -60,7 +58,7 @@ def explicit(case, t, end=T):
 
 
 @pytest.mark.parametrize("masks", [{}, {"zoneout": 0.3, "recurrent_dropout": 0.5}], ids=str)
-@pytest.mark.parametrize("kind", FOLLOWED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_step_jacobians_and_norms_against_central_differences(backend, kind, masks):
     case = small(kind, **masks)
     flow = gradient_flow(case.layer, case.x, bare(case.state), case.dy)
@@ -78,7 +76,7 @@ def test_step_jacobians_and_norms_against_central_differences(backend, kind, mas
             np.testing.assert_allclose(flow.cell_to_cell[t], np.linalg.norm(to_end[H:, H:], 2), **close)
 
 
-@pytest.mark.parametrize("kind", FOLLOWED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_loss_against_backward_of_the_rest(kind):
     """The gradient by the state after step t is that by the initial state of a run from t + 1, and dy_t."""
     case = small(kind)
@@ -93,7 +91,7 @@ def test_loss_against_backward_of_the_rest(kind):
             np.testing.assert_allclose(flow.loss_to_cell[t], np.linalg.norm(expected[1]), rtol=1e-12, atol=1e-300)
 
 
-@pytest.mark.parametrize("kind", FOLLOWED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_loss_without_dy_is_a_unit_gradient_of_the_last_state(kind):
     case = small(kind)
     flow = gradient_flow(case.layer, case.x, bare(case.state))
