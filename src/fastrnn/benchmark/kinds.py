@@ -57,7 +57,7 @@ KINDS = {
     "lstm_zoneout": Kind("LSTM zoneout", fastrnn.LSTM, {"zoneout": 0.1}),
     "gru_reset_first": Kind("GRU reset first", fastrnn.GRU, {"reset": "before"}),
     "lstm_norm": Kind("LSTM normalised", fastrnn.LSTM, {"layer_norm": True}),
-    "gru_norm": Kind("GRU normalised", fastrnn.GRU, {"layer_norm": True}),
+    "gru_norm": Kind("GRU normalised", fastrnn.GRU, {"layer_norm": "gate", "norm_eps": 1e-3}),
     "mingru": Kind("MinGRU", fastrnn.MinGRU),
     "minlstm": Kind("MinLSTM", fastrnn.MinLSTM),
     "indrnn": Kind("IndRNN", fastrnn.IndRNN, corner=True),
