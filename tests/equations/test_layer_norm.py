@@ -219,7 +219,7 @@ def test_products_that_do_not_vary_count_as_zero(everywhere, kind, dtype):
     np.testing.assert_allclose(gains, 0, atol=near)
 
 
-def test_what_a_layer_says_of_itself(backend, tmp_path):
+def test_what_a_layer_says_of_itself(backend):
     layer = fastrnn.LSTM(3, 4, 2, layer_norm=True, bidirectional=True, rng=0)
     assert layer.params["norm_l1_reverse"].shape == (40,)
     assert np.array_equal(layer.params["norm_l0"], np.repeat([1, 0], [36, 4]))
@@ -232,12 +232,11 @@ def test_what_a_layer_says_of_itself(backend, tmp_path):
     ):
         layer = kind(3, 4, rng=0, **options)
         assert {name: layer.config.get(name) for name in options} == options
-        fastrnn.save(tmp_path / "layer.safetensors", layer=layer)
         x = np.random.default_rng(0).standard_normal((5, 2, 3), np.float32)
         y, _ = layer(x)
         for other in (
             pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), layer.freeze(),
-            kind.from_state_dict(layer.state_dict(), **options), fastrnn.load(tmp_path / "layer.safetensors")["layer"],
+            kind.from_state_dict(layer.state_dict(), **options),
         ):  # fmt: skip
             assert_same_bits(other(x)[0], y, repr(other))
         _, _, tape = layer.forward(x)
@@ -246,6 +245,15 @@ def test_what_a_layer_says_of_itself(backend, tmp_path):
         of_x = [array for name, array in tape.gates[0].items() if name.startswith("x_")]
         assert len(of_x) == gates
         np.testing.assert_allclose(np.concatenate(of_x, axis=-1), products, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [fastrnn.LSTM, fastrnn.GRU])
+def test_a_file_keeps_the_options(kind, tmp_path):
+    pytest.importorskip("safetensors")
+    layer = kind(3, 4, layer_norm="gate", norm_eps=0.01, rng=0)
+    fastrnn.save(tmp_path / "layer.safetensors", layer=layer)
+    x = np.random.default_rng(0).standard_normal((5, 2, 3), np.float32)
+    assert_same_bits(fastrnn.load(tmp_path / "layer.safetensors")["layer"](x)[0], layer(x)[0], "y")
 
 
 @pytest.mark.parametrize(
