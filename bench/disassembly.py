@@ -261,7 +261,8 @@ class Follower:
         loop.row_operands = sum(is_row(v) for v in self.operands)
         loop.column_operands = sum(v[:2] == ("load", "vector") for v in self.operands)
         product = 2 * loop.fmas > self.multiply_adds and loop.loads > 0
-        return loop if product else None
+        reads = all(v[0] != "product" for v in self.operands)  # a product of matrices multiplies what it reads
+        return loop if product and reads else None
 
 
 def is_row(value):

@@ -62,16 +62,21 @@ INLINE void look_at_c(const fr_options *o, const int k, const int n, const forwa
     EACH(r, n) v[r] = vfma(p, u->c[r], v[r]);
 }
 
+/* Whether activations of cells with options are calls, or every one of them would be longer by those that are inline.
+ * Not where other work goes between them. */
+#ifndef CALLS_ACTIVATIONS
+#define CALLS_ACTIVATIONS 1
+#endif
+
 /* result = an activation of v: of a plain cell (o is NULL) the sigmoid of a gate and the tanh of all else. The two may
  * be the same; v is clipped where o says so. */
 INLINE void activate(const fr_options *o, const int role, const int n, vec *v, vec *result) {
-    if (clips(o, role)) {
-        const vec most = vset1((real)o->clip);
-        EACH(r, n) v[r] = vmax(-most, vmin(most, v[r]));
+    if (o && (CALLS_ACTIVATIONS || is_called(o, role))) {
+        LEVEL(fr_call_function)(o, role, n, v, result);
+        return;
     }
-    if (is_called(o, role))
-        LEVEL(fr_apply)(&o->functions[role], n, v, result);
-    else if (role == FR_GATES)
+    clip(o, role, n, v);
+    if (role == FR_GATES)
         vsigmoid(n, v, result);
     else
         vtanh(n, v, result);

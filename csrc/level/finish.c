@@ -31,7 +31,7 @@ INLINE void finish_rows(const int cell, const fr_options *o, const int n, const 
     for (int block = 0; block < blocks; block++)
         UNROLL(8)
         for (int stage = 0; stage < cell_stages(cell) - has_second_phase(cell); stage++)
-            finish_stage(cell, o, block, stage, n, f, &s);
+            finish_stage(cell, o, block, stage, ROWS_BESIDE, n, f, &s);
     if (has_second_phase(cell))
         leave_between(cell, n, f, &s, i);
 }
@@ -46,7 +46,7 @@ INLINE void finish_second_rows(const int cell, const fr_options *o, const int n,
     UNROLL(4)
     for (int k = 0; k < fed->count; k++)
         EACH(r, n) s.units.saved[k][r] = s.a[r][fed->first + k];
-    finish_stage(cell, o, 0, cell_stages(cell) - 1, n, f, &s);
+    finish_stage(cell, o, 0, cell_stages(cell) - 1, ROWS_BESIDE, n, f, &s);
 }
 
 #define FINISH(name, cell, options) \

@@ -6,74 +6,94 @@
 #include "cell.h"
 #include "forward.h"
 
-/* What becomes of the pre-activations of n rows, at most SIDE_BY_SIDE, at the units of panel p in step t. */
+/* What stands side by side on its way through an equation: rows at the same units, or blocks of one row's units. */
+typedef enum { ROWS_BESIDE, UNITS_BESIDE } beside;
+
+/* n blocks of units of step t, at most SIDE_BY_SIDE, from their pre-activations to h. */
 typedef struct {
     const vec *a[SIDE_BY_SIDE]; /* (COLUMNS) each */
-    ptrdiff_t p, t, row[SIDE_BY_SIDE];
+    ptrdiff_t p, t, row[SIDE_BY_SIDE]; /* p: the panel, of UNITS_BESIDE the first one */
     const real *h_prev[SIDE_BY_SIDE];
-    forward_units units; /* of the block under way */
+    forward_units units; /* of the blocks under way */
 } finish_state;
 
-/* Takes the new state of n rows, at the units from j on, through zoneout. */
-INLINE void zone_units(const fr_options *o, const int has_c, const int n, const forward_state *f, finish_state *s,
-                       ptrdiff_t j) {
+/* Where the r-th block begins, and how many units it has; the first begins at j. */
+INLINE ptrdiff_t nth_unit(const beside kind, ptrdiff_t j, const int r) { return kind == UNITS_BESIDE ? j + r * LANES : j; }
+INLINE int nth_lanes(const beside kind, const finish_state *s, ptrdiff_t H, ptrdiff_t j, const int r) {
+    return kind == UNITS_BESIDE ? min_lanes(H - nth_unit(kind, j, r)) : s->units.lanes;
+}
+
+/* Takes the new state at the units from j on through zoneout. */
+INLINE void zone_units(const fr_options *o, const int has_c, const beside kind, const int n, const forward_state *f,
+                       finish_state *s, ptrdiff_t j) {
     const fr_masks *masks = &f->run->masks;
+    const ptrdiff_t H = f->weights->H;
     forward_units *u = &s->units;
-    EACH(r, n) u->h[r] = zoned(kept_share(o, masks, 0, s->t, s->row[r], j, u->lanes),
-                               vload_n(s->h_prev[r] + j, u->lanes), u->h[r]);
-    if (has_c) {
-        const real *c = (const real *)f->run->c + j;
-        EACH(r, n) u->c[r] = zoned(kept_share(o, masks, 1, s->t, s->row[r], j, u->lanes),
-                                   vload_n(c + s->row[r] * f->weights->H, u->lanes), u->c[r]);
+    EACH(r, n) {
+        const ptrdiff_t unit = nth_unit(kind, j, r);
+        const int lanes = nth_lanes(kind, s, H, j, r);
+        u->h[r] = zoned(kept_share(o, masks, 0, s->t, s->row[r], unit, lanes), vload_n(s->h_prev[r] + unit, lanes),
+                        u->h[r]);
+        if (has_c)
+            u->c[r] = zoned(kept_share(o, masks, 1, s->t, s->row[r], unit, lanes),
+                            vload_n((const real *)f->run->c + s->row[r] * H + unit, lanes), u->c[r]);
     }
 }
 
-/* Keeps the values first .. end-1 of what the backward pass reads of n rows, at the units from j on, if it is wanted.
- */
-INLINE void keep_values(const int cell, const int first, const int end, const int n, const forward_state *f,
-                        const finish_state *s, ptrdiff_t j) {
+/* Keeps the values first .. end-1 of what the backward pass reads, at the units from j on, if it is wanted. */
+INLINE void keep_values(const int cell, const int first, const int end, const beside kind, const int n,
+                        const forward_state *f, const finish_state *s, ptrdiff_t j) {
     const ptrdiff_t H = f->weights->H;
     if (end == first || !f->run->saved)
         return;
     EACH(r, n) {
-        real *saved = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H + j;
+        real *saved = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H;
         UNROLL(16)
         for (int k = first; k < end; k++)
-            vstore_n(saved + k * H, s->units.saved[k][r], s->units.lanes);
+            vstore_n(saved + k * H + nth_unit(kind, j, r), s->units.saved[k][r], nth_lanes(kind, s, H, j, r));
     }
 }
 
-/* Takes one stage of the block-th block of units. */
-INLINE void finish_stage(const int cell, const fr_options *o, const int block, const int stage, const int n,
-                         const forward_state *f, finish_state *s) {
-    const fr_forward_run *run = f->run;
+/* Keeps h, and c, at the units from j on. */
+INLINE void keep_state(const int has_c, const beside kind, const int n, const forward_state *f, const finish_state *s,
+                       ptrdiff_t j) {
+    const ptrdiff_t H = f->weights->H;
+    const forward_units *u = &s->units;
+    EACH(r, n)
+        vstore_n(at(&f->out, s->t, s->row[r]) + nth_unit(kind, j, r), u->h[r], nth_lanes(kind, s, H, j, r));
+    if (has_c)
+        EACH(r, n)
+            vstore_n((real *)f->run->c + s->row[r] * H + nth_unit(kind, j, r), u->c[r], nth_lanes(kind, s, H, j, r));
+}
+
+/* Takes one stage of the block-th block of units of the panel. */
+INLINE void finish_stage(const int cell, const fr_options *o, const int block, const int stage, const beside kind,
+                         const int n, const forward_state *f, finish_state *s) {
     const ptrdiff_t H = f->weights->H, j = s->p * panel_units(cell) + block * LANES;
     const int last = cell_stages(cell) - 1, has_c = fr_cells[cell].states == 2;
     const int two = has_second_phase(cell);
-    const int lanes = min_lanes(H - j);
     forward_units *u = &s->units;
     if (stage == 0 || (two && stage == last)) {
         EACH(r, n) u->a[r] = s->a[r] + block * fr_cells[cell].columns;
         if (fr_cells[cell].vectors && !is_normed(cell))
             u->vectors = f->weights->vectors ? (const real *)f->weights->vectors + j : NULL, u->step = H;
-        u->lanes = lanes;
+        u->lanes = min_lanes(H - j);
         if (has_c)
-            EACH(r, n) u->c[r] = vload_n((real *)run->c + s->row[r] * H + j, lanes);
+            EACH(r, n) u->c[r] = vload_n((const real *)f->run->c + s->row[r] * H + nth_unit(kind, j, r),
+                                         nth_lanes(kind, s, H, j, r));
     }
     if ((fr_cells[cell].carries && stage == last) || (two && stage == 0))
-        EACH(r, n) u->h[r] = vload_n(s->h_prev[r] + j, lanes);
+        EACH(r, n) u->h[r] = vload_n(s->h_prev[r] + nth_unit(kind, j, r), nth_lanes(kind, s, H, j, r));
     cell_forward(cell, o, stage, n, u);
     if (stage != last)
         return;
     if (zones(o)) {
-        zone_units(o, has_c, n, f, s, j);
+        zone_units(o, has_c, kind, n, f, s, j);
         if (has_c)
             EACH(r, n) u->saved[fr_cells[cell].saved_c][r] = u->c[r];
     }
-    EACH(r, n) vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
-    if (has_c)
-        EACH(r, n) vstore_n((real *)run->c + s->row[r] * H + j, u->c[r], lanes);
-    keep_values(cell, 0, fr_cells[cell].saved, n, f, s, j);
+    keep_state(has_c, kind, n, f, s, j);
+    keep_values(cell, 0, fr_cells[cell].saved, kind, n, f, s, j);
 }
 
 #endif

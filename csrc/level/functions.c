@@ -64,14 +64,15 @@ static vec apply_1(const fr_function *f, vec v) {
 }
 
 /* Several vectors side by side for the functions of the plain cells. */
-void LEVEL(fr_apply)(const fr_function *f, int n, const vec *v, vec *result) {
+void LEVEL(fr_call_function)(const fr_options *o, int role, int n, vec *v, vec *result) {
+    const fr_function *f = &o->functions[role];
+    clip(o, role, n, v);
     if (f->kind == FR_F_SIGMOID && n == SIDE_BY_SIDE)
         vsigmoid(SIDE_BY_SIDE, v, result);
     else if (f->kind == FR_F_TANH && n == SIDE_BY_SIDE)
         vtanh(SIDE_BY_SIDE, v, result);
     else
-        for (int i = 0; i < n; i++)
-            result[i] = apply_1(f, v[i]);
+        EACH(r, n) result[r] = apply_1(f, v[r]);
 }
 
 /* They have the same bits as the results of what was clipped, since they go the same way. */

@@ -9,8 +9,8 @@
 INLINE vec d_sigmoid(vec s) { return s * (1 - s); }
 INLINE vec d_tanh(vec t) { return 1 - t * t; }
 
-/* result = a function of n vectors v. The two may be the same. */
-void LEVEL(fr_apply)(const fr_function *f, int n, const vec *v, vec *result);
+/* result = a role's function of n vectors v, which it clips where o says so. The two may be the same. */
+void LEVEL(fr_call_function)(const fr_options *o, int role, int n, vec *v, vec *result);
 /* Its derivative, by its result. */
 vec LEVEL(fr_derivative)(const fr_function *f, vec result);
 /* Sets the ends. */
@@ -21,6 +21,12 @@ INLINE int is_called(const fr_options *o, const int role) {
     return o && o->functions[role].kind != (role == FR_GATES ? FR_F_SIGMOID : FR_F_TANH);
 }
 INLINE int clips(const fr_options *o, const int role) { return o && role != FR_OUTPUT && o->clip > 0; }
+INLINE void clip(const fr_options *o, const int role, const int n, vec *v) {
+    if (!clips(o, role))
+        return;
+    const vec most = vset1((real)o->clip);
+    EACH(r, n) v[r] = vmax(-most, vmin(most, v[r]));
+}
 INLINE vec select_where(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
 #endif

@@ -12,6 +12,52 @@ size_t LEVEL(fr_norm_bytes)(const fr_packed *packed) {
     return is_normed(packed->cell) ? (size_t)(packed->panels * GAINS) * VEC_BYTES : 0;
 }
 
+INLINE void find_normal(const normal_row *row, const int gates, ptrdiff_t H, int each, double eps, normal *found) {
+    const ptrdiff_t whole = H / LANES, rest = H % LANES, panel = row->panel;
+    const real *v[COLUMNS];
+    vec mean[COLUMNS], sums[COLUMNS] = {0};
+    UNROLL(4)
+    for (int g = 0; g < gates; g++)
+        v[g] = row->base + row->gate[g];
+    for (ptrdiff_t p = 0; p < whole; p++)
+        UNROLL(4)
+        for (int g = 0; g < gates; g++)
+            sums[g] += vload(v[g] + p * panel);
+    if (rest)
+        UNROLL(4)
+        for (int g = 0; g < gates; g++)
+            sums[g] += load_part(v[g] + whole * panel, (int)rest);
+    share_means(sums, gates, H, each, found->mean);
+    UNROLL(4)
+    for (int g = 0; g < gates; g++)
+        mean[g] = vset1(found->mean[g]), sums[g] = (vec){0};
+    for (ptrdiff_t p = 0; p < whole; p++)
+        UNROLL(4)
+        for (int g = 0; g < gates; g++) {
+            const vec away = vload(v[g] + p * panel) - mean[g];
+            sums[g] = vfma(away, away, sums[g]);
+        }
+    if (rest)
+        UNROLL(4)
+        for (int g = 0; g < gates; g++) {
+            const vec away = load_part(v[g] + whole * panel, (int)rest) - mean[g];
+            sums[g] = vfma(away, select_where(vfirst((int)rest), away, (vec){0}), sums[g]);
+        }
+    share_means(sums, gates, H, each, found->scale);
+    UNROLL(4)
+    for (int g = 0; g < gates; g++)
+        found->scale[g] = 1 / PICK(__builtin_sqrtf, __builtin_sqrt)(found->scale[g] + (real)eps);
+}
+
+void LEVEL(fr_find_normal)(const normal_row *row, int gates, ptrdiff_t H, int each, double eps, normal *found) {
+    if (gates == 1) /* c */
+        find_normal(row, 1, H, each, eps, found);
+    else if (gates == 3)
+        find_normal(row, 3, H, each, eps, found);
+    else
+        find_normal(row, 4, H, each, eps, found);
+}
+
 static real *gains_at(const fr_packed *packed, ptrdiff_t p) {
     return (real *)packed->data + packed->panels * packed->panel_size + p * GAINS * LANES;
 }
@@ -45,12 +91,20 @@ INLINE normal_row products_of(const int cell, int source, const vec *columns, pt
     return row;
 }
 
-/* n rows, i .. i+n-1, on their way through a step. */
+/* n rows, i .. i+n-1, on their way through a step; or a row, as often as blocks of its units stand side by side. */
 typedef struct {
     finish_state s;
+    ptrdiff_t i;
     normal_row x[SIDE_BY_SIDE], h[SIDE_BY_SIDE];
     normal of_x[SIDE_BY_SIDE], of_h[SIDE_BY_SIDE], of_c[SIDE_BY_SIDE];
 } normed_rows;
+
+/* The r-th block's row among those in the struct, its row among those owned, and its panel. */
+INLINE int row_of(const beside kind, const int r) { return kind == ROWS_BESIDE ? r : 0; }
+INLINE ptrdiff_t owned_of(const beside kind, const normed_rows *rows, const int r) { return rows->i + row_of(kind, r); }
+INLINE ptrdiff_t panel_of(const beside kind, const normed_rows *rows, const int r) {
+    return kind == UNITS_BESIDE ? rows->s.p + r : rows->s.p;
+}
 
 /* Adds the normalised products of a row by a source with their gains, (COLUMNS), to its columns at panel p; keeps the
  * products among the saved values. */
@@ -66,102 +120,137 @@ INLINE void add_normal(const int cell, const int source, const vec *gains, const
     }
 }
 
-/* What the equation takes of the r-th row at panel p: its normalised products, and the biases. */
-INLINE void normalise(const int cell, const forward_state *f, normed_rows *rows, const int r, ptrdiff_t p, vec *a) {
+/* What the equation takes of the r-th block: its normalised products, and the biases. */
+INLINE void normalise(const int cell, const beside kind, const forward_state *f, normed_rows *rows, const int r,
+                      vec *a) {
+    const ptrdiff_t p = panel_of(kind, rows, r);
+    const int row = row_of(kind, r);
     const vec *gains = (const vec *)gains_at(f->weights, p);
     UNROLL(4)
     for (int c = 0; c < COLUMNS; c++)
         a[c] = gains[c];
-    add_normal(cell, FROM_X, gains + COLUMNS, &rows->x[r], &rows->of_x[r], p, a, &rows->s.units, r);
-    add_normal(cell, FROM_H, gains + 2 * COLUMNS, &rows->h[r], &rows->of_h[r], p, a, &rows->s.units, r);
+    add_normal(cell, FROM_X, gains + COLUMNS, &rows->x[row], &rows->of_x[row], p, a, &rows->s.units, r);
+    add_normal(cell, FROM_H, gains + 2 * COLUMNS, &rows->h[row], &rows->of_h[row], p, a, &rows->s.units, r);
 }
 
 /* Where the last gate and c wait until all of c is there: in the place of the products by h. */
 enum { WAITING_C = 0, WAITING_O = 3 };
 
-/* The gates of a panel, and c; of a cell without one h, too. */
-INLINE void gates_panel(const int cell, const fr_options *o, const int n, const forward_state *f, normed_rows *rows,
-                        ptrdiff_t p, ptrdiff_t i) {
+/* The gates of n blocks from panel p on, and c; of a cell without one h, too. */
+INLINE void gates_blocks(const int cell, const fr_options *o, const beside kind, const int n, const forward_state *f,
+                         normed_rows *rows, ptrdiff_t p) {
     const int has_c = fr_cells[cell].states == 2, stages = cell_stages(cell) - has_c;
     finish_state *s = &rows->s;
     vec a[SIDE_BY_SIDE][COLUMNS];
     s->p = p;
-    EACH(r, n) normalise(cell, f, rows, r, p, a[r]);
+    EACH(r, n) normalise(cell, kind, f, rows, r, a[r]);
     EACH(r, n) s->a[r] = a[r];
     UNROLL(8)
     for (int stage = 0; stage < stages; stage++)
-        finish_stage(cell, o, 0, stage, n, f, s);
+        finish_stage(cell, o, 0, stage, kind, n, f, s);
     if (!has_c)
         return;
     EACH(r, n) {
-        between_at(f, p, i + r)[WAITING_C] = s->units.c[r];
-        between_at(f, p, i + r)[WAITING_O] = s->units.saved[LSTM_O][r];
+        vec *waiting = between_at(f, panel_of(kind, rows, r), owned_of(kind, rows, r));
+        waiting[WAITING_C] = s->units.c[r];
+        waiting[WAITING_O] = s->units.saved[LSTM_O][r];
     }
-    keep_values(cell, 0, fr_cells[cell].saved, n, f, s, p * LANES);
+    keep_values(cell, 0, fr_cells[cell].saved, kind, n, f, s, p * LANES);
 }
 
-/* h of a panel, from c. */
-INLINE void output_panel(const int cell, const fr_options *o, const int n, const forward_state *f, normed_rows *rows,
-                         ptrdiff_t p, ptrdiff_t i) {
+/* h of n blocks, from c. */
+INLINE void output_blocks(const int cell, const fr_options *o, const beside kind, const int n, const forward_state *f,
+                          normed_rows *rows, ptrdiff_t p) {
     const ptrdiff_t H = f->weights->H, j = p * LANES;
-    const int lanes = min_lanes(H - j);
-    const vec gain = vload_n(gain_of_c(cell, f->weights->vectors, H) + j, lanes);
-    const vec bias = vload_n(bias_of_c(cell, f->weights->vectors, H) + j, lanes);
+    const real *gain = gain_of_c(cell, f->weights->vectors, H), *bias = bias_of_c(cell, f->weights->vectors, H);
     finish_state *s = &rows->s;
     forward_units *u = &s->units;
     vec c[SIDE_BY_SIDE];
-    u->lanes = lanes;
+    s->p = p;
+    u->lanes = min_lanes(H - j);
     EACH(r, n) {
-        c[r] = between_at(f, p, i + r)[WAITING_C];
-        u->c[r] = vfma(gain, standard(&rows->of_c[r], 0, c[r]), bias);
-        u->saved[LSTM_O][r] = between_at(f, p, i + r)[WAITING_O];
+        const vec *waiting = between_at(f, panel_of(kind, rows, r), owned_of(kind, rows, r));
+        const ptrdiff_t unit = nth_unit(kind, j, r);
+        const int lanes = nth_lanes(kind, s, H, j, r);
+        c[r] = waiting[WAITING_C];
+        u->c[r] = vfma(vload_n(gain + unit, lanes), standard(&rows->of_c[row_of(kind, r)], 0, c[r]),
+                       vload_n(bias + unit, lanes));
+        u->saved[LSTM_O][r] = waiting[WAITING_O];
     }
     cell_forward(cell, o, cell_stages(cell) - 1, n, u);
     EACH(r, n) u->c[r] = c[r];
     if (zones(o)) {
-        zone_units(o, 1, n, f, s, j);
+        zone_units(o, 1, kind, n, f, s, j);
         EACH(r, n) u->saved[LSTM_C][r] = u->c[r];
-        keep_values(cell, LSTM_C, LSTM_C + 1, n, f, s, j);
+        keep_values(cell, LSTM_C, LSTM_C + 1, kind, n, f, s, j);
     }
+    keep_state(1, kind, n, f, s, j);
+}
+
+/* Finds the statistics of n rows' products. */
+INLINE void begin_rows(const int cell, const fr_options *o, const int n, const forward_state *f, ptrdiff_t t,
+                       ptrdiff_t i, normed_rows *rows) {
+    const ptrdiff_t H = f->weights->H, x_panel = f->terms * f->x_columns;
+    rows->i = i, rows->s.t = t, rows->s.units.vectors = NULL;
     EACH(r, n) {
-        vstore_n((real *)f->run->c + s->row[r] * H + j, u->c[r], lanes);
-        vstore_n(at(&f->out, s->t, s->row[r]) + j, u->h[r], lanes);
+        rows->x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i + r, f->x_columns), x_panel);
+        rows->h[r] = products_of(cell, FROM_H, between_at(f, 0, i + r), phase_rows(f) * COLUMNS);
+        LEVEL(fr_find_normal)(&rows->x[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows->of_x[r]);
+        LEVEL(fr_find_normal)(&rows->h[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows->of_h[r]);
     }
 }
 
-INLINE void norm_rows(const int cell, const fr_options *o, const int n, const forward_state *f, ptrdiff_t t,
-                      ptrdiff_t i) {
-    const int has_c = fr_cells[cell].states == 2;
-    const ptrdiff_t H = f->weights->H, panels = f->weights->panels, x_panel = f->terms * f->x_columns;
-    normed_rows rows;
-    rows.s.t = t, rows.s.units.vectors = NULL;
+/* Finds those of the c of n rows, once it is whole. */
+INLINE void end_gates(const fr_options *o, const int n, const forward_state *f, normed_rows *rows) {
     EACH(r, n) {
-        rows.s.row[r] = owned_row(f, i + r), rows.s.h_prev[r] = f->h_prev[i + r];
-        rows.x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i + r, f->x_columns), x_panel);
-        rows.h[r] = products_of(cell, FROM_H, between_at(f, 0, i + r), phase_rows(f) * COLUMNS);
-        find_normal(&rows.x[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows.of_x[r]);
-        find_normal(&rows.h[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows.of_h[r]);
-    }
-    for (ptrdiff_t p = 0; p < panels; p++)
-        gates_panel(cell, o, n, f, &rows, p, i);
-    if (!has_c)
-        return;
-    EACH(r, n) {
-        const normal_row c = {.base = (const real *)(between_at(f, 0, i + r) + WAITING_C),
+        const normal_row c = {.base = (const real *)(between_at(f, 0, rows->i + r) + WAITING_C),
                               .panel = phase_rows(f) * COLUMNS * LANES};
-        find_normal(&c, 1, H, 0, o->eps, &rows.of_c[r]);
+        LEVEL(fr_find_normal)(&c, 1, f->weights->H, 0, o->eps, &rows->of_c[r]);
     }
+}
+
+/* SIDE_BY_SIDE rows through a step. */
+INLINE void norm_rows(const int cell, const fr_options *o, const forward_state *f, ptrdiff_t t, ptrdiff_t i) {
+    const ptrdiff_t panels = f->weights->panels;
+    normed_rows rows;
+    begin_rows(cell, o, SIDE_BY_SIDE, f, t, i, &rows);
+    EACH(r, SIDE_BY_SIDE) rows.s.row[r] = owned_row(f, i + r), rows.s.h_prev[r] = f->h_prev[i + r];
     for (ptrdiff_t p = 0; p < panels; p++)
-        output_panel(cell, o, n, f, &rows, p, i);
+        gates_blocks(cell, o, ROWS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
+    if (fr_cells[cell].states == 1)
+        return;
+    end_gates(o, SIDE_BY_SIDE, f, &rows);
+    for (ptrdiff_t p = 0; p < panels; p++)
+        output_blocks(cell, o, ROWS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
+}
+
+/* A row through a step, SIDE_BY_SIDE panels at a time: a single block would wait for its own chain of operations. */
+INLINE void norm_row(const int cell, const fr_options *o, const forward_state *f, ptrdiff_t t, ptrdiff_t i) {
+    const ptrdiff_t panels = f->weights->panels;
+    ptrdiff_t p = 0;
+    normed_rows rows;
+    begin_rows(cell, o, 1, f, t, i, &rows);
+    EACH(r, SIDE_BY_SIDE) rows.s.row[r] = owned_row(f, i), rows.s.h_prev[r] = f->h_prev[i];
+    for (; p + SIDE_BY_SIDE <= panels; p += SIDE_BY_SIDE)
+        gates_blocks(cell, o, UNITS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
+    for (; p < panels; p++)
+        gates_blocks(cell, o, UNITS_BESIDE, 1, f, &rows, p);
+    if (fr_cells[cell].states == 1)
+        return;
+    end_gates(o, 1, f, &rows);
+    for (p = 0; p + SIDE_BY_SIDE <= panels; p += SIDE_BY_SIDE)
+        output_blocks(cell, o, UNITS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
+    for (; p < panels; p++)
+        output_blocks(cell, o, UNITS_BESIDE, 1, f, &rows, p);
 }
 
 #define NORMED(NAME, NORMAL, normal) \
     static void step_##normal(const forward_state *f, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) { \
         const fr_options *o = &f->weights->options; \
         for (; i + SIDE_BY_SIDE <= end; i += SIDE_BY_SIDE) \
-            norm_rows(FR_##NAME, o, SIDE_BY_SIDE, f, t, i); \
+            norm_rows(FR_##NAME, o, f, t, i); \
         for (; i < end; i++) \
-            norm_rows(FR_##NAME, o, 1, f, t, i); \
+            norm_row(FR_##NAME, o, f, t, i); \
     }
 #include "cells.def"
 

@@ -17,59 +17,49 @@ INLINE vec normal_value(const normal_row *row, int gate, ptrdiff_t p, int n) {
     return vload_n(row->base + row->gate[gate] + p * row->panel, n);
 }
 
-/* The sum of all lanes, the halves of a vector added again and again. */
-INLINE real sum_lanes(vec v) {
-    real sums[LANES];
-    memcpy(sums, &v, sizeof sums);
-    UNROLL(4)
-    for (int half = LANES / 2; half > 0; half /= 2)
-        UNROLL(8)
-        for (int lane = 0; lane < half; lane++)
-            sums[lane] += sums[lane + half];
-    return sums[0];
+/* Sums of the lanes of each gate's vector: all of them at once, since shuffles are slower than additions. */
+INLINE void sum_lanes(const vec *v, const int gates, real *sums) {
+    const vec zero = {0};
+    const vec a = v[0], b = gates > 1 ? v[1] : zero, c = gates > 2 ? v[2] : zero, d = gates > 3 ? v[3] : zero;
+#ifdef FR_DOUBLE
+    enum { VECTORS = 2 };
+    const vec by_gate[VECTORS] = {vzip_low(a, b) + vzip_high(a, b), vzip_low(c, d) + vzip_high(c, d)};
+#else
+    enum { VECTORS = 1 };
+    const vec ac = vzip_low(a, c) + vzip_high(a, c), bd = vzip_low(b, d) + vzip_high(b, d);
+    const vec by_gate[VECTORS] = {vzip_low(ac, bd) + vzip_high(ac, bd)};
+#endif
+    enum { QUARTERS = LANES / QUARTER };
+    quarter parts[VECTORS][QUARTERS];
+    memcpy(parts, by_gate, sizeof parts);
+    UNROLL(2)
+    for (int k = 0; k < VECTORS; k++) {
+        UNROLL(2)
+        for (int half = QUARTERS / 2; half > 0; half /= 2)
+            UNROLL(2)
+            for (int q = 0; q < half; q++)
+                parts[k][q] += parts[k][q + half];
+        const int count = k * QUARTER + QUARTER <= gates ? QUARTER : gates - k * QUARTER;
+        for (int g = 0; g < count; g++)
+            sums[k * QUARTER + g] = parts[k][0][g];
+    }
 }
 
 /* Each gate's sum over all panels, divided by how many values there are: of one gate, or of all of them. */
 INLINE void share_means(const vec *sums, const int gates, ptrdiff_t H, int each, real *mean) {
     real total = 0;
+    sum_lanes(sums, gates, mean);
     UNROLL(4)
     for (int g = 0; g < gates; g++)
-        total += mean[g] = sum_lanes(sums[g]);
+        total += mean[g];
+    const real shared = total / (real)(gates * H), one = 1 / (real)H;
     UNROLL(4)
     for (int g = 0; g < gates; g++)
-        mean[g] = each ? mean[g] / (real)H : total / (real)(gates * H);
+        mean[g] = each ? mean[g] * one : shared;
 }
 
 /* The statistics of a row. The same values give the same, wherever they lie. */
-INLINE void find_normal(const normal_row *row, const int gates, ptrdiff_t H, int each, double eps, normal *found) {
-    const ptrdiff_t panels = (H + LANES - 1) / LANES;
-    vec sums[COLUMNS];
-    UNROLL(4)
-    for (int g = 0; g < gates; g++)
-        sums[g] = (vec){0};
-    for (ptrdiff_t p = 0; p < panels; p++)
-        UNROLL(4)
-        for (int g = 0; g < gates; g++)
-            sums[g] += normal_value(row, g, p, min_lanes(H - p * LANES));
-    share_means(sums, gates, H, each, found->mean);
-    UNROLL(4)
-    for (int g = 0; g < gates; g++)
-        sums[g] = (vec){0};
-    for (ptrdiff_t p = 0; p < panels; p++) {
-        const int n = min_lanes(H - p * LANES);
-        UNROLL(4)
-        for (int g = 0; g < gates; g++) {
-            vec away = normal_value(row, g, p, n) - vset1(found->mean[g]);
-            if (n < LANES)
-                away = select_where(vfirst(n), away, (vec){0});
-            sums[g] = vfma(away, away, sums[g]);
-        }
-    }
-    share_means(sums, gates, H, each, found->scale);
-    UNROLL(4)
-    for (int g = 0; g < gates; g++)
-        found->scale[g] = 1 / PICK(__builtin_sqrtf, __builtin_sqrt)(found->scale[g] + (real)eps);
-}
+void LEVEL(fr_find_normal)(const normal_row *row, int gates, ptrdiff_t H, int each, double eps, normal *found);
 
 /* n of a gate's values v. */
 INLINE vec standard(const normal *found, int gate, vec v) {

@@ -72,7 +72,7 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
         r->c = made;
     }
     const normal_row c = {.base = r->c, .panel = LANES};
-    find_normal(&c, 1, H, 0, o->eps, &r->of_c);
+    LEVEL(fr_find_normal)(&c, 1, H, 0, o->eps, &r->of_c);
     normal_sums sums = {0};
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         load_units(cell, o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
@@ -158,8 +158,8 @@ INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptr
     const fr_options *o = &b->options;
     normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
     const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
-    find_normal(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);
-    find_normal(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_h);
+    LEVEL(fr_find_normal)(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);
+    LEVEL(fr_find_normal)(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_h);
     b->products[s->term + rank] = x.base;
     b->normals[FROM_X][s->term + rank] = r.of_x, b->normals[FROM_H][s->term + rank] = r.of_h;
     if (fr_cells[cell].states == 2)

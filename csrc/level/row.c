@@ -4,6 +4,7 @@
  *
  * A cell takes part by its lines in ROWS.
  */
+#define CALLS_ACTIVATIONS 0
 #include "finish.h"
 
 #if VEC_OVERWRITES
@@ -20,7 +21,7 @@ INLINE int finish_stages(const int cell, const int C) { return C / fr_cells[cell
 
 /* The k-th of them. */
 INLINE void finish_kth(const int cell, const fr_options *o, const int k, const forward_state *f, finish_state *s) {
-    finish_stage(cell, o, k / cell_stages(cell), k % cell_stages(cell), 1, f, s);
+    finish_stage(cell, o, k / cell_stages(cell), k % cell_stages(cell), ROWS_BESIDE, 1, f, s);
 }
 
 /* Step f->step_term of the hoisted chunk through P panels from p on, whose pre-activations go to `sums` and so to
@@ -99,6 +100,7 @@ INLINE int row_steps(const int cell, const fr_options *o, const int P, const int
 
 /* And those that take part with options: one panel at a time, since each of these functions is large. */
 #define GENERAL_ROWS \
+    ROW(RNN_TANH, 1, 4) \
     ROW(LSTM, 1, 4) \
     ROW(GRU, 1, 4)
 

@@ -96,33 +96,53 @@ INLINE vec vmin(vec a, vec b) { return vselect(a < b, a, b); }
 INLINE vec vmax(vec a, vec b) { return vselect(a > b, a, b); }
 #endif
 
-/* The first n of LANES lanes; the others load as zero and are not stored. Nothing past p[n - 1] is touched. */
+/* All bits in the first n lanes, none in the others. */
+INLINE ivec vfirst(int n) {
+    ivec lane;
+    UNROLL(16)
+    for (int i = 0; i < LANES; i++)
+        lane[i] = i;
+    return lane < n;
+}
+
+/* The first n of LANES lanes; the others load as zero and are not stored. Nothing past p[n - 1] is touched. No function
+ * is called, or all that is in registers would have to wait in memory meanwhile. */
 #if defined(__AVX512F__)
 #define LANE_MASK(n) ((PICK(__mmask16, __mmask8))((1u << (n)) - 1))
-INLINE vec vload_n(const real *p, int n) {
-    return n == LANES ? vload(p) : (vec)X86(maskz_loadu)(LANE_MASK(n), p);
-}
-INLINE void vstore_n(real *p, vec v, int n) {
-    if (n == LANES)
-        vstore(p, v);
-    else
-        X86(mask_storeu)(p, LANE_MASK(n), v);
-}
+INLINE vec load_part(const real *p, int n) { return (vec)X86(maskz_loadu)(LANE_MASK(n), p); }
+INLINE void store_part(real *p, vec v, int n) { X86(mask_storeu)(p, LANE_MASK(n), v); }
+#elif defined(__AVX2__)
+INLINE vec load_part(const real *p, int n) { return (vec)X86(maskload)(p, (__m256i)vfirst(n)); }
+INLINE void store_part(real *p, vec v, int n) { X86(maskstore)(p, (__m256i)vfirst(n), v); }
 #else
-INLINE vec vload_n(const real *p, int n) {
-    if (n == LANES)
-        return vload(p);
+INLINE vec load_part(const real *p, int n) {
     vec v = {0};
-    memcpy(&v, p, (size_t)n * sizeof(real));
+    UNROLL(4)
+    for (int i = 0; i < LANES - 1; i++)
+        if (i < n)
+            v[i] = p[i];
     return v;
 }
+INLINE void store_part(real *p, vec v, int n) {
+    UNROLL(4)
+    for (int i = 0; i < LANES - 1; i++)
+        if (i < n)
+            p[i] = v[i];
+}
+#endif
+#if defined(__AVX512F__) /* a load costs no more with a mask than without */
+INLINE vec vload_n(const real *p, int n) {
+    return __builtin_constant_p(n) && n == LANES ? vload(p) : load_part(p, n);
+}
+#else
+INLINE vec vload_n(const real *p, int n) { return n == LANES ? vload(p) : load_part(p, n); }
+#endif
 INLINE void vstore_n(real *p, vec v, int n) {
     if (n == LANES)
         vstore(p, v);
     else
-        memcpy(p, &v, (size_t)n * sizeof(real));
+        store_part(p, v, n);
 }
-#endif
 
 /* Keeps v in a register from here on: left to itself GCC reads it from memory at every use, or early and too many. */
 #if defined(__x86_64__)
@@ -167,15 +187,6 @@ INLINE vec vswap(vec v) { return PICK(vrev64q_f32(v), vextq_f64(v, v, 1)); }
 INLINE void vstream(real *p, vec v) { vstore(p, v); }
 INLINE void vstream_end(void) {}
 #endif
-
-/* All bits in the first n lanes, none in the others. */
-INLINE ivec vfirst(int n) {
-    ivec lane;
-    UNROLL(16)
-    for (int i = 0; i < LANES; i++)
-        lane[i] = i;
-    return lane < n;
-}
 
 /* Asks for p[0 .. n-1], soon to be read, to come into the first-level cache. */
 INLINE void prefetch(const real *p, ptrdiff_t n) {

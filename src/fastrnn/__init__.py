@@ -25,7 +25,8 @@ from .functional import (
     rnn_tanh_cell_backward,
     rnn_tanh_cell_forward,
 )
-from .layers import GRU, LSTM, RNN, Layer, LeakyRNN
+from .layer import Layer
+from .layers import GRU, LSTM, RNN, LeakyRNN
 from .recurrence import (
     RecurrenceGrads,
     RecurrenceTape,

@@ -14,7 +14,7 @@ ORDER = (
     ("_version", "spec"),
     ("backends",),
     ("core",),
-    ("layers", "cells", "functional", "frozen", "recurrence", "scans"),
+    ("layer", "layers", "cells", "functional", "frozen", "recurrence", "scans"),
     ("console", "ulps"),
     ("flow", "verify"),
     ("files",),

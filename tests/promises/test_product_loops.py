@@ -54,6 +54,13 @@ def test_a_weight_read_once_a_row_is_found():
     assert loop.fault() == "loads 15 operands per k"
 
 
+def test_a_sum_of_what_the_loop_has_multiplied_is_no_product_of_matrices():
+    sums = "vmulps (%rdx),%ymm1,%ymm0\nvfmadd231ps (%rcx),%ymm0,%ymm2"
+    assert not list(product_loops(listing(sums + "\n" + "\n".join(ADVANCE))))
+    read = sums.replace("vmulps (%rdx),%ymm1,%ymm0", "vmovups (%rdx),%ymm0")
+    assert list(product_loops(listing(read + "\n" + "\n".join(ADVANCE))))
+
+
 def test_operands_are_known_by_their_addresses_wherever_the_pointer_is():
     """The pointer advances in the middle: (%rdx) before and -0x80(%rdx) after it are the same weight."""
     later = [re.sub(r" 0x(\w+)\(", lambda m: f" {int(m[1], 16) - 128:#x}(", line) for line in FOLDED[4:]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import fastrnn
 
-from ..layers import Layer
+from ..layer import Layer
 from ..spec import Cell
 
 

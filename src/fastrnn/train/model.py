@@ -11,7 +11,7 @@ import numpy as np
 from ..cells import RecurrentCell
 from ..core import checks
 from ..core.params import Named, Params
-from ..layers import Layer
+from ..layer import Layer
 from .attention import DotAttention
 from .part import Part, PartGrads, PartTape, check_tape
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..flow import GradientFlow, gradient_flow
-from ..layers import Layer
+from ..layer import Layer
 from .data import Batch
 from .model import Chain, ChainTape
 

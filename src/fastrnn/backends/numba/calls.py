@@ -11,10 +11,11 @@ from numba import from_dtype, types
 from ...spec import CELLS, Cell
 from ..base import Span
 from . import activations
+from .backward import TERMS, build_backward
 from .cells import GENERAL, LAYOUTS
 from .compiling import jit
+from .forward import build_forward
 from .functions import as_vector
-from .loops import TERMS, build_backward, build_forward
 from .packing import pack as pack_panels
 from .products import COLUMNS
 
