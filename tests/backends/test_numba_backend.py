@@ -16,7 +16,7 @@ from cases import KINDS, assert_same_bits, make_case, run  # noqa: E402
 import fastrnn  # noqa: E402
 from fastrnn.backends import reference  # noqa: E402
 from fastrnn.backends.base import Given, Run, Steps, Wanted  # noqa: E402
-from fastrnn.backends.numba import activations, calls, compiling, loops  # noqa: E402
+from fastrnn.backends.numba import activations, calls, compiling, rows  # noqa: E402
 from fastrnn.spec import CELLS, GRU, LSTM, RNN_RELU, RNN_TANH, Weights  # noqa: E402
 
 DTYPES = [np.float32, np.float64]
@@ -264,8 +264,8 @@ def test_compiles_where_no_cache_can_be_written(monkeypatch):
 
     monkeypatch.setattr(numba.core.caching._CacheLocator, "ensure_cache_path", unwritable)
     with pytest.raises(RuntimeError, match="no locator"):
-        numba.njit(cache=True)(loops.running)
-    compiled = compiling.jit(loops.running)
+        numba.njit(cache=True)(rows.running)
+    compiled = compiling.jit(rows.running)
     assert compiled(np.array([5, 3, 1]), 2) == 2
 
 

@@ -72,9 +72,10 @@ needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is
 
 @needs_native
 @needs_cmake
-@pytest.mark.parametrize("more", ["", pytest.param(" -flto", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", " -flto"])
 def test_flags_of_the_environment(tmp_path, more):
-    """Forty seconds, and twice that with -flto: the whole module is built."""
+    """Seventy seconds, and twice that with -flto: the whole module is built."""
     pytest.importorskip("Cython")
     environment = {**os.environ, "CFLAGS": HOSTILE + more, "LDFLAGS": "-Ofast -ffast-math"}
     assert look_at(build_module(ROOT, tmp_path / "build", environment), tmp_path) == RIGHT

@@ -8,7 +8,7 @@ backends are not called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,18 @@ def pack(spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]]
 
 
 def packing(
-    spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]], steps: int | None = None
+    spec: LayerSpec,
+    backend: Backend,
+    weights: Sequence[Sequence[Weights]],
+    steps: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[Any]:
-    """As `pack`, each layer when it is asked for: its memory then serves the next. `steps` is as in Backend.pack."""
+    """As `pack`, each layer when it is asked for: its memory then serves the next. `steps` is as in Backend.pack.
+
+    `threads`, here and below: None for those that the process may use.
+    """
     for layer in weights:
-        yield backend.pack(spec.cell, layer, config.get_num_threads(), steps)
+        yield backend.pack(spec.cell, layer, threads or config.get_num_threads(), steps)
 
 
 def layer_steps(spec: LayerSpec, call: Call) -> Iterator[tuple[Steps, tuple[bool, ...]]]:
@@ -54,13 +61,15 @@ def layer_steps(spec: LayerSpec, call: Call) -> Iterator[tuple[Steps, tuple[bool
         yield known[reverse], reverse
 
 
-def infer(spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array) -> tuple[Array, ...]:
+def infer(
+    spec: LayerSpec, backend: Backend, packed: Iterable[Any], call: Call, y: Array, threads: int | None = None
+) -> tuple[Array, ...]:
     """Fill y and return the final state."""
     x, state = call.x, call.state
     if x.size == 0:
         return tuple(part.copy() for part in state)
     after = tuple(empty(part.shape, spec.dtype) for part in state)
-    D, threads, layers = spec.directions, config.get_num_threads(), iter(packed)
+    D, threads, layers = spec.directions, threads or config.get_num_threads(), iter(packed)
     for k, (steps, reverse) in enumerate(layer_steps(spec, call)):
         target = y if k == spec.num_layers - 1 else empty(y.shape, spec.dtype)
         run = Run(x, layer_state(state, k, D), steps, reverse, target, None)
@@ -77,24 +86,34 @@ def record(
     y: Array,
     rng: np.random.Generator | None = None,
     every: int | None = None,
+    keep: Callable[[tuple[int, ...]], Array] | None = None,
+    threads: int | None = None,
 ) -> tuple[tuple[Array, ...], list[Run], list[Array | None], list[Checkpoints | None]]:
     """As `infer`, with dropout between the layers; return the final state and what `backprop` needs of each layer.
 
     Masks are drawn layer by layer: that of dropout before the layer, then those of its units (unitmasks.py).
     With `every`, it is the state before every so many steps instead of what all steps save.
+    `keep`, given the shape of a layer's x, draws which elements dropout leaves, instead of rng.
     """
+    if keep is None and rng is not None:
+        generator = rng
+
+        def keep(shape: tuple[int, ...]) -> Array:
+            return generator.random(shape, np.float32) >= spec.dropout
+
     x, state = call.x, call.state
     if x.size == 0:
         return tuple(part.copy() for part in state), [], [], []
     after = tuple(empty(part.shape, spec.dtype) for part in state)
-    (T, B, _), D, S, threads = x.shape, spec.directions, len(spec.cell.saved), config.get_num_threads()
+    (T, B, _), D, S = x.shape, spec.directions, len(spec.cell.saved)
+    threads = threads or config.get_num_threads()
     runs: list[Run] = []
     masks: list[Array | None] = []
     checkpoints: list[Checkpoints | None] = []
     for k, (layer, (steps, reverse)) in enumerate(zip(weights, layer_steps(spec, call))):
         kept = None
-        if k and spec.dropout and rng is not None:
-            kept = rng.random(x.shape, np.float32) >= spec.dropout
+        if k and spec.dropout and keep is not None:
+            kept = keep(x.shape)
             x = drop(x, kept, spec.dropout)
         if rng is not None:
             steps = unitmasks.draw(spec, steps, rng, T, B)
@@ -113,7 +132,12 @@ def record(
 
 
 def backprop(
-    tape: Tape, given: Given, dx: Array, dweights: Sequence[Sequence[Weights]], dsteps: tuple[Array, ...] | None = None
+    tape: Tape,
+    given: Given,
+    dx: Array,
+    dweights: Sequence[Sequence[Weights]],
+    dsteps: tuple[Array, ...] | None = None,
+    threads: int | None = None,
 ) -> tuple[tuple[Array, ...], Array | None]:
     """Fill dx, add to `dweights`; return the gradients of the initial state and of the scale, (T, B, H), if any.
 
@@ -125,7 +149,7 @@ def backprop(
     if not tape.runs:
         return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, given.dstate)), dscale
     dstate = tuple(empty(part.shape, spec.dtype) for part in call.state)
-    D, threads, dy = spec.directions, config.get_num_threads(), given.dy
+    D, threads, dy = spec.directions, threads or config.get_num_threads(), given.dy
     for k, (run, kept, parts) in reversed(list(enumerate(zip(tape.runs, tape.kept, tape.checkpoints)))):
         target = dx if k == 0 else empty(run.x.shape, spec.dtype)
         by_scale = None if dscale is None else zeros((D, *dscale.shape), spec.dtype)
