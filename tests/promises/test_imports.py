@@ -19,7 +19,7 @@ ORDER = (
     ("flow", "verify"),
     ("files",),
     ("train",),
-    ("sklearn",),
+    ("sklearn", "torch"),
     ("learn", "benchmark"),
     ("cli", "__main__"),
 )

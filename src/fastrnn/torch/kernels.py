@@ -1,0 +1,78 @@
+"""torch's recurrent functions under their names and with their arguments, on fastrnn where it computes them.
+
+torch's modules call such functions of a namespace `_VF`; those of fastrnn.torch find this one instead (modules.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import _VF
+
+from . import calls
+from .autograd import Recurrence, infer
+from .calls import Asked, array, refused, spec_of
+
+
+def compute(
+    asked: Asked,
+    batch_sizes: torch.Tensor | None,
+    x: torch.Tensor,
+    state: tuple[torch.Tensor, ...],
+    params: list[torch.Tensor],
+) -> tuple[torch.Tensor, ...] | None:
+    """(y, *state), or None where torch has to compute it."""
+    tensors = [x, *state, *params]
+    why = refused(tensors)
+    given = calls.resets.get()
+    if why is not None:
+        if given is not None:
+            raise NotImplementedError(f"resets: expected None where torch computes: {why}")
+        return None
+    spec = spec_of(asked, x, state, params, batch_sizes is not None)
+    if spec is None:
+        return None
+    resets = None if given is None else array(given)
+    if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):
+        return Recurrence.apply(asked, spec, batch_sizes, resets, len(state), x, *state, *params)
+    return infer(asked, spec, batch_sizes, resets, x, state, params)
+
+
+def sequence(mode: str) -> Any:
+    """torch's function of whole sequences: of (x, state, parameters), or of (data, batch_sizes, state, parameters)."""
+
+    def function(x: torch.Tensor, second: Any, third: Any, *rest: Any) -> tuple[torch.Tensor, ...]:
+        packed = isinstance(third, torch.Tensor) or (mode == "lstm" and isinstance(second, torch.Tensor))
+        if packed:
+            batch_sizes, state = second, third
+            params, bias, num_layers, dropout, train, bidirectional = rest
+            batch_first = False
+        else:
+            batch_sizes, state, params = None, second, third
+            bias, num_layers, dropout, train, bidirectional, batch_first = rest
+        parts = (state,) if isinstance(state, torch.Tensor) else tuple(state)
+        asked = Asked(mode, bias, num_layers, float(dropout) if train else 0.0, bidirectional, batch_first)
+        found = compute(asked, batch_sizes, x, parts, list(params))
+        return getattr(_VF, mode)(x, second, third, *rest) if found is None else found
+
+    return function
+
+
+def cell(mode: str) -> Any:
+    """torch's function of one step of a cell."""
+
+    def function(x: torch.Tensor, state: Any, w_ih: torch.Tensor, w_hh: torch.Tensor, *biases: Any) -> Any:
+        given = [bias for bias in biases if bias is not None]
+        parts = (state,) if isinstance(state, torch.Tensor) else tuple(state)
+        asked = Asked(mode, bool(given), 1, 0.0, False, False)
+        found = compute(asked, None, x[None], tuple([part[None] for part in parts]), [w_ih, w_hh, *given])
+        if found is None:
+            return getattr(_VF, mode + "_cell")(x, state, w_ih, w_hh, *biases)
+        return tuple([part[0] for part in found[1:]]) if len(parts) == 2 else found[1][0]
+
+    return function
+
+
+lstm, gru, rnn_tanh, rnn_relu = map(sequence, ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+lstm_cell, gru_cell, rnn_tanh_cell, rnn_relu_cell = map(cell, ("lstm", "gru", "rnn_tanh", "rnn_relu"))

@@ -1,0 +1,95 @@
+"""torch's recurrent modules, computed by fastrnn: subclasses with the same constructors, parameters and files.
+
+A module's `forward` is torch's own, of the version that is installed, so its checks, its errors and its ways with
+packed sequences are; but the functions that it calls are those of kernels.py.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from . import calls, kernels
+
+
+def with_kernels(forward: Any) -> Any:
+    """The same function, whose name `_VF` means kernels.py."""
+    names = {**forward.__globals__, "_VF": kernels}
+    return FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+
+
+class Recurrent(torch.nn.Module):
+    """What the modules share. A module that torch scripts is torch's again: its scripts know no other kernels."""
+
+    _torch_class: type[torch.nn.Module]
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        module = self._torch_class.__new__(self._torch_class)
+        module.__dict__.update(self.__dict__)
+        return module
+
+
+class Layer(Recurrent):
+    _torch_forward: Any
+
+    def forward(self, input: Any, hx: Any = None, *, resets: torch.Tensor | None = None) -> Any:
+        """As torch's module. resets: (T, B) booleans, laid out as the input: the state is zeros before those steps.
+
+        Raises NotImplementedError for resets where torch would have to compute, ValueError with a packed sequence.
+        """
+        if resets is None:
+            return self._torch_forward(input, hx)
+        if isinstance(input, torch.nn.utils.rnn.PackedSequence):
+            raise ValueError("resets: expected None with a packed sequence")
+        token = calls.resets.set(resets if input.dim() == 3 else resets.unsqueeze(0 if self.batch_first else 1))
+        try:
+            return self._torch_forward(input, hx)
+        finally:
+            calls.resets.reset(token)
+
+
+class RNN(Layer, torch.nn.RNN):
+    """torch.nn.RNN on fastrnn."""
+
+    _torch_class = torch.nn.RNN
+    _torch_forward = with_kernels(torch.nn.RNN.forward)
+
+
+class LSTM(Layer, torch.nn.LSTM):
+    """torch.nn.LSTM on fastrnn."""
+
+    _torch_class = torch.nn.LSTM
+    _torch_forward = with_kernels(torch.nn.LSTM.forward)
+
+
+class GRU(Layer, torch.nn.GRU):
+    """torch.nn.GRU on fastrnn."""
+
+    _torch_class = torch.nn.GRU
+    _torch_forward = with_kernels(torch.nn.GRU.forward)
+
+
+class RNNCell(Recurrent, torch.nn.RNNCell):
+    """torch.nn.RNNCell on fastrnn."""
+
+    _torch_class = torch.nn.RNNCell
+    forward = with_kernels(torch.nn.RNNCell.forward)
+
+
+class LSTMCell(Recurrent, torch.nn.LSTMCell):
+    """torch.nn.LSTMCell on fastrnn."""
+
+    _torch_class = torch.nn.LSTMCell
+    forward = with_kernels(torch.nn.LSTMCell.forward)
+
+
+class GRUCell(Recurrent, torch.nn.GRUCell):
+    """torch.nn.GRUCell on fastrnn."""
+
+    _torch_class = torch.nn.GRUCell
+    forward = with_kernels(torch.nn.GRUCell.forward)
+
+
+KINDS: tuple[type[Recurrent], ...] = (RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell)
