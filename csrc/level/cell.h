@@ -62,8 +62,8 @@ INLINE void look_at_c(const fr_options *o, const int k, const int n, const forwa
     EACH(r, n) v[r] = vfma(p, u->c[r], v[r]);
 }
 
-/* Whether activations of cells with options are calls, or every one of them would be longer by those that are inline.
- * Not where other work goes between them. */
+/* Whether a cell with options calls its activations, which are long. 0 where other work goes between their operations
+ * (row.c): there those of the plain cell are inlined. */
 #ifndef CALLS_ACTIVATIONS
 #define CALLS_ACTIVATIONS 1
 #endif

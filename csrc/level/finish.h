@@ -18,7 +18,9 @@ typedef struct {
 } finish_state;
 
 /* Where the r-th block begins, and how many units it has; the first begins at j. */
-INLINE ptrdiff_t nth_unit(const beside kind, ptrdiff_t j, const int r) { return kind == UNITS_BESIDE ? j + r * LANES : j; }
+INLINE ptrdiff_t nth_unit(const beside kind, ptrdiff_t j, const int r) {
+    return kind == UNITS_BESIDE ? j + r * LANES : j;
+}
 INLINE int nth_lanes(const beside kind, const finish_state *s, ptrdiff_t H, ptrdiff_t j, const int r) {
     return kind == UNITS_BESIDE ? min_lanes(H - nth_unit(kind, j, r)) : s->units.lanes;
 }

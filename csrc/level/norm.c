@@ -188,13 +188,12 @@ INLINE void output_blocks(const int cell, const fr_options *o, const beside kind
 }
 
 /* Finds the statistics of n rows' products. */
-INLINE void begin_rows(const int cell, const fr_options *o, const int n, const forward_state *f, ptrdiff_t t,
-                       ptrdiff_t i, normed_rows *rows) {
+INLINE void begin_rows(const int cell, const fr_options *o, const int n, const forward_state *f, normed_rows *rows) {
     const ptrdiff_t H = f->weights->H, x_panel = f->terms * f->x_columns;
-    rows->i = i, rows->s.t = t, rows->s.units.vectors = NULL;
     EACH(r, n) {
-        rows->x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i + r, f->x_columns), x_panel);
-        rows->h[r] = products_of(cell, FROM_H, between_at(f, 0, i + r), phase_rows(f) * COLUMNS);
+        const ptrdiff_t i = rows->i + r;
+        rows->x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i, f->x_columns), x_panel);
+        rows->h[r] = products_of(cell, FROM_H, between_at(f, 0, i), phase_rows(f) * COLUMNS);
         LEVEL(fr_find_normal)(&rows->x[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows->of_x[r]);
         LEVEL(fr_find_normal)(&rows->h[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows->of_h[r]);
     }
@@ -209,48 +208,52 @@ INLINE void end_gates(const fr_options *o, const int n, const forward_state *f, 
     }
 }
 
-/* SIDE_BY_SIDE rows through a step. */
-INLINE void norm_rows(const int cell, const fr_options *o, const forward_state *f, ptrdiff_t t, ptrdiff_t i) {
-    const ptrdiff_t panels = f->weights->panels;
-    normed_rows rows;
-    begin_rows(cell, o, SIDE_BY_SIDE, f, t, i, &rows);
-    EACH(r, SIDE_BY_SIDE) rows.s.row[r] = owned_row(f, i + r), rows.s.h_prev[r] = f->h_prev[i + r];
-    for (ptrdiff_t p = 0; p < panels; p++)
-        gates_blocks(cell, o, ROWS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
-    if (fr_cells[cell].states == 1)
-        return;
-    end_gates(o, SIDE_BY_SIDE, f, &rows);
-    for (ptrdiff_t p = 0; p < panels; p++)
-        output_blocks(cell, o, ROWS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
+/* Takes n blocks from panel p on through one of the two parts of a step: the gates, or, of a cell with c, h. */
+INLINE void part_blocks(const int cell, const int part, const fr_options *o, const beside kind, const int n,
+                        const forward_state *f, normed_rows *rows, ptrdiff_t p) {
+    if (part == 0)
+        gates_blocks(cell, o, kind, n, f, rows, p);
+    else
+        output_blocks(cell, o, kind, n, f, rows, p);
 }
 
-/* A row through a step, SIDE_BY_SIDE panels at a time: a single block would wait for its own chain of operations. */
-INLINE void norm_row(const int cell, const fr_options *o, const forward_state *f, ptrdiff_t t, ptrdiff_t i) {
-    const ptrdiff_t panels = f->weights->panels;
+/* Takes all panels through it. */
+INLINE void part_panels(const int cell, const int part, const fr_options *o, const beside kind, const forward_state *f,
+                        normed_rows *rows) {
+    const ptrdiff_t panels = f->weights->panels, at_once = kind == UNITS_BESIDE ? SIDE_BY_SIDE : 1;
     ptrdiff_t p = 0;
+    for (; p + at_once <= panels; p += at_once)
+        part_blocks(cell, part, o, kind, SIDE_BY_SIDE, f, rows, p);
+    for (; kind == UNITS_BESIDE && p < panels; p++)
+        part_blocks(cell, part, o, kind, 1, f, rows, p);
+}
+
+/* SIDE_BY_SIDE rows through a step, or one, as many panels of it at a time: a single block would wait for its own chain
+ * of operations. */
+INLINE void norm_rows(const int cell, const fr_options *o, const beside kind, const forward_state *f, ptrdiff_t t,
+                      ptrdiff_t i) {
+    const int n = kind == ROWS_BESIDE ? SIDE_BY_SIDE : 1;
     normed_rows rows;
-    begin_rows(cell, o, 1, f, t, i, &rows);
-    EACH(r, SIDE_BY_SIDE) rows.s.row[r] = owned_row(f, i), rows.s.h_prev[r] = f->h_prev[i];
-    for (; p + SIDE_BY_SIDE <= panels; p += SIDE_BY_SIDE)
-        gates_blocks(cell, o, UNITS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
-    for (; p < panels; p++)
-        gates_blocks(cell, o, UNITS_BESIDE, 1, f, &rows, p);
+    rows.i = i, rows.s.t = t, rows.s.units.vectors = NULL;
+    EACH(r, SIDE_BY_SIDE) {
+        const ptrdiff_t owned = owned_of(kind, &rows, r);
+        rows.s.row[r] = owned_row(f, owned), rows.s.h_prev[r] = f->h_prev[owned];
+    }
+    begin_rows(cell, o, n, f, &rows);
+    part_panels(cell, 0, o, kind, f, &rows);
     if (fr_cells[cell].states == 1)
         return;
-    end_gates(o, 1, f, &rows);
-    for (p = 0; p + SIDE_BY_SIDE <= panels; p += SIDE_BY_SIDE)
-        output_blocks(cell, o, UNITS_BESIDE, SIDE_BY_SIDE, f, &rows, p);
-    for (; p < panels; p++)
-        output_blocks(cell, o, UNITS_BESIDE, 1, f, &rows, p);
+    end_gates(o, n, f, &rows);
+    part_panels(cell, 1, o, kind, f, &rows);
 }
 
 #define NORMED(NAME, NORMAL, normal) \
     static void step_##normal(const forward_state *f, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) { \
         const fr_options *o = &f->weights->options; \
         for (; i + SIDE_BY_SIDE <= end; i += SIDE_BY_SIDE) \
-            norm_rows(FR_##NAME, o, f, t, i); \
+            norm_rows(FR_##NAME, o, ROWS_BESIDE, f, t, i); \
         for (; i < end; i++) \
-            norm_row(FR_##NAME, o, f, t, i); \
+            norm_rows(FR_##NAME, o, UNITS_BESIDE, f, t, i); \
     }
 #include "cells.def"
 

@@ -9,6 +9,7 @@ backends are not called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,11 +97,7 @@ def record(
     `keep`, given the shape of a layer's x, draws which elements dropout leaves, instead of rng.
     """
     if keep is None and rng is not None:
-        generator = rng
-
-        def keep(shape: tuple[int, ...]) -> Array:
-            return generator.random(shape, np.float32) >= spec.dropout
-
+        keep = partial(keep_elements, rng, spec.dropout)
     x, state = call.x, call.state
     if x.size == 0:
         return tuple(part.copy() for part in state), [], [], []
@@ -169,6 +166,11 @@ def backprop(
             dscale += by_scale.sum(axis=0)
         dy = target if kept is None else drop(target, kept, spec.dropout, out=target)
     return dstate, dscale
+
+
+def keep_elements(rng: np.random.Generator, dropout: float, shape: tuple[int, ...]) -> Array:
+    """Draw which elements dropout leaves."""
+    return rng.random(shape, np.float32) >= dropout
 
 
 def drop(values: Array, kept: Array, dropout: float, out: Array | None = None) -> Array:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..backends.base import Given
 from ..core import checks, config, stack
-from ..core.geometry import Array, Call, LayerSpec, aligned_empty, time_major
+from ..core.geometry import Array, Call, LayerSpec, aligned_empty, empty, sequence_shape, time_major
 from ..core.steps import CallSteps, read_steps
 from ..core.tape import Tape
 from ..spec import Weights
-from .calls import Asked, array, contiguous, grouped, threads
+from .calls import FlatLayer, array, contiguous, threads
 from .packed import Packing
 
 
@@ -29,20 +30,38 @@ def keep_elements(spec: LayerSpec, packing: Packing | None) -> Any:
     return keep
 
 
-def read(
-    spec: LayerSpec, x: torch.Tensor, state: tuple[torch.Tensor, ...], packing: Packing | None, resets: Array | None
-) -> Call:
-    """The call in the backends' layout, of arguments that torch has checked."""
+class Begun(NamedTuple):
+    """A call, in the backends' layout."""
+
+    packing: Packing | None
+    call: Call
+    weights: list[tuple[Weights, ...]]
+
+
+def begin(
+    layer: FlatLayer,
+    batch_sizes: torch.Tensor | None,
+    resets: Array | None,
+    x: torch.Tensor,
+    state: Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+) -> Begun:
+    spec = layer.spec
+    packing = None if batch_sizes is None else Packing(array(batch_sizes))
     given = array(x) if packing is None else packing.spread(array(x))
-    given = checks.strided(given, spec.dtype)
-    steps = given if packing is not None else time_major(given, spec.batch_first)
-    T, B = steps.shape[:2]
-    parts = tuple(contiguous(part) for part in state)
-    if packing is not None:
-        return Call(steps, parts, CallSteps(packing.lengths), True)
-    if resets is None:
-        return Call(steps, parts, CallSteps(), True)
-    return Call(steps, parts, read_steps(spec, T, B, True, None, resets, None, None, None), True)
+    given = time_major(checks.strided(given, spec.dtype), spec.batch_first)
+    # Not by read_call: torch has checked all but the resets.
+    steps = CallSteps(None if packing is None else packing.lengths)
+    if resets is not None:
+        T, B = given.shape[:2]
+        steps = read_steps(spec, T, B, True, None, resets, None, None, None)
+    call = Call(given, tuple([contiguous(part) for part in state]), steps, True)
+    return Begun(packing, call, layer.grouped([contiguous(param) for param in params]))
+
+
+def tensor(steps: Array, packing: Packing | None) -> torch.Tensor:
+    """A sequence as torch has it."""
+    return torch.from_numpy(steps if packing is None else packing.pack(steps))
 
 
 class Recurrence(torch.autograd.Function):
@@ -51,8 +70,7 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
-        asked: Asked,
-        spec: LayerSpec,
+        layer: FlatLayer,
         batch_sizes: torch.Tensor | None,
         resets: Array | None,
         parts: int,
@@ -60,20 +78,15 @@ class Recurrence(torch.autograd.Function):
         *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """`rest` are the parts of the state, of which there are `parts`, and the parameters."""
-        state, params = rest[:parts], rest[parts:]
-        backend = config.backend()
-        packing = None if batch_sizes is None else Packing(array(batch_sizes))
-        call = read(spec, x, state, packing, resets)
-        weights = grouped(asked, [contiguous(param) for param in params])
-        T, B = call.x.shape[:2]
-        first_axes = (B, T) if spec.batch_first and packing is None else (T, B)
-        y = aligned_empty((*first_axes, spec.output_size), spec.dtype)
-        outputs = y if packing is not None else time_major(y, spec.batch_first)
-        keep = keep_elements(spec, packing) if spec.dropout else None
+        spec, backend = layer.spec, config.backend()
+        packing, call, weights = begin(layer, batch_sizes, resets, x, rest[:parts], rest[parts:])
+        y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
+        outputs = time_major(y, spec.batch_first)
+        keep = keep_elements(spec, packing)
         after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
         ctx.tape = Tape("fastrnn.torch", spec, backend, weights, call, runs, kept, [None] * len(runs))
-        ctx.packing, ctx.asked, ctx.shapes = packing, asked, [param.shape for param in params]
-        result = torch.from_numpy(y if packing is None else packing.pack(y))
+        ctx.layer, ctx.packing, ctx.shapes = layer, packing, [param.shape for param in rest[parts:]]
+        result = tensor(y, packing)
         ctx.save_for_backward(x, *rest, *([result] if packing is None else []))  # changes in place are an error
         ctx.set_materialize_grads(False)
         return result, *map(torch.from_numpy, after)
@@ -85,20 +98,17 @@ class Recurrence(torch.autograd.Function):
         spec, call = tape.spec, tape.call
         given = None
         if dy is not None:
-            given = checks.strided(array(dy), spec.dtype)
-            given = time_major(given, spec.batch_first) if packing is None else packing.spread(given)
+            given = array(dy) if packing is None else packing.spread(array(dy))
+            given = time_major(checks.strided(given, spec.dtype), spec.batch_first)
         parts = tuple(None if part is None else contiguous(part) for part in dstate)
         dparams = [np.zeros(tuple(shape), spec.dtype) for shape in ctx.shapes]
-        T, B = call.x.shape[:2]
-        swapped = spec.batch_first and packing is None
-        dx = np.empty((*((B, T) if swapped else (T, B)), spec.input_size), spec.dtype)
-        inner = time_major(dx, True) if swapped else dx
-        before, _ = stack.backprop(tape, Given(given, parts), inner, grouped(ctx.asked, dparams), threads=threads())
-        dx = dx if packing is None else packing.pack(dx)
-        found = tuple(map(torch.from_numpy, (dx, *before, *dparams)))
+        dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
+        inputs = time_major(dx, spec.batch_first)
+        before, _ = stack.backprop(tape, Given(given, parts), inputs, ctx.layer.grouped(dparams), threads=threads())
+        found = tensor(dx, packing), *map(torch.from_numpy, (*before, *dparams))
         if torch.is_grad_enabled():
             found = not_again(found)
-        return (None,) * 5 + found
+        return (None,) * 4 + found
 
 
 def not_again(gradients: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -109,27 +119,22 @@ def not_again(gradients: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 
 
 def infer(
-    asked: Asked,
-    spec: LayerSpec,
+    layer: FlatLayer,
     batch_sizes: torch.Tensor | None,
     resets: Array | None,
     x: torch.Tensor,
-    state: tuple[torch.Tensor, ...],
-    params: list[torch.Tensor],
+    state: Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, ...]:
     """The same where nothing is to be differentiated."""
-    backend = config.backend()
-    packing = None if batch_sizes is None else Packing(array(batch_sizes))
-    call = read(spec, x, state, packing, resets)
-    T, B = call.x.shape[:2]
-    weights: list[tuple[Weights, ...]] = grouped(asked, [contiguous(param) for param in params])
-    first_axes = (B, T) if spec.batch_first and packing is None else (T, B)
-    y = np.empty((*first_axes, spec.output_size), spec.dtype)
-    outputs = y if packing is not None else time_major(y, spec.batch_first)
+    spec, backend, many = layer.spec, config.backend(), threads()
+    packing, call, weights = begin(layer, batch_sizes, resets, x, state, params)
+    y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
+    outputs = time_major(y, spec.batch_first)
     if spec.dropout:
         keep = keep_elements(spec, packing)
-        after = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())[0]
+        after = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=many)[0]
     else:
-        many = threads()
-        after = stack.infer(spec, backend, stack.packing(spec, backend, weights, T, many), call, outputs, many)
-    return torch.from_numpy(y if packing is None else packing.pack(y)), *map(torch.from_numpy, after)
+        packed = stack.packing(spec, backend, weights, len(call.x), many)
+        after = stack.infer(spec, backend, packed, call, outputs, many)
+    return tensor(y, packing), *map(torch.from_numpy, after)

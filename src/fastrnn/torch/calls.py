@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..core.geometry import Array, LayerSpec
+from ..core.params import group, layer_suffixes, shapes
 from ..spec import GRU, LSTM, RNN_RELU, RNN_TANH, Weights
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn_tanh": RNN_TANH, "rnn_relu": RNN_RELU}
@@ -35,44 +36,47 @@ class Asked(NamedTuple):
     bidirectional: bool
     batch_first: bool
 
-    @property
-    def runs(self) -> int:
-        return self.num_layers * (1 + self.bidirectional)
 
+class FlatLayer(NamedTuple):
+    """A layer whose parameters are torch's flat list."""
 
-Shapes = tuple[torch.Size, ...]
+    spec: LayerSpec
+    names: tuple[str, ...]
+    suffixes: list[list[str]]
+
+    def grouped(self, arrays: Sequence[Array]) -> list[tuple[Weights, ...]]:
+        """What belongs to its parameters, one by one, as the weights of each layer and direction."""
+        return group(dict(zip(self.names, arrays)), self.suffixes)
 
 
 @lru_cache(maxsize=1024)
-def layer_spec(asked: Asked, shapes: Shapes, dtype: torch.dtype) -> LayerSpec | None:
-    """What torch's flat list of parameters, of these shapes, belongs to; None where it is of no layer."""
+def flat_layer(asked: Asked, given: tuple[torch.Size, ...], dtype: torch.dtype) -> FlatLayer | None:
+    """What parameters of these shapes belong to; None where it is no layer."""
     cell = CELLS[asked.mode]
-    G, (rows, I), P = len(cell.gates), shapes[0], shapes[1][-1]
-    H, D = rows // G, 1 + asked.bidirectional
-    projection = [(P, H)] if P != H else []
-    expected: list[tuple[int, ...]] = []
-    for k in range(asked.num_layers):
-        each = [(G * H, D * P if k else I), (G * H, P), *[(G * H,)] * (2 * asked.bias), *projection]
-        expected += each * D
-    if list(shapes) != expected or (projection and (asked.mode != "lstm" or P > H)):
+    (rows, I), P = given[0], given[1][-1]
+    H = rows // len(cell.gates)
+    if P > H or (P < H and asked.mode != "lstm"):
         return None
-    return LayerSpec(
+    spec = LayerSpec(
         cell, I, H, asked.num_layers, asked.bias, asked.batch_first, asked.dropout, asked.bidirectional, DTYPES[dtype],
-        proj_size=P if projection else 0,
+        proj_size=P if P < H else 0,
     )  # fmt: skip
+    suffixes = layer_suffixes(spec)
+    expected = shapes(spec, suffixes)
+    return FlatLayer(spec, tuple(expected), suffixes) if given == tuple(expected.values()) else None
 
 
-def spec_of(
+def layer_of(
     asked: Asked, x: torch.Tensor, state: Sequence[torch.Tensor], params: Sequence[torch.Tensor], packed: bool
-) -> LayerSpec | None:
+) -> FlatLayer | None:
     """What layer this is a call of; None if sizes do not fit, so that torch raises its own error."""
-    spec = layer_spec(asked, tuple([param.shape for param in params]), x.dtype)
-    if spec is None or x.shape[-1] != spec.input_size:
+    layer = flat_layer(asked, tuple([param.shape for param in params]), x.dtype)
+    if layer is None or x.shape[-1] != layer.spec.input_size:
         return None
     if packed:
-        return spec
-    inner = spec.inner_state(x.shape[0 if asked.batch_first else 1])
-    return spec if len(state) == len(inner) and all([a.shape == b for a, b in zip(state, inner)]) else None
+        return layer
+    inner = layer.spec.inner_state(x.shape[0 if asked.batch_first else 1])
+    return layer if len(state) == len(inner) and all([a.shape == b for a, b in zip(state, inner)]) else None
 
 
 def array(tensor: torch.Tensor) -> Array:
@@ -83,19 +87,6 @@ def array(tensor: torch.Tensor) -> Array:
 def contiguous(tensor: torch.Tensor) -> Array:
     """The same, but a copy of what lies otherwise."""
     return np.ascontiguousarray(array(tensor))
-
-
-def grouped(asked: Asked, params: Sequence[Array]) -> list[tuple[Weights, ...]]:
-    """A flat list by layer and direction: w_ih, w_hh, the biases, the projection; of each what there is."""
-    each = len(params) // asked.runs
-    biases = 2 if asked.bias else 0
-    found = []
-    for k in range(asked.runs):
-        w_ih, w_hh, *rest = params[k * each : (k + 1) * each]
-        b_ih, b_hh = rest[:biases] or (None, None)
-        found.append(Weights(w_ih, w_hh, b_ih, b_hh, None, rest[biases] if len(rest) > biases else None))  # type: ignore[arg-type]
-    D = 1 + asked.bidirectional
-    return [tuple(found[k : k + D]) for k in range(0, asked.runs, D)]
 
 
 def threads() -> int | None:

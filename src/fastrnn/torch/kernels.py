@@ -12,7 +12,7 @@ from torch import _VF
 
 from . import calls
 from .autograd import Recurrence, infer
-from .calls import Asked, array, refused, spec_of
+from .calls import Asked, array, layer_of, refused
 
 
 def compute(
@@ -30,21 +30,20 @@ def compute(
         if given is not None:
             raise NotImplementedError(f"resets: expected None where torch computes: {why}")
         return None
-    spec = spec_of(asked, x, state, params, batch_sizes is not None)
-    if spec is None:
+    layer = layer_of(asked, x, state, params, batch_sizes is not None)
+    if layer is None:
         return None
     resets = None if given is None else array(given)
     if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):
-        return Recurrence.apply(asked, spec, batch_sizes, resets, len(state), x, *state, *params)
-    return infer(asked, spec, batch_sizes, resets, x, state, params)
+        return Recurrence.apply(layer, batch_sizes, resets, len(state), x, *state, *params)
+    return infer(layer, batch_sizes, resets, x, state, params)
 
 
 def sequence(mode: str) -> Any:
     """torch's function of whole sequences: of (x, state, parameters), or of (data, batch_sizes, state, parameters)."""
 
     def function(x: torch.Tensor, second: Any, third: Any, *rest: Any) -> tuple[torch.Tensor, ...]:
-        packed = isinstance(third, torch.Tensor) or (mode == "lstm" and isinstance(second, torch.Tensor))
-        if packed:
+        if isinstance(rest[0], (list, tuple)):  # the parameters, behind batch_sizes
             batch_sizes, state = second, third
             params, bias, num_layers, dropout, train, bidirectional = rest
             batch_first = False
