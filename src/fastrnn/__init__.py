@@ -89,7 +89,7 @@ __all__ = [
 
 def __getattr__(name: str) -> _Any:
     """Import what is beside the layers when it is asked for."""
-    if name in ("flow", "sklearn", "train"):
+    if name in ("equinox", "flax", "flow", "keras", "onnx", "sklearn", "torch", "train"):
         return _import_module(f"{__name__}.{name}")
     if name in ("load", "save"):
         return getattr(_import_module(f"{__name__}.files"), name)
