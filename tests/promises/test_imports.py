@@ -17,7 +17,7 @@ ORDER = (
     ("layer", "layers", "cells", "functional", "frozen", "recurrence", "scans"),
     ("console", "ulps"),
     ("flow", "verify"),
-    ("files",),
+    ("files", "weights"),
     ("train",),
     ("sklearn", "torch"),
     ("learn", "benchmark"),

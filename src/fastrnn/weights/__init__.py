@@ -1,0 +1,1 @@
+"""Others' conventions of names, gate orders and layouts, to fastrnn's parameters and back: without a framework."""
