@@ -19,7 +19,7 @@ ORDER = (
     ("flow", "verify"),
     ("files", "weights"),
     ("train",),
-    ("sklearn", "torch"),
+    ("equinox", "flax", "sklearn", "torch"),
     ("learn", "benchmark"),
     ("cli", "__main__"),
 )
