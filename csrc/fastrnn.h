@@ -150,7 +150,8 @@ typedef struct {
     fr_sequence dy;        /* (T, B, P), or data NULL for zero; read only at valid steps */
     const void *dh, *dc;   /* (B, P), (B, H): gradients of the final state; each may be NULL for zero; dc two states
                               only */
-    fr_sequence dx;        /* (T, B, I): written; zero past a row's end; a layer's directions share it: their sum */
+    fr_sequence dx;        /* (T, B, I): written; zero past a row's end; a layer's directions share it: their sum; data
+                              NULL in all of them: not wanted */
     void *dh0, *dc0;       /* (B, P), (B, H): written; dc0 two states only; distinct from dh, dc, h0, c0 */
     fr_gradients gradients;
     /* (T, B, P), (T, B, H): written, or NULL: the gradients of h, dy included, and of c after each step; unwritten past

@@ -46,7 +46,7 @@ static size_t lay_out(backward_state *b, char *scratch) {
         b->d_normal += 2 * b->share->index * b->H;
     b->dh = take(scratch, &taken, b->keeps_dh ? (size_t)(wide_panels(b->P) * b->capacity) * COLUMNS * VEC_BYTES : 0);
     for (int source = 0; source < SOURCES; source++)
-        if (has_source(b, source) && !b->unpacked[source])
+        if (takes_w(b, source) && !b->unpacked[source])
             b->w[source] = take(scratch, &taken, weight_bytes(b, source));
     b->block = take(scratch, &taken, b->few ? 0 : (size_t)(b->share->size * block) * VEC_BYTES);
     if (scratch)
@@ -54,7 +54,7 @@ static size_t lay_out(backward_state *b, char *scratch) {
     b->d_vectors = take(scratch, &taken, d_vectors);
     for (int source = 0; source < SOURCES; source++)
         b->from[source] = take(scratch, &taken, has_source(b, source) ? pointers : 0);
-    b->dx = take(scratch, &taken, pointers);
+    b->dx = take(scratch, &taken, b->run->dx.data ? pointers : 0);
     b->left = take(scratch, &taken, has_second_phase(b->cell) || b->projects ? rows_of_units : 0);
     b->entered = take(scratch, &taken, b->multiplies ? rows_of_h : b->enters ? (size_t)b->P * sizeof(real) : 0);
     return taken;
@@ -111,7 +111,7 @@ static void init_row(real *out, const void *initial, ptrdiff_t row, ptrdiff_t H)
 static int prepare(const backward_state *b) {
     const fr_backward_run *run = b->run;
     for (int source = 0; source < SOURCES; source++) {
-        if (!has_source(b, source))
+        if (!takes_w(b, source))
             continue;
         const ptrdiff_t panels = b->unpacked[source] ? 0 : wide_panels(row_length(b, source));
         if (LEVEL(fr_pack_w)(b, source, fr_cut(panels, b->share->index, b->share->size),
@@ -122,7 +122,8 @@ static int prepare(const backward_state *b) {
         init_row(run->dh0, run->dh, row, b->P);
         if (fr_cells[b->cell].states == 2)
             init_row(run->dc0, run->dc, row, b->H);
-        for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && b->share->zeroes_padding; t++)
+        const int zeroes = b->share->zeroes_padding && run->dx.data;
+        for (ptrdiff_t t = fr_length(b->batch, row); t < b->batch->T && zeroes; t++)
             memset(at(&run->dx, t, row), 0, (size_t)b->I * sizeof(real));
     }
     if (b->enters && b->share->index == 0)
@@ -154,7 +155,8 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
     if (b->share->index == 0) {
         for (int source = 0; source < FROM_LEFT; source++)
             memmove(b->from[source], b->from[source] + keep, count * sizeof *b->from[source]);
-        memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
+        if (b->run->dx.data)
+            memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
         if (is_normed(b->cell)) {
             memmove(b->products, b->products + keep, count * sizeof *b->products);
             for (int source = 0; source <= FROM_X; source++)
@@ -230,7 +232,8 @@ static void run_steps(const backward_state *b, int *met) {
 
         if (fr_barrier_wait(team))
             return;
-        dx_part(b, fresh, stored, end, met);
+        if (b->run->dx.data)
+            dx_part(b, fresh, stored, end, met);
         ptrdiff_t whole = (opened + end - summed) / BLOCK * BLOCK - opened + summed;
         whole = ends ? end : whole > summed ? whole : summed;
         LEVEL(fr_add_terms)(b, summed, whole, opened, ends && live_before > 0);

@@ -72,6 +72,11 @@ INLINE int has_source(const backward_state *b, int source) {
     return source < b->sources || (source == FROM_OUT && b->projects);
 }
 
+/* Whether the pass multiplies d and the weights of a source. */
+INLINE int takes_w(const backward_state *b, int source) {
+    return has_source(b, source) && (source != FROM_X || b->run->dx.data);
+}
+
 /* The weights that multiply a source, their gradient, that of the bias beside them, and the length of their rows. */
 INLINE const real *weights_of(const backward_state *b, int source) {
     const fr_weights *weights = &b->run->weights;

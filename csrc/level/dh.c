@@ -303,7 +303,8 @@ int LEVEL(fr_backward_step)(const backward_state *b, const step *s, ptrdiff_t li
         b->from[FROM_X][term] = at(&b->run->x, s->t, row);
         prefetch(b->from[FROM_X][term], b->I);
         b->from[FROM_H][term] = b->enters || b->multiplies ? fed_h(b, s->t, row, term) : h_before(b, s->t, row);
-        b->dx[term] = at(&b->run->dx, s->t, row);
+        if (b->run->dx.data)
+            b->dx[term] = at(&b->run->dx, s->t, row);
     }
     return 0;
 }

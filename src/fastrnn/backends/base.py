@@ -86,7 +86,7 @@ class Given(NamedTuple):
 class Wanted(NamedTuple):
     """Where the gradients go. Those of the parameters and the scale are added to what is there, all others written."""
 
-    dx: np.ndarray  # (T, B, I), strides as of x
+    dx: np.ndarray | None  # (T, B, I), strides as of x; None: not wanted
     dstate: State  # of the initial state
     dweights: Sequence[Weights]  # C-contiguous; biases None where those of the weights are
     # Of the state after each step, (D, T, B, P) and (D, T, B, H), C-contiguous: of h, dy included, and of c as h does

@@ -131,13 +131,14 @@ def record(
 def backprop(
     tape: Tape,
     given: Given,
-    dx: Array,
+    dx: Array | None,
     dweights: Sequence[Sequence[Weights]],
     dsteps: tuple[Array, ...] | None = None,
     threads: int | None = None,
 ) -> tuple[tuple[Array, ...], Array | None]:
     """Fill dx, add to `dweights`; return the gradients of the initial state and of the scale, (T, B, H), if any.
 
+    A dx of None is not wanted.
     What is given and dx are laid out as y, x and the state in `record`. dsteps, each part (L·D, T, B, its width),
     takes the gradients of the state after every step.
     """
@@ -164,7 +165,7 @@ def backprop(
             checkpoint.backward(spec.cell, tape.backend, weights, run, parts, given_here, wanted, threads)
         if by_scale is not None:
             dscale += by_scale.sum(axis=0)
-        dy = target if kept is None else drop(target, kept, spec.dropout, out=target)
+        dy = target if kept is None or target is None else drop(target, kept, spec.dropout, out=target)
     return dstate, dscale
 
 

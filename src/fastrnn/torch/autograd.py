@@ -30,6 +30,9 @@ def keep_elements(spec: LayerSpec, packing: Packing | None) -> Any:
     return keep
 
 
+OWNER = "fastrnn.torch"  # of tapes
+
+
 class Begun(NamedTuple):
     """A call, in the backends' layout."""
 
@@ -64,6 +67,46 @@ def tensor(steps: Array, packing: Packing | None) -> torch.Tensor:
     return torch.from_numpy(steps if packing is None else packing.pack(steps))
 
 
+def forward(
+    layer: FlatLayer,
+    batch_sizes: torch.Tensor | None,
+    resets: Array | None,
+    x: torch.Tensor,
+    state: Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, tuple[Array, ...], Tape, Packing | None]:
+    """y, the final state, and what `backward` needs."""
+    spec, backend = layer.spec, config.backend()
+    packing, call, weights = begin(layer, batch_sizes, resets, x, state, params)
+    y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
+    outputs = time_major(y, spec.batch_first)
+    keep = keep_elements(spec, packing)
+    after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
+    return tensor(y, packing), after, Tape(OWNER, spec, backend, weights, call, runs, kept, [None] * len(runs)), packing
+
+
+def backward(
+    layer: FlatLayer,
+    tape: Tape,
+    packing: Packing | None,
+    dy: torch.Tensor | None,
+    dstate: Sequence[torch.Tensor | None],
+    by_x: bool,
+) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
+    """The gradients by x, None where it is not wanted, and by the state and the parameters."""
+    spec, call = tape.spec, tape.call
+    given = None
+    if dy is not None:
+        given = array(dy) if packing is None else packing.spread(array(dy))
+        given = time_major(checks.strided(given, spec.dtype), spec.batch_first)
+    parts = tuple(None if part is None else contiguous(part) for part in dstate)
+    dparams = [np.zeros(shape, spec.dtype) for shape in layer.shapes]
+    dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype) if by_x else None
+    inputs = None if dx is None else time_major(dx, spec.batch_first)
+    before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=threads())
+    return None if dx is None else tensor(dx, packing), tuple(map(torch.from_numpy, (*before, *dparams)))
+
+
 class Recurrence(torch.autograd.Function):
     """(y, h) or (y, h, c) of x, the state and the parameters."""
 
@@ -78,44 +121,26 @@ class Recurrence(torch.autograd.Function):
         *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """`rest` are the parts of the state, of which there are `parts`, and the parameters."""
-        spec, backend = layer.spec, config.backend()
-        packing, call, weights = begin(layer, batch_sizes, resets, x, rest[:parts], rest[parts:])
-        y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
-        outputs = time_major(y, spec.batch_first)
-        keep = keep_elements(spec, packing)
-        after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
-        ctx.tape = Tape("fastrnn.torch", spec, backend, weights, call, runs, kept, [None] * len(runs))
-        ctx.layer, ctx.packing, ctx.shapes = layer, packing, [param.shape for param in rest[parts:]]
-        result = tensor(y, packing)
-        ctx.save_for_backward(x, *rest, *([result] if packing is None else []))  # changes in place are an error
+        y, after, ctx.tape, ctx.packing = forward(layer, batch_sizes, resets, x, rest[:parts], rest[parts:])
+        ctx.layer = layer
+        ctx.save_for_backward(x, *rest, *([y] if batch_sizes is None else []))  # changes in place are an error
         ctx.set_materialize_grads(False)
-        return result, *map(torch.from_numpy, after)
+        return y, *map(torch.from_numpy, after)
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor | None, *dstate: torch.Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         ctx.saved_tensors  # noqa: B018  raises where one has been changed
-        tape, packing = ctx.tape, ctx.packing
-        spec, call = tape.spec, tape.call
-        given = None
-        if dy is not None:
-            given = array(dy) if packing is None else packing.spread(array(dy))
-            given = time_major(checks.strided(given, spec.dtype), spec.batch_first)
-        parts = tuple(None if part is None else contiguous(part) for part in dstate)
-        dparams = [np.zeros(tuple(shape), spec.dtype) for shape in ctx.shapes]
-        dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
-        inputs = time_major(dx, spec.batch_first)
-        before, _ = stack.backprop(tape, Given(given, parts), inputs, ctx.layer.grouped(dparams), threads=threads())
-        found = tensor(dx, packing), *map(torch.from_numpy, (*before, *dparams))
-        if torch.is_grad_enabled():
-            found = not_again(found)
-        return (None,) * 4 + found
+        dx, others = backward(ctx.layer, ctx.tape, ctx.packing, dy, dstate, ctx.needs_input_grad[4])
+        found = (dx, *others)
+        return (None,) * 4 + (not_again(found) if torch.is_grad_enabled() else found)
 
 
-def not_again(gradients: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def not_again(gradients: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
     """The same, of which no gradients can be taken: whoever tries learns it, whatever else is in the graph."""
     message = b"fastrnn.torch: gradients of gradients are not computed; fastrnn.torch.restore(model) has torch do it"
-    error = torch._C._functions.DelayedError(message, len(gradients))
-    return tuple(error(*[gradient.requires_grad_() for gradient in gradients]))
+    given = [gradient.requires_grad_() for gradient in gradients if gradient is not None]
+    found = iter(torch._C._functions.DelayedError(message, len(given))(*given))
+    return tuple([None if gradient is None else next(found) for gradient in gradients])
 
 
 def infer(

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,35 @@ CELLS = {"lstm": LSTM, "gru": GRU, "rnn_tanh": RNN_TANH, "rnn_relu": RNN_RELU}
 DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-# Of the call under way: (T, B) booleans laid out as x, or None. torch's own forward passes none on.
-resets: ContextVar[torch.Tensor | None] = ContextVar("fastrnn_torch_resets", default=None)
+
+class Resets:
+    """Of the call under way: (T, B) booleans laid out as x, or None. torch's own forward passes none on.
+
+    A compiler, which traces one call at a time, does not know context variables: for it they are in `traced`.
+    """
+
+    def __init__(self) -> None:
+        self.variable: ContextVar[torch.Tensor | None] = ContextVar("fastrnn_torch_resets", default=None)
+        self.traced: torch.Tensor | None = None
+
+    def get(self) -> torch.Tensor | None:
+        return self.traced if torch.compiler.is_compiling() else self.variable.get()
+
+    def during(self, given: torch.Tensor, function: Any, *args: Any) -> Any:
+        """What a function gives, called while these are in force."""
+        if torch.compiler.is_compiling():
+            self.traced = given
+            found = function(*args)
+            self.traced = None
+            return found
+        token = self.variable.set(given)
+        try:
+            return function(*args)
+        finally:
+            self.variable.reset(token)
+
+
+resets = Resets()
 
 
 class Asked(NamedTuple):
@@ -42,6 +69,7 @@ class FlatLayer(NamedTuple):
 
     spec: LayerSpec
     names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
     suffixes: list[list[str]]
 
     def grouped(self, arrays: Sequence[Array]) -> list[tuple[Weights, ...]]:
@@ -63,7 +91,8 @@ def flat_layer(asked: Asked, given: tuple[torch.Size, ...], dtype: torch.dtype) 
     )  # fmt: skip
     suffixes = layer_suffixes(spec)
     expected = shapes(spec, suffixes)
-    return FlatLayer(spec, tuple(expected), suffixes) if given == tuple(expected.values()) else None
+    known = tuple(expected.values())
+    return FlatLayer(spec, tuple(expected), known, suffixes) if given == known else None
 
 
 def layer_of(

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from . import calls, kernels
+from . import calls, kernels, names
 
 
 def with_kernels(forward: Any) -> Any:
     """The same function, whose name `_VF` means kernels.py."""
-    names = {**forward.__globals__, "_VF": kernels}
-    return FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    return FunctionType(forward.__code__, vars(names), forward.__name__, forward.__defaults__, forward.__closure__)
 
 
 class Recurrent(torch.nn.Module):
@@ -39,15 +38,17 @@ class Layer(Recurrent):
 
         Raises NotImplementedError for resets where torch would have to compute, ValueError with a packed sequence.
         """
+        if isinstance(input, torch.fx.Proxy):  # symbolic tracing, which leaves torch's own modules whole
+            arguments = {} if resets is None else {"resets": resets}
+            tracer: Any = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input, hx), arguments)
         if resets is None:
-            return self._torch_forward(input, hx)
+            found = None if torch.compiler.is_compiling() else kernels.at_once(self, input, hx)
+            return self._torch_forward(input, hx) if found is None else found
         if isinstance(input, torch.nn.utils.rnn.PackedSequence):
             raise ValueError("resets: expected None with a packed sequence")
-        token = calls.resets.set(resets if input.dim() == 3 else resets.unsqueeze(0 if self.batch_first else 1))
-        try:
-            return self._torch_forward(input, hx)
-        finally:
-            calls.resets.reset(token)
+        given = resets if input.dim() == 3 else resets.unsqueeze(0 if self.batch_first else 1)
+        return calls.resets.during(given, self._torch_forward, input, hx)
 
 
 class RNN(Layer, torch.nn.RNN):

@@ -85,7 +85,7 @@ def backward(cell, weights, run, given, wanted, threads):
     T, P = len(x), run.state[0].shape[-1]
     first, last = (0, T) if run.span is None else run.span[:2]
     starts = [0 if run.span is None else run.span.start(T, reverse) for reverse in run.reverse]  # of what is saved
-    if last == T:
+    if last == T and dx is not None:
         dx[...] = 0
     for d, (w, dw) in enumerate(zip(weights, wanted.dweights)):
         order, (own, norm) = visit(T, run.reverse[d]), units_of(cell, w, run.state)
@@ -123,7 +123,8 @@ def backward(cell, weights, run, given, wanted, threads):
             by_state = by_h, None if dc_prev is None else dc_prev + by_kept[1]
             for part, now in zip((dh, dc), leaving(run, wanted, d, t, rows, before, by_state)):
                 part[rows] = now
-            dx[t, rows] += da @ w.w_ih
+            if dx is not None:
+                dx[t, rows] += da @ w.w_ih
             dw.w_ih[...] += da.T @ x[t, rows]
             dw.w_hh[:first_rows] += du[:, :first_rows].T @ (h_prev * own.drop)
             if cell.name in LEFT:
