@@ -19,7 +19,7 @@ ORDER = (
     ("flow", "verify"),
     ("files", "weights"),
     ("train",),
-    ("equinox", "flax", "sklearn", "torch"),
+    ("equinox", "flax", "onnx", "sklearn", "torch"),
     ("learn", "benchmark"),
     ("cli", "__main__"),
 )

@@ -1,0 +1,16 @@
+"""ONNX's recurrent operators on fastrnn: graphs run by onnx's evaluator, and their layers in and out.
+
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=fastrnn.onnx.OPS)    # RNN, LSTM and GRU by fastrnn
+
+The evaluator hands its new operators to graphs and their subgraphs, but not to the model's own functions: a model that
+has some goes through `onnx.inliner.inline_local_functions` first.
+"""
+
+try:
+    import onnx as _onnx  # noqa: F401
+except ImportError as error:
+    raise ImportError("fastrnn.onnx needs onnx: pip install 'fastrnn[onnx]'") from error
+
+from .ops import OPS
+
+__all__ = ["OPS"]
