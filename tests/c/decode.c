@@ -49,6 +49,7 @@ static layer_spec next_spec(bytes *b) {
                     .dtype = (fr_dtype)(kind >> 2 & 1), .lengths = kind >> 3 & 1,
                     .directions = 1 + (kind >> 4 & 1), .reverse = kind >> 5 & 1, .b_ih = !(there & 1),
                     .b_hh = !(there & 2), .dy_there = !(there & 4), .dh_there = !(there & 8), .dc_there = !(there & 16),
+                    .dx_there = (way >> 5 & 3) > 0,
                     .resets = there >> 5 & 1, .scale = (there >> 6) % 3,
                     .trains = way & 3, .in_place = way >> 2 & 1, .general = way >> 7 & 1, .seed = (uint64_t)next(b)};
     s.T = extent(b) * (way >> 3 & 1 ? 8 : 1), s.B = extent(b), s.I = extent(b), s.H = extent(b);

@@ -36,7 +36,7 @@ static ptrdiff_t features_of(const layer_spec *s) { return s->P ? s->P : s->H; }
 layer_spec plain_spec(fr_cell cell, fr_dtype dtype, ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H) {
     const layout plain = {0, 1, 1, 0, 0};
     return (layer_spec){.cell = cell, .dtype = dtype, .T = T, .B = B, .I = I, .H = H, .directions = 1, .b_ih = 1,
-                        .b_hh = 1, .trains = 1, .dy_there = 1, .dh_there = 1, .dc_there = 1,
+                        .b_hh = 1, .trains = 1, .dy_there = 1, .dh_there = 1, .dc_there = 1, .dx_there = 1,
                         .x = plain, .y = plain, .dy = plain, .dx = plain};
 }
 
@@ -276,7 +276,9 @@ void layer_make(layer *l, const layer_spec *spec) {
     for (int d = 0; d < spec->directions; d++)
         make_forward(l, d, x, y, &state);
     if (spec->trains) {
-        fr_sequence dy = {0}, dx = add_sequence(l, &spec->dx, spec->I, 1, &state);
+        fr_sequence dy = {0}, dx = {0};
+        if (spec->dx_there)
+            dx = add_sequence(l, &spec->dx, spec->I, 1, &state);
         if (spec->dy_there)
             dy = add_sequence(l, &spec->dy, width, 0, &state);
         for (int d = 0; d < spec->directions; d++)
@@ -401,9 +403,9 @@ const char *layer_fault(const layer *l) {
         fault = direction_fault(l, d);
     if (!fault)
         fault = gap_fault(l, l->forward->y.data, (s->T * s->B - 1) * s->y.gap);
-    if (!fault && s->trains)
+    if (!fault && s->trains && s->dx_there)
         fault = sequence_fault(l, &l->backward->dx, s->I);
-    if (!fault && s->trains)
+    if (!fault && s->trains && s->dx_there)
         fault = gap_fault(l, l->backward->dx.data, (s->T * s->B - 1) * s->dx.gap);
     return fault;
 }

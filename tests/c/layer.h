@@ -23,7 +23,7 @@ typedef struct {
     int b_ih, b_hh, lengths; /* whether they are there */
     int trains;              /* forward saves, and backward runs */
     int in_place;            /* the final state over the initial one; only without training */
-    int dy_there, dh_there, dc_there;
+    int dy_there, dh_there, dc_there, dx_there;
     int resets, scale;       /* of the entry: whether some rows are reset; 0, or 1: a factor per row, 2: per unit, where
                                 there is no P */
     int drop, zoneout;       /* 0, or masks, 1: of a step, 2: of a sequence; of zoneout, which is general, 3: shares */
