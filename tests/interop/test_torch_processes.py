@@ -1,0 +1,129 @@
+"""fastrnn.torch among processes and modes: workers forked or spawned, ranks of gloo, inference mode, threads."""
+
+import multiprocessing
+import threading
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastrnn  # noqa: E402
+import fastrnn.torch  # noqa: E402
+
+
+class Encoded(torch.utils.data.Dataset):
+    """Items that a layer of the process which loads them has computed."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.rnn = fastrnn.torch.GRU(3, 16, bidirectional=True)
+        self.items = torch.randn(12, 40, 3)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, k):
+        with torch.no_grad():
+            return self.rnn(self.items[k])[0]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader(method):
+    data = Encoded()
+    expected = torch.stack([data[k] for k in range(len(data))])  # and the pool has been in use when they are forked
+    loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context=method, timeout=120)
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+def train_rank(rank, ranks, path, where):
+    """A step of training of one rank of `ranks`, each on its share of the rows."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=ranks)
+    torch.manual_seed(0)
+    model = fastrnn.torch.accelerate(torch.nn.LSTM(4, 8, 2))
+    shared = torch.nn.parallel.DistributedDataParallel(model)
+    x = torch.randn(10, 6, 4)
+    rows = x.chunk(ranks, dim=1)[rank]
+    optimiser = torch.optim.SGD(shared.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        shared(rows)[0].square().mean().backward()
+        optimiser.step()
+    torch.save(model.state_dict(), where / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_of_gloo_train_as_one_process(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=train_rank, args=(rank, 2, tmp_path / "meet", tmp_path)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    torch.manual_seed(0)
+    model = torch.nn.LSTM(4, 8, 2)
+    x = torch.randn(10, 6, 4)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(x)[0].square().mean().backward()
+        optimiser.step()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, expected in model.state_dict().items():
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inference_mode():
+    rnn = fastrnn.torch.LSTM(3, 5, 2)
+    x = torch.randn(7, 2, 3)
+    expected = rnn(x)[0].detach()
+    with torch.inference_mode():
+        y, state = rnn(x)
+        assert torch.equal(y, expected) and y.is_inference()
+        again, _ = rnn(y.new_zeros(4, 2, 3), state)  # tensors of the mode go in again
+    assert again.shape == (4, 2, 5)
+
+
+def test_torchs_number_of_threads_is_followed(monkeypatch):
+    from fastrnn.torch import autograd
+
+    asked = []
+    record = autograd.stack.record
+
+    def noted(*args, threads=None, **options):
+        asked.append(threads)
+        return record(*args, threads=threads, **options)
+
+    monkeypatch.setattr(autograd.stack, "record", noted)
+    rnn, before = fastrnn.torch.GRU(3, 4), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        rnn(torch.randn(2, 2, 3))
+        torch.set_num_threads(3)
+        rnn(torch.randn(2, 2, 3))
+        monkeypatch.setenv("FASTRNN_NUM_THREADS", "2")
+        rnn(torch.randn(2, 2, 3))
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [1, 3, None]
+
+
+def test_python_threads_share_a_module():
+    rnn = fastrnn.torch.LSTM(8, 32)
+    inputs = [torch.randn(20, 4, 8) for _ in range(4)]
+    resets = [torch.rand(20, 4) < 0.2 for _ in inputs]
+    expected = [rnn(x, resets=r)[0].detach() for x, r in zip(inputs, resets)]
+    wrong = []
+
+    def work(k):
+        for _ in range(30):
+            if not torch.equal(rnn(inputs[k], resets=resets[k])[0], expected[k]):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
