@@ -72,6 +72,7 @@ __all__ = [
     "lstm_cell",
     "lstm_cell_backward",
     "lstm_cell_forward",
+    "read",
     "rnn_relu_cell",
     "rnn_relu_cell_backward",
     "rnn_relu_cell_forward",
@@ -93,6 +94,8 @@ def __getattr__(name: str) -> _Any:
         return _import_module(f"{__name__}.{name}")
     if name in ("load", "save"):
         return getattr(_import_module(f"{__name__}.files"), name)
+    if name == "read":
+        return _import_module(f"{__name__}.formats").read
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

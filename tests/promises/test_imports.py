@@ -17,7 +17,7 @@ ORDER = (
     ("layer", "layers", "cells", "functional", "frozen", "recurrence", "scans"),
     ("console", "ulps"),
     ("flow", "verify"),
-    ("files", "weights"),
+    ("files", "formats", "weights"),
     ("train",),
     ("equinox", "flax", "onnx", "sklearn", "torch"),
     ("learn", "benchmark"),

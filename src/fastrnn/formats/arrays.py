@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,15 +40,24 @@ class Arrays(Mapping[str, Array]):
     shapes    names to shapes, for which no array is made
     dtypes    names to what the file calls their numbers, such as "bfloat16"
     left_out  the names of what is there beside arrays, such as a number of epochs
+    nodes     of an ONNX model: the recurrent nodes, each with op_type, name, inputs (names of arrays) and attributes
     """
 
-    def __init__(self, path: str, format: str, entries: Mapping[str, Entry], left_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        entries: Mapping[str, Entry],
+        left_out: Sequence[str] = (),
+        nodes: Sequence[Any] = (),
+    ) -> None:
         self._path = path
         self._entries = dict(entries)
         self.format = format
         self.shapes = {name: entry.shape for name, entry in entries.items()}
         self.dtypes = {name: entry.dtype for name, entry in entries.items()}
         self.left_out = tuple(left_out)
+        self.nodes = tuple(nodes)
 
     def __getitem__(self, name: str) -> Array:
         entry = self._entries[name]

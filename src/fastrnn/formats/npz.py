@@ -5,19 +5,21 @@ The format: numpy.lib.format's docstring.
 
 from __future__ import annotations
 
-import io
+import ast
+import math
+import re
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from .archive import Archive
-from .arrays import Entry, add, number_entry, refused
+from .arrays import Entry, add, refused
 from .source import arrange, read_shape
 
 Array = np.ndarray
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-LONGEST = 2**14  # bytes of a member that a header may take: NumPy writes a few hundred, and reads 10,000
+MAGIC = b"\x93NUMPY"
+LONGEST = 10_000  # bytes of a header, which is most often a hundred
+PLAIN = re.compile(r"[<>|=]?[biufcSUmMV]\d{1,9}(\[\w+\])?")  # dtypes of numbers, texts, times and bare bytes
 
 
 def is_npz(archive: Archive) -> bool:
@@ -35,28 +37,36 @@ def read(archive: Archive) -> dict[str, Entry]:
 
 
 def read_member(archive: Archive, member: str) -> Entry:
-    shape, fortran, dtype, start = read_header(archive.read(member, LONGEST), member)
-    if dtype.hasobject:
-        return refused(str(dtype), shape, "it holds Python objects, which are not made")
-    size = archive.size(member) - start
-    if size != dtype.itemsize * int(np.prod([*map(int, shape), 1], dtype=object)):
-        raise ValueError(f"{member!r} has {size} bytes of an array {dtype} {shape}")
-
-    def make() -> Array:
-        return arrange(archive.read(member)[start:], dtype, shape, repr(member), fortran)
-
-    return number_entry(make, dtype, shape)
-
-
-def read_header(start: Array, member: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """The shape, order and dtype of a .npy file, and where its numbers begin."""
-    file = io.BytesIO(start.tobytes())
+    """An array, whose claims are compared with the size of its member."""
+    header, start = read_header(archive.read(member, LONGEST + 12), member)
+    shape, fortran = read_shape(header["shape"], repr(member)), bool(header["fortran_order"])
+    described = header["descr"]
+    if not isinstance(described, str) or not PLAIN.fullmatch(described):
+        return refused(str(described)[:40], shape, f"its elements are {str(described)[:40]!r}, which are not made")
     try:
-        version: Any = npy.read_magic(file)
-        # The third version is the second with names in UTF-8, which dtypes of plain numbers have none of.
-        shape, fortran, dtype = HEADERS[(2, 0) if version == (3, 0) else version](file)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{member!r} has no header of a .npy file: {error}") from None
-    if dtype.itemsize == 0:
-        raise ValueError(f"{member!r} has elements of no bytes")
-    return read_shape(shape, repr(member)), bool(fortran), dtype, file.tell()
+        dtype = np.dtype(described)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{member!r} has a dtype that NumPy has not: {error}") from error
+    size = archive.size(member) - start
+    if dtype.itemsize == 0 or size != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{member!r} has {size} bytes of an array {dtype} {shape}")
+    return Entry(str(dtype), shape, lambda: arrange(archive.read(member)[start:], dtype, shape, repr(member), fortran))
+
+
+def read_header(content: Array, member: str) -> tuple[dict[str, Any], int]:
+    """What the head of a .npy file says, and where its numbers begin."""
+    start = content.tobytes()
+    if not start.startswith(MAGIC) or len(start) < 12 or start[6] not in (1, 2, 3):
+        raise ValueError(f"{member!r} does not begin as a .npy file")
+    begin = 10 if start[6] == 1 else 12
+    end = begin + int.from_bytes(start[8:begin], "little")
+    if end > len(start):
+        raise ValueError(f"{member!r} has no whole header of at most {LONGEST} bytes")
+    try:
+        # Python 2 wrote integers with an L on some systems.
+        header = ast.literal_eval(re.sub(r"(\d)L\b", r"\1", start[begin:end].decode("utf-8").strip()))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise ValueError(f"{member!r} has a header that is no dict of plain values") from None
+    if not isinstance(header, dict) or not {"descr", "fortran_order", "shape"} <= header.keys():
+        raise ValueError(f"{member!r} has a header without descr, fortran_order or shape")
+    return header, end

@@ -7,9 +7,9 @@ the bytes that are there. Files beside the model are mapped, and must lie in its
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ DTYPES = {
     11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8_e4m3fn",
     18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu",
 }  # fmt: skip
+RECURRENT = ("RNN", "LSTM", "GRU", "DynamicQuantizeLSTM")
 EXTERNAL = 1  # TensorProto.DataLocation
 LAST_FIELD, GRAPH_FIELD = 50, 7  # of ModelProto
 DEEPEST = 50  # graphs within each other's nodes
@@ -54,8 +55,11 @@ def varint(data: Array, at: int) -> tuple[int, int]:
     return 0, -(2**70)
 
 
-def read(path: str | os.PathLike[str], data: Array) -> dict[str, Entry]:
-    """The tensors of a model; raises ImportError without the package onnx, ValueError for what it cannot parse."""
+def read(path: str | os.PathLike[str], data: Array) -> tuple[dict[str, Entry], list[Node]]:
+    """The tensors of a model, and its recurrent nodes.
+
+    Raises ImportError without the package onnx, ValueError for what it cannot parse.
+    """
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -66,47 +70,91 @@ def read(path: str | os.PathLike[str], data: Array) -> dict[str, Entry]:
         model.ParseFromString(data.tobytes())
     except (DecodeError, RecursionError) as error:
         raise ValueError(f"its protobuf cannot be parsed: {error}") from error
-    entries: dict[str, Entry] = {}
-    maps: dict[str, Array] = {}
-
-    def beside(location: str) -> Array:
-        if location not in maps:
-            maps[location] = map_beside(Path(path), location)
-        return maps[location]
-
-    for name, tensor in graph_tensors(model.graph, "", 0):
-        add(entries, name, read_tensor(tensor, name, beside))
+    graphs = Graphs(Path(path))
+    graphs.add_graph(model.graph, "", 0)
     for function in model.functions:
-        for name, tensor in node_tensors(function.node, f"{function.name}/", 0):
-            add(entries, name, read_tensor(tensor, name, beside))
-    return entries
+        graphs.add_nodes(function.node, f"{text(function.name)}/", 0)
+    return graphs.entries, graphs.nodes
 
 
-def graph_tensors(graph: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """The tensors of a graph by name; those of a graph within a node are below the node's name."""
-    if depth > DEEPEST:
-        raise ValueError(f"its graphs are within each other more than {DEEPEST} deep")
-    for tensor in graph.initializer:
-        yield prefix + tensor.name, tensor
-    for sparse in graph.sparse_initializer:
-        yield prefix + sparse.values.name, None
-    yield from node_tensors(graph.node, prefix, depth)
+class Node(NamedTuple):
+    """A recurrent node: its operator, the names that its inputs have among the arrays, "" for none, and attributes."""
+
+    op_type: str
+    name: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, Any]
 
 
-def node_tensors(nodes: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    for k, node in enumerate(nodes):
-        if node.op_type == "Constant" and len(node.output) == 1:
-            yield from ((prefix + node.output[0], a.t) for a in node.attribute if a.name == "value" and a.HasField("t"))
-            continue
-        for attribute in node.attribute:
-            for graph in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
-                yield from graph_tensors(graph, f"{prefix}{node.name or f'{node.op_type}.{k}'}/", depth + 1)
+class Graphs:
+    """The tensors and recurrent nodes of a model's graphs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.nodes: list[Node] = []
+        self.same: dict[str, str] = {}  # what an Identity gives, to what it takes
+        self.maps: dict[str, Array] = {}
+
+    def beside(self, location: str) -> Array:
+        """The bytes of a file in the model's folder."""
+        if location not in self.maps:
+            self.maps[location] = map_beside(self.path, location)
+        return self.maps[location]
+
+    def add_graph(self, graph: Any, prefix: str, depth: int) -> None:
+        """Add the tensors of a graph; those of a graph within a node are below the node's name."""
+        if depth > DEEPEST:
+            raise ValueError(f"its graphs are within each other more than {DEEPEST} deep")
+        for tensor in graph.initializer:
+            name = prefix + text(tensor.name)
+            add(self.entries, name, read_tensor(tensor, name, self.beside))
+        for sparse in graph.sparse_initializer:
+            add(self.entries, prefix + text(sparse.values.name), refused("sparse", (), "it is a sparse tensor"))
+        self.add_nodes(graph.node, prefix, depth)
+
+    def add_nodes(self, nodes: Any, prefix: str, depth: int) -> None:
+        for k, node in enumerate(nodes):
+            name = prefix + (text(node.name) or f"{text(node.op_type)}.{k}")
+            if node.op_type == "Constant" and len(node.output) == 1:
+                for attribute in node.attribute:
+                    if attribute.name == "value" and attribute.HasField("t"):
+                        output = prefix + text(node.output[0])
+                        add(self.entries, output, read_tensor(attribute.t, output, self.beside))
+            elif node.op_type == "Identity" and len(node.input) == len(node.output) == 1:
+                self.same[prefix + text(node.output[0])] = self.known(text(node.input[0]), prefix)
+            elif node.op_type in RECURRENT:
+                inputs = tuple(self.known(text(given), prefix) for given in node.input)
+                self.nodes.append(Node(node.op_type, name, inputs, dict(map(attribute_value, node.attribute))))
+            for attribute in node.attribute:
+                for graph in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+                    self.add_graph(graph, f"{name}/", depth + 1)
+
+    def known(self, name: str, prefix: str) -> str:
+        """The whole name of an input, of this graph or of one around it; as it is given if no array has it."""
+        while True:
+            whole = self.same.get(prefix + name, prefix + name)
+            if whole in self.entries or not prefix:
+                return whole if name else ""
+            prefix = prefix[: prefix.rstrip("/").rfind("/") + 1]
+
+
+def attribute_value(attribute: Any) -> tuple[str, Any]:
+    """The name and value of an attribute of numbers or texts."""
+    field = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints", 8: "strings"}.get(attribute.type)
+    value: Any = getattr(attribute, field) if field else None
+    return text(attribute.name), list(value) if field in ("floats", "ints", "strings") else value
+
+
+def text(value: Any) -> str:
+    """A name; protobuf gives bytes where they are no UTF-8."""
+    if not isinstance(value, str):
+        raise ValueError("it has a name that is no UTF-8")
+    return value
 
 
 def read_tensor(tensor: Any, name: str, beside: Callable[[str], Array]) -> Entry:
     """A tensor of the model, as an array whose size is that of its bytes."""
-    if tensor is None:
-        return refused("sparse", (), "it is a sparse tensor")
     shape = read_shape(list(tensor.dims), repr(name))
     known = DTYPES.get(tensor.data_type)
     dtype = held_in(known) if known else None
@@ -141,7 +189,7 @@ def typed_data(tensor: Any, dtype: np.dtype, known: str) -> Array:
 
 def external_part(tensor: Any, name: str, beside: Callable[[str], Array]) -> Array:
     """The bytes of a tensor in a file beside the model."""
-    keys = {pair.key: pair.value for pair in tensor.external_data}
+    keys = {text(pair.key): text(pair.value) for pair in tensor.external_data}
     try:
         offset = int(keys.get("offset", "0"))
         length = int(keys["length"]) if "length" in keys else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from .source import map_file
 
 Array = np.ndarray
 KNOWN = "safetensors, .npz, .pt, .pth, .bin, .onnx, .h5 or .keras"
-Found = tuple[str, Any, Any]
 
 
 def read(path: str | os.PathLike[str]) -> Arrays:
@@ -46,15 +45,12 @@ def read(path: str | os.PathLike[str]) -> Arrays:
         raise TypeError(f"path: expected a path, got {checks.kind(path)}")
     name = os.fspath(path)
     label = name if isinstance(name, str) else os.fsdecode(name)
-    kind = "whole file of weights"
     try:
-        data = map_file(path)
-        kind, entries, left_out = read_known(label, data)
+        return read_known(label, map_file(path))
     except Misread as error:
         raise ValueError(f"path: expected a whole {error.kind} file, got {label!r}: {error}") from error
     except ValueError as error:
         raise ValueError(f"path: expected a file of weights ({KNOWN}), got {label!r}: {error}") from error
-    return Arrays(label, kind, entries, left_out)
 
 
 class Misread(ValueError):
@@ -65,44 +61,48 @@ class Misread(ValueError):
         self.kind = kind
 
 
-def read_known(path: str, data: Array) -> Found:
-    """The format, the arrays and what else is in a file."""
+def read_known(path: str, data: Array) -> Arrays:
+    """The arrays of a file, by what its content says that it is."""
     kind, reader = recognise(path, data)
     try:
-        found = reader()
+        return reader()
     except ValueError as error:
         raise Misread(kind, error) from error
-    return found if isinstance(found, tuple) else (kind, found, ())
 
 
-def recognise(path: str, data: Array) -> tuple[str, Any]:
+def recognise(path: str, data: Array) -> tuple[str, Callable[[], Arrays]]:
     """The kind of a file, and what reads it."""
     if data[:4].tobytes() in (b"PK\x03\x04", b"PK\x05\x06"):
-        return recognise_archive(data)
+        return recognise_archive(path, data)
     if torchfile.is_old(data):
-        return "torch", lambda: torchfile.read_old(data)
+        return "torch", lambda: Arrays(path, *torchfile.read_old(data))
     if torchfile.is_pickle(data):
-        return "pickle", lambda: torchfile.read_pickle(data)
+        return "pickle", lambda: Arrays(path, *torchfile.read_pickle(data))
     if hdf5.is_hdf5(data):
-        return "Keras", lambda: hdf5.read(data)
+        return "Keras", lambda: Arrays(path, "Keras", hdf5.read(data))
     if safetensors.is_safetensors(data):
-        return "safetensors", lambda: safetensors.read(data)
+        return "safetensors", lambda: Arrays(path, "safetensors", safetensors.read(data))
     if onnx.is_onnx(data):
-        return "ONNX", lambda: onnx.read(path, data)
+
+        def read_onnx() -> Arrays:
+            entries, nodes = onnx.read(path, data)
+            return Arrays(path, "ONNX", entries, nodes=nodes)
+
+        return "ONNX", read_onnx
     raise ValueError(foreign(data))
 
 
-def recognise_archive(data: Array) -> tuple[str, Any]:
+def recognise_archive(path: str, data: Array) -> tuple[str, Callable[[], Arrays]]:
     try:
         archive = Archive(data)
     except ValueError as error:
         raise Misread("zip", error) from error
     if torchfile.is_torch(archive):
-        return "torch", lambda: torchfile.read_zip(archive)
+        return "torch", lambda: Arrays(path, *torchfile.read_zip(archive))
     if hdf5.is_keras(archive):
-        return "Keras", lambda: hdf5.read_keras(archive)
+        return "Keras", lambda: Arrays(path, "Keras", hdf5.read_keras(archive))
     if npz.is_npz(archive):
-        return "npz", lambda: npz.read(archive)
+        return "npz", lambda: Arrays(path, "npz", npz.read(archive))
     raise ValueError("it is a zip archive without data.pkl, model.weights.h5 or .npy members")
 
 
