@@ -59,6 +59,7 @@ __all__ = [
     "Tape",
     "__version__",
     "available_backends",
+    "find_layers",
     "flow",
     "get_backend",
     "get_num_threads",
@@ -94,6 +95,8 @@ def __getattr__(name: str) -> _Any:
         return _import_module(f"{__name__}.{name}")
     if name in ("load", "save"):
         return getattr(_import_module(f"{__name__}.files"), name)
+    if name == "find_layers":
+        return _import_module(f"{__name__}.weights.find").find_layers
     if name == "read":
         return _import_module(f"{__name__}.formats").read
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -50,6 +50,7 @@ from .frozen import FrozenLayer, infer, shortcut
 from .spec import LSTM_COUPLED, Cell
 
 if TYPE_CHECKING:
+    import os
     from typing import Self
 
     from numpy.typing import ArrayLike, DTypeLike
@@ -136,6 +137,23 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         layer = cls(**read_sizes(arrays, gates, prefix, layers=True, may_project=may_project) | options)
         layer.load_state_dict(arrays)
         return layer
+
+    @classmethod
+    def from_weights(
+        cls, weights: Mapping[str, ArrayLike] | str | os.PathLike[str], name: str | None = None, **options: Any
+    ) -> Self:
+        """Make a layer of this kind from anybody's weights: a mapping of names to arrays, or a file for `fastrnn.read`.
+
+        The weights are found by `fastrnn.find_layers`, whatever their names begin with; `name` says which of several
+        layers. `options` are arguments of the constructor that weights do not tell, such as batch_first.
+        Raises ValueError where no layer, or none that `name` tells, is there, or an argument is missing without which a
+        guess could be wrong, and as `fastrnn.read` does.
+
+            >>> lstm = fastrnn.LSTM.from_weights("model.pt", "encoder.rnn", batch_first=True)
+        """
+        from .weights.found import from_weights
+
+        return from_weights(cls, weights, name, options)
 
     @property
     def rng(self) -> np.random.Generator | None:

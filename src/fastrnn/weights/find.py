@@ -1,0 +1,385 @@
+"""Recurrent layers among named arrays, found by names and shapes, whatever the names begin with.
+
+    torch      weight_ih_l0 (G·H, I), weight_hh_l0 (G·H, H), bias_ih_l0, bias_hh_l0, …_l1, …_reverse,
+               weight_hr_l0 (P, H); a cell's without _l0
+    equinox    weight_ih, weight_hh, bias, of a GRU bias_n
+    keras      kernel (I, G·H), recurrent_kernel (H, G·H), bias, also with ":0", or cell/vars/0, 1, 2
+    flax       ii/kernel and the like, or dense_i/kernel
+    onnx       W (D, G·H, I), R (D, G·H, H), B (D, 2·G·H), or what a model's nodes take
+
+G, the rows of a recurrent matrix over its columns, is 1 of RNN, 3 of GRU, 4 of LSTM. Conversions: the modules beside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core import checks
+from . import equinox, flax, keras, onnx
+from .found import FoundLayer
+from .gates import Array
+
+KINDS = {1: "RNN", 3: "GRU", 4: "LSTM"}
+TORCH = re.compile(r"(.*?)((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|norm|alpha)_l(\d+)(_reverse)?", re.DOTALL)
+CELL = re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|bias_n|bias)", re.DOTALL)
+KERAS = re.compile(r"(.*?)(recurrent_kernel|kernel|bias)(?::0)?", re.DOTALL)
+KERAS_3 = re.compile(r"(.*?(?:cell|rnn|lstm|gru)[^/]*/)vars/([012])", re.DOTALL | re.IGNORECASE)
+KERAS_PARTS = dict(zip("012", ("kernel", "recurrent_kernel", "bias")))
+ONNX = re.compile(r"(|.*[./_: -])([WRBP])", re.DOTALL)
+FLAX = re.compile(r"(.*?)([^./]*)[./](kernel|bias)", re.DOTALL)
+WAY = re.compile(r"(^|/)(forward|backward)_[^/]*")
+QUANTISED = re.compile(r"(.*?)\.?_all_weight_values\..*", re.DOTALL)  # torch.ao.nn.quantized.dynamic
+SEPARATORS = "./"
+NONLINEARITY = "The weights of an RNN do not tell its function: nonlinearity says it, 'tanh' or 'relu'."
+KERAS_NOTE = (
+    "Activations other than sigmoid and tanh, and go_backwards, are not among Keras' weights: activations and "
+    "direction say them."
+)
+MERGE_NOTE = (
+    "Both directions' outputs are put beside each other: a merge_mode other than 'concat' is not among weights."
+)
+
+
+def find_layers(mapping: Mapping[str, Any], label: str = "mapping") -> list[FoundLayer]:
+    """The RNN, LSTM and GRU layers in a mapping of names to arrays, in the order in which it has them.
+
+        >>> for found in fastrnn.find_layers(fastrnn.read("model.pt")):
+        ...     print(found.kind, found.name, found.input_size, found.hidden_size, found.ambiguous)
+        ...     layer = found.layer(batch_first=True)
+
+    Mappings within the mapping have names "outer/inner". Arrays are converted when a layer is made of them; of the
+    mappings that `fastrnn.read` gives, none is made before. Layers that look like recurrent ones and cannot be read,
+    such as quantised ones, are there with what is `refused`. Raises TypeError for what is no mapping.
+    """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(
+            f"{label}: expected a mapping of names to arrays, as of fastrnn.read, got {checks.kind(mapping)}"
+        )
+    given = Given(mapping)
+    found = [*of_nodes(given), *of_torch(given), *of_cells(given), *of_keras(given), *of_flax(given), *of_onnx(given)]
+    found += of_quantised(given)
+    place = {name: k for k, name in enumerate(given.names)}
+    return sorted(found, key=lambda layer: min((place[name] for name in layer.names), default=len(place)))
+
+
+class Given:
+    """The arrays by name, looked at no more than needed."""
+
+    def __init__(self, mapping: Mapping[str, Any]) -> None:
+        self.shapes = getattr(mapping, "shapes", None)
+        self.dtypes = getattr(mapping, "dtypes", {})
+        self.nodes = getattr(mapping, "nodes", ())
+        self.mapping = mapping if self.shapes is not None else flat(mapping)
+        self.names = [name for name in self.mapping if isinstance(name, str)]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.shapes[name] if self.shapes is not None else np.shape(self.mapping[name]))
+
+    def quantised(self, names: Any) -> str | None:
+        """Say of an array that holds other numbers than floats, as those of quantised layers do."""
+        for name in names:
+            dtype = str(self.dtypes[name] if self.dtypes else getattr(self.mapping[name], "dtype", "float64"))
+            if "float" not in dtype:
+                return f"{name!r} holds {dtype}, as a quantised layer does"
+        return None
+
+    def groups(self, pattern: re.Pattern[str]) -> dict[str, dict[Any, str]]:
+        """The names that match, by the pattern's first group and then by the others."""
+        found: dict[str, dict[Any, str]] = {}
+        for name in self.names:
+            if (match := pattern.fullmatch(name)) is not None and not name.startswith("optimizer"):
+                prefix, *key = match.groups()
+                found.setdefault(prefix, {})[tuple(key) if len(key) > 1 else key[0]] = name
+        return found
+
+
+def flat(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The arrays of mappings within each other, by names with slashes."""
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        found |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def short(prefix: str) -> str:
+    return prefix.strip(SEPARATORS)
+
+
+def gates(rows: int, hidden: int) -> str:
+    """The kind of a layer by its recurrent matrix."""
+    return KINDS.get(rows // hidden, "unknown") if hidden and rows % hidden == 0 else "unknown"
+
+
+def questions(kind: str) -> dict[str, Any]:
+    """What no weights of this kind tell."""
+    return {"ambiguous": (NONLINEARITY,), "undecided": ("nonlinearity",)} if kind == "RNN" else {}
+
+
+# --- torch
+
+
+def of_torch(given: Given) -> Iterator[FoundLayer]:
+    """Layers of torch's names, fastrnn's own among them."""
+    for prefix, members in given.groups(TORCH).items():
+        parts = {(part, int(layer), bool(reverse)): name for (part, layer, reverse), name in members.items()}
+        if ("weight_ih", 0, False) in parts or ("weight_hh", 0, False) in parts:
+            yield torch_layer(given, prefix, parts)
+
+
+def torch_layer(given: Given, prefix: str, parts: dict[tuple[str, int, bool], str]) -> FoundLayer:
+    kinds = {part for part, _, _ in parts}
+    names = tuple(parts.values())
+    missing = [part + "_l0" for part in ("weight_ih", "weight_hh") if (part, 0, False) not in parts]
+    shapes = [given.shape(parts[part, 0, False]) for part in ("weight_ih", "weight_hh") if (part, 0, False) in parts]
+    if missing or any(len(shape) != 2 for shape in shapes):
+        why = f"it has no {missing[0]!r}" if missing else f"its weights have the shapes {shapes[0]} and {shapes[1]}"
+        return FoundLayer("unknown", short(prefix), 0, 0, refused=why, names=names)
+    (rows, inputs), (_, width) = shapes
+    projected = "weight_hr" in kinds
+    hidden = given.shape(parts["weight_hr", 0, False])[-1] if ("weight_hr", 0, False) in parts else width
+    kind = gates(rows, hidden)
+    more: dict[str, Any] = dict(questions(kind))
+    refused = given.quantised(names)
+    if "peephole" in kinds and kind == "GRU":  # an LSTM without a forget gate of its own
+        kind, more["options"] = "LSTM", {"coupled": True}
+    if "norm" in kinds:
+        more["ambiguous"] = ("Gains do not tell over which units they normalise: layer_norm says it, True or 'gate'.",)
+        more["undecided"] = ("layer_norm",)
+    if kind == "unknown" or "alpha" in kinds or (projected and kind != "LSTM"):
+        refused = f"its recurrent matrix of {checks.show(shapes[1])} is none of an RNN, LSTM or GRU"
+        refused = "it is a LeakyRNN, which LeakyRNN.from_state_dict makes" if "alpha" in kinds else refused
+
+    def params() -> dict[str, Array]:
+        return {name.removeprefix(prefix): given.mapping[name] for name in names}
+
+    return FoundLayer(
+        kind, short(prefix), inputs, hidden, 1 + max(layer for _, layer, _ in parts),
+        any(reverse for _, _, reverse in parts), "bias_ih" in kinds, width if projected else 0,
+        refused=refused, names=names, _params=params, **more,
+    )  # fmt: skip
+
+
+def of_cells(given: Given) -> Iterator[FoundLayer]:
+    """torch's cells and Equinox'."""
+    for prefix, parts in given.groups(CELL).items():
+        if not {"weight_ih", "weight_hh"} <= parts.keys():
+            continue
+        w_ih, w_hh = given.shape(parts["weight_ih"]), given.shape(parts["weight_hh"])
+        if len(w_ih) != 2 or len(w_hh) != 2:
+            continue
+        kind, theirs = gates(*w_hh), "bias" in parts
+        wrong = kind == "unknown" or (theirs and kind == "RNN")
+        yield FoundLayer(
+            kind, short(prefix), w_ih[1], w_hh[1], bias=theirs or "bias_ih" in parts,
+            convention="equinox" if theirs else "torch", names=tuple(parts.values()),
+            refused=f"its recurrent matrix of {checks.show(w_hh)} is none of such a cell" if wrong
+            else given.quantised(parts.values()),
+            _params=cell_params(given, kind, parts), **questions(kind),
+        )  # fmt: skip
+
+
+def cell_params(given: Given, kind: str, parts: Mapping[str, str]) -> Callable[[], dict[str, Array]]:
+    def params() -> dict[str, Array]:
+        arrays = {part: given.mapping[name] for part, name in parts.items()}
+        if "bias" in arrays:
+            return equinox.to_params(kind, **{part: a for part, a in arrays.items() if part[-3:] not in ("_ih", "_hh")},
+                                     weight_ih=arrays["weight_ih"], weight_hh=arrays["weight_hh"])  # fmt: skip
+        return {f"{part}_l0": array for part, array in arrays.items()}
+
+    return params
+
+
+def of_quantised(given: Given) -> Iterator[FoundLayer]:
+    """torch's layers of packed integers, which are not read."""
+    prefixes: dict[str, list[str]] = {}
+    for name in given.names:
+        if match := QUANTISED.fullmatch(name):
+            prefixes.setdefault(match[1], []).append(name)
+    for prefix, names in prefixes.items():
+        why = "it is a dynamically quantised layer of torch's, whose weights are packed"
+        yield FoundLayer("unknown", short(prefix), 0, 0, refused=why, names=tuple(names))
+
+
+# --- Keras
+
+
+def of_keras(given: Given) -> Iterator[FoundLayer]:
+    """Layers of Keras 2's and 3's names; two directions of one wrapper are one layer."""
+    groups = given.groups(KERAS)
+    for prefix, members in given.groups(KERAS_3).items():
+        groups.setdefault(prefix, {KERAS_PARTS[number]: name for number, name in members.items()})
+    cells = {prefix: parts for prefix, parts in groups.items() if fits_keras(given, parts)}
+    wrappers: dict[str, list[tuple[str, str]]] = {}
+    for prefix in cells:
+        if way := WAY.search(prefix):
+            wrappers.setdefault(prefix[: way.start()], []).append((way[2], prefix))
+    # More than one cell a direction is a stack, whose directions meet at its end alone.
+    pairs = [dict(ways) for ways in wrappers.values() if len(ways) == len(dict(ways)) == 2]
+    together = {pair["forward"]: pair["backward"] for pair in pairs if same_shapes(given, cells, pair)}
+    for prefix, parts in cells.items():
+        if prefix in together:
+            yield keras_layer(given, prefix, [parts, cells[together[prefix]]])
+        elif prefix not in together.values():
+            yield keras_layer(given, prefix, [parts])
+
+
+def fits_keras(given: Given, parts: Mapping[str, str]) -> bool:
+    if not {"kernel", "recurrent_kernel"} <= parts.keys():
+        return False
+    kernel, recurrent = given.shape(parts["kernel"]), given.shape(parts["recurrent_kernel"])
+    if len(kernel) != 2 or len(recurrent) != 2 or kernel[1] != recurrent[1]:
+        return False
+    return gates(recurrent[1], recurrent[0]) != "unknown"
+
+
+def same_shapes(given: Given, cells: Mapping[str, Mapping[str, str]], pair: Mapping[str, str]) -> bool:
+    both = [{part: given.shape(name) for part, name in cells[prefix].items()} for prefix in pair.values()]
+    return both[0] == both[1]
+
+
+def keras_layer(given: Given, prefix: str, ways: list[Mapping[str, str]]) -> FoundLayer:
+    inputs = given.shape(ways[0]["kernel"])[0]
+    hidden, columns = given.shape(ways[0]["recurrent_kernel"])
+    kind = gates(columns, hidden)
+    notes, undecided = [], []
+    options: dict[str, Any] = {}
+    if kind == "RNN":
+        notes, undecided = [NONLINEARITY], ["nonlinearity"]
+    elif kind == "GRU" and "bias" not in ways[0]:
+        notes.append(
+            "A GRU without biases does not tell Keras' reset_after: reset says it, 'after' if True, else 'before'."
+        )
+        undecided.append("reset")
+    elif kind == "GRU":
+        options["reset"] = "after" if len(given.shape(ways[0]["bias"])) == 2 else "before"
+    notes += [KERAS_NOTE] * (kind != "RNN") + [MERGE_NOTE] * (len(ways) == 2)
+    names = tuple(name for parts in ways for name in parts.values())
+
+    def params() -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for parts, suffix in zip(ways, ("_l0", "_l0_reverse")):
+            found |= keras.to_params(kind, **{part: given.mapping[n] for part, n in parts.items()}, suffix=suffix)
+        return found
+
+    way = WAY.search(prefix)
+    name = prefix[: way.start()] if way and len(ways) == 2 else prefix
+    if way and len(ways) == 1 and way[2] == "backward":
+        options["direction"] = "reverse"
+    return FoundLayer(
+        kind, short(name), inputs, hidden, bidirectional=len(ways) == 2, bias="bias" in ways[0], convention="keras",
+        options=options, ambiguous=tuple(notes), undecided=tuple(undecided), names=names,
+        refused=given.quantised(names), _params=params,
+    )  # fmt: skip
+
+
+# --- Flax
+
+
+def of_flax(given: Given) -> Iterator[FoundLayer]:
+    """Cells of Flax' names."""
+    for prefix, members in given.groups(FLAX).items():
+        nested: dict[str, dict[str, str]] = {}
+        for (part, leaf), name in members.items():
+            nested.setdefault(part, {})[leaf] = name
+        parts = flax.unified(nested)
+        alone = [kind for kind, own in flax.ALONE.items() if set(parts) == {side + g for side in "ih" for g in own}]
+        if not alone and set(parts) != {"dense_i", "dense_h"}:
+            continue
+        gate = flax.ALONE[alone[0]][0] if alone else ""
+        first, hidden = (f"i{gate}", f"h{gate}") if alone else ("dense_i", "dense_h")
+        if "kernel" not in parts[first] or "kernel" not in parts[hidden]:
+            continue
+        x, h = given.shape(parts[first]["kernel"]), given.shape(parts[hidden]["kernel"])
+        if len(x) != 2 or len(h) != 2 or gates(h[1], h[0]) == "unknown" or (alone and h[0] != h[1]):
+            continue
+        kind = alone[0] if alone else gates(h[1], h[0])
+        names = tuple(members.values())
+        yield FoundLayer(
+            kind, short(prefix), x[0], h[0], bias=any("bias" in part for part in parts.values()), convention="flax",
+            names=names, refused=given.quantised(names), _params=flax_params(given, parts), **questions(kind),
+        )  # fmt: skip
+
+
+def flax_params(given: Given, parts: Mapping[str, Mapping[str, str]]) -> Callable[[], dict[str, Array]]:
+    return lambda: flax.to_params(
+        {part: {leaf: given.mapping[name] for leaf, name in leaves.items()} for part, leaves in parts.items()}
+    )
+
+
+# --- ONNX
+
+
+def of_nodes(given: Given) -> Iterator[FoundLayer]:
+    """The recurrent nodes of an ONNX model, whose attributes tell what arrays do not."""
+    for node in given.nodes:
+        W, R, B, P = ([*node.inputs, *[""] * 8][k] for k in (1, 2, 3, 7))
+        names = tuple(name for name in (W, R, B, P) if name)
+        kind = node.op_type
+        refused, options = None, {}
+        if absent := [name for name in names if name not in given.mapping]:
+            refused = f"its tensor {absent[0]!r} is computed by the graph: fastrnn.onnx.from_onnx reads such models"
+        elif kind not in onnx.GATES:
+            refused = f"it is a {kind}, whose weights are quantised: fastrnn.onnx.from_onnx reads such models"
+        elif not fits_onnx(given, W, R):
+            refused = f"its tensors have the shapes {checks.show(given.shape(W))} and {checks.show(given.shape(R))}"
+        else:
+            try:
+                each = onnx.to_options(kind, node.attributes)
+                options = each[0]
+                refused = given.quantised(names) if each[-1] == options else "its directions have other activations"
+            except (ValueError, TypeError) as error:
+                refused = str(error)
+        held = tuple(name for name in names if name in given.mapping)
+        readable = refused is None and kind in onnx.GATES
+        D, H, I = (*given.shape(R)[::2], given.shape(W)[2]) if readable else (1, 0, 0)
+        yield FoundLayer(
+            kind if kind in onnx.GATES else "unknown", node.name, I, H, bidirectional=D == 2, bias=bool(B),
+            convention="onnx", options=options, names=held, refused=refused,
+            _params=onnx_params(given, kind, dict(zip("WRBP", (W, R, B, P))), options),
+        )  # fmt: skip
+
+
+def fits_onnx(given: Given, W: str, R: str) -> bool:
+    w, r = given.shape(W), given.shape(R)
+    return len(w) == len(r) == 3 and w[:2] == r[:2] and r[0] in (1, 2) and gates(r[1], r[2]) != "unknown"
+
+
+def of_onnx(given: Given) -> Iterator[FoundLayer]:
+    """Tensors of ONNX's names, without a node that says what it does with them."""
+    taken = {name for node in given.nodes for name in node.inputs}
+    for prefix, parts in given.groups(ONNX).items():
+        if not {"W", "R"} <= parts.keys() or not fits_onnx(given, parts["W"], parts["R"]) or taken & {*parts.values()}:
+            continue
+        D, rows, H = given.shape(parts["R"])
+        kind = gates(rows, H)
+        notes, undecided = [], []
+        if kind == "RNN":
+            notes, undecided = [NONLINEARITY], ["nonlinearity"]
+        if kind == "GRU":
+            notes.append(
+                "Tensors do not tell linear_before_reset: reset says it, 'before' if 0, as by default, else 'after'."
+            )
+            undecided.append("reset")
+        if D == 1:
+            notes.append("Tensors of one direction do not tell which: direction says it, 'forward' or 'reverse'.")
+            undecided.append("direction")
+        names = tuple(parts.values())
+        yield FoundLayer(
+            kind, prefix.rstrip("./_: -"), given.shape(parts["W"])[2], H, bidirectional=D == 2, bias="B" in parts,
+            convention="onnx", ambiguous=tuple(notes), undecided=tuple(undecided), names=names,
+            refused=given.quantised(names), _params=onnx_params(given, kind, parts, {}),
+        )  # fmt: skip
+
+
+def onnx_params(
+    given: Given, kind: str, parts: Mapping[str, str], options: Mapping[str, Any]
+) -> Callable[[], dict[str, Array]]:
+    def params() -> dict[str, Array]:
+        tensors = {part: given.mapping[name] for part, name in parts.items() if name}
+        return onnx.to_params(kind, **tensors, coupled=bool(options.get("coupled")))
+
+    return params
