@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastrnn.torch  # noqa: E402
-from fastrnn.torch import kernels  # noqa: E402
+from fastrnn.torch import kernels, short  # noqa: E402
 
 LENGTHS = torch.tensor([3, 7, 1, 5, 2])
 T, B, I, H = 7, 5, 3, 4
@@ -24,19 +24,20 @@ def computed(monkeypatch):
     """The names of torch's functions that were computed by fastrnn, and those that were left to torch."""
     ways = {True: [], False: []}
 
-    def counted(name):
-        function = getattr(kernels, name)
+    def counted(file, name):
+        function = getattr(file, name)
 
         def count(asked, *args):
             found = function(asked, *args)
             if found is not None or name == "compute":  # the others leave what they do not compute to it
-                ways[found is not None].append(getattr(asked, "mode", asked))
+                ways[found is not None].append(getattr(asked, "mode", type(asked).__name__))
             return found
 
-        monkeypatch.setattr(kernels, name, count)
+        monkeypatch.setattr(file, name, count)
 
-    for name in "compute", "at_once", "cell_at_once":
-        counted(name)
+    counted(kernels, "compute")
+    counted(short, "layer_at_once")
+    counted(short, "cell_at_once")
     return ways
 
 
@@ -306,6 +307,40 @@ def test_a_hundred_steps_of_training(kind):
         losses.append(found)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     assert losses[1][-1] < 0.95 * losses[1][0]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+def test_the_short_way_sees_what_has_changed(kind, computed):
+    """Without gradients views of the parameters are kept from call to call: their memory, shape or dtype may change."""
+    theirs, ours = pair(kind, 4, 4, dtype=torch.float32)
+    short_ways = 0
+
+    def same():
+        nonlocal short_ways
+        dtype = next(ours.parameters()).dtype
+        x = torch.randn(B, 4, dtype=dtype) if kind.endswith("Cell") else torch.randn(1, B, 4, dtype=dtype)
+        h = torch.randn_like(x)
+        hx = (h, h + 1) if kind.startswith("LSTM") else h
+        with torch.no_grad():
+            for left, right in zip(flat(theirs(x, hx)), flat(ours(x, hx)), strict=True):
+                torch.testing.assert_close(right, left, rtol=1e-4, atol=1e-5)
+        short_ways += 1
+
+    def both(change):
+        for module in theirs, ours:
+            change(module, next(name for name, _ in module.named_parameters() if name.startswith("weight_hh")))
+        same()
+
+    same()
+    with torch.no_grad():
+        both(lambda module, name: getattr(module, name).mul_(0.5))
+        both(lambda module, name: getattr(module, name)[1:].fill_(0.25))
+    both(lambda module, name: setattr(getattr(module, name), "data", getattr(module, name).data * 3))
+    both(lambda module, name: setattr(module, name, torch.nn.Parameter(getattr(module, name).detach() - 1)))
+    both(lambda module, name: setattr(getattr(module, name), "data", getattr(module, name).data.t().contiguous().t()))
+    both(lambda module, name: module.double())
+    both(lambda module, name: module.load_state_dict({k: v * 2 for k, v in module.state_dict().items()}))
+    assert len(computed[True]) == short_ways and not computed[False]
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import calls, kernels, names
+from . import calls, names, short
 
 
 def with_kernels(forward: Any) -> Any:
@@ -43,12 +43,22 @@ class Layer(Recurrent):
             tracer: Any = input.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self), (input, hx), arguments)
         if resets is None:
-            found = None if torch.compiler.is_compiling() else kernels.at_once(self, input, hx)
+            found = None if torch.compiler.is_compiling() else short.layer_at_once(self, input, hx)
             return self._torch_forward(input, hx) if found is None else found
         if isinstance(input, torch.nn.utils.rnn.PackedSequence):
             raise ValueError("resets: expected None with a packed sequence")
         given = resets if input.dim() == 3 else resets.unsqueeze(0 if self.batch_first else 1)
         return calls.resets.during(given, self._torch_forward, input, hx)
+
+
+class Cell(Recurrent):
+    _torch_forward: Any
+    _mode: str
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As torch's module."""
+        found = None if torch.compiler.is_compiling() else short.cell_at_once(self, input, hx)
+        return self._torch_forward(input, hx) if found is None else found
 
 
 class RNN(Layer, torch.nn.RNN):
@@ -72,25 +82,31 @@ class GRU(Layer, torch.nn.GRU):
     _torch_forward = with_kernels(torch.nn.GRU.forward)
 
 
-class RNNCell(Recurrent, torch.nn.RNNCell):
+class RNNCell(Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on fastrnn."""
 
     _torch_class = torch.nn.RNNCell
-    forward = with_kernels(torch.nn.RNNCell.forward)
+    _torch_forward = with_kernels(torch.nn.RNNCell.forward)
+
+    @property
+    def _mode(self) -> str:  # type: ignore[override]
+        return f"rnn_{self.nonlinearity}"
 
 
-class LSTMCell(Recurrent, torch.nn.LSTMCell):
+class LSTMCell(Cell, torch.nn.LSTMCell):
     """torch.nn.LSTMCell on fastrnn."""
 
     _torch_class = torch.nn.LSTMCell
-    forward = with_kernels(torch.nn.LSTMCell.forward)
+    _torch_forward = with_kernels(torch.nn.LSTMCell.forward)
+    _mode = "lstm"
 
 
-class GRUCell(Recurrent, torch.nn.GRUCell):
+class GRUCell(Cell, torch.nn.GRUCell):
     """torch.nn.GRUCell on fastrnn."""
 
     _torch_class = torch.nn.GRUCell
-    forward = with_kernels(torch.nn.GRUCell.forward)
+    _torch_forward = with_kernels(torch.nn.GRUCell.forward)
+    _mode = "gru"
 
 
 KINDS: tuple[type[Recurrent], ...] = (RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell)

@@ -74,7 +74,7 @@ cdef class Packed:
     cdef fr_packed *directions[2]
     cdef int count
     cdef fr_cell cell
-    cdef object weights
+    cdef readonly object weights  # those that the kernels read where they are; None where they have a copy
 
     def __cinit__(self, cell, weights, int threads, steps):
         cdef fr_weights w
@@ -93,7 +93,7 @@ cdef class Packed:
             I, H = direction.w_ih.shape[1], direction.w_ih.shape[0] // gates
             elements = <double>(I + H) * <double>direction.w_hh.shape[0]
             if steps is not None and steps <= FEW_STEPS and direction.w_hr is None and not cell.normal:
-                self.weights = weights  # which the kernels read
+                self.weights = weights
                 status = fr_unpacked(self.cell, dtype, I, H, &w, options, &self.directions[self.count])
             elif elements < LEAST_PACKED_WITHOUT_GIL:
                 status = fr_pack(self.cell, dtype, I, H, &w, options, threads, NULL, &self.directions[self.count])

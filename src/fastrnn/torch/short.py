@@ -1,0 +1,133 @@
+"""The short way of a module's call without gradients: what does not change from call to call is looked up once.
+
+A plan has views of a module's parameters, through which their changes in place are seen. It holds while they are the
+same objects, of the same memory and shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from ..backends.base import Backend
+from ..core import config, stack
+from ..frozen import shortcut, step_at_once
+from ..spec import Weights
+from .calls import CELLS, Asked, FlatLayer, array, flat_layer, refusal, refused, threads
+
+CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Plan:
+    """A module's parameters, as a backend takes them."""
+
+    __slots__ = ("asked", "backend", "dtype", "grouped", "layer", "params", "places", "step", "views")
+
+    def __init__(self, asked: Asked, layer: FlatLayer, backend: Backend, params: list[torch.Tensor]) -> None:
+        self.asked, self.layer, self.backend, self.params = asked, layer, backend, params
+        self.dtype = params[0].dtype
+        self.places = [(param.data_ptr(), param.shape) for param in params]
+        self.views = [array(param) for param in params]
+        self.grouped: list[tuple[Weights, ...]] = layer.grouped(self.views)
+        self.step: Any = None  # the way of single steps, if the backend reads the weights where they are
+
+    def holds(self, params: list[torch.Tensor], backend: Backend) -> bool:
+        if backend is not self.backend:
+            return False
+        for param, own, (place, shape) in zip(params, self.params, self.places):
+            if param is not own or param.data_ptr() != place or param.shape != shape or not param.is_contiguous():
+                return False
+        return True
+
+    def way(self, steps: int, many: int) -> Any:
+        """The backend's short way through so many steps, or None."""
+        if steps == 1 and self.step is not None:
+            return self.step
+        packed = stack.packing(self.layer.spec, self.backend, self.grouped, steps, many)
+        if steps > 1:
+            return shortcut(self.layer.spec, self.backend, packed)
+        layers = tuple(packed)
+        way = shortcut(self.layer.spec, self.backend, layers)
+        if way is not None and all([layer.weights is not None for layer in layers]):
+            self.step = way
+        return way
+
+
+plans: WeakKeyDictionary[torch.nn.Module, Plan] = WeakKeyDictionary()
+
+
+def plan_for(module: torch.nn.Module, asked: Asked, names: Any) -> Plan | None:
+    """The plan of a module as it is now, or None where there is none."""
+    params = [getattr(module, name) for name in names]
+    plan, backend = plans.get(module), config.backend()
+    if plan is not None and plan.asked == asked and plan.holds(params, backend):
+        return plan
+    if refused(params) or not all([param.is_contiguous() for param in params]):
+        return None
+    layer = flat_layer(asked, tuple([param.shape for param in params]), params[0].dtype)
+    if layer is None or not hasattr(backend, "Shortcut"):
+        return None
+    plan = plans[module] = Plan(asked, layer, backend, params)
+    return plan
+
+
+def plain(x: Any, dtype: torch.dtype) -> bool:
+    """Whether this is a tensor of memory that may be read as it is."""
+    return type(x) is torch.Tensor and x.dtype is dtype and x.is_cpu and x.layout is torch.strided and not x.is_neg()
+
+
+def view(x: torch.Tensor) -> np.ndarray:
+    return x.detach().numpy() if x.requires_grad else x.numpy()
+
+
+def state_of(hx: Any, dtype: torch.dtype) -> Any:
+    """The arrays of a state, or None where they need a closer look."""
+    if type(hx) is torch.Tensor:
+        return view(hx) if plain(hx, dtype) else None
+    if type(hx) is not tuple or not all([plain(part, dtype) for part in hx]):
+        return None
+    return tuple([view(part) for part in hx])
+
+
+def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
+    """What a module of sequences gives, (y, state); None where the call needs a closer look."""
+    if torch.is_grad_enabled() or (module.training and module.dropout) or refusal():
+        return None
+    mode = module.mode.lower()
+    asked = Asked(mode, module.bias, module.num_layers, 0.0, module.bidirectional, module.batch_first)
+    plan = plan_for(module, asked, module._flat_weights_names)
+    if plan is None or not plain(x, plan.dtype) or not x.numel():
+        return None
+    state = None if hx is None else state_of(hx, plan.dtype)
+    if hx is not None and state is None:
+        return None
+    many = threads() or config.get_num_threads()
+    way = plan.way(x.shape[1 if asked.batch_first and x.dim() == 3 else 0], many)
+    found = None if way is None else way.sequence(view(x), state, None, many)
+    if found is None:
+        return None
+    y, after = found
+    return torch.from_numpy(y), tensors(after)
+
+
+def cell_at_once(module: Any, x: Any, hx: Any) -> Any:
+    """What a cell gives, its next state; None where the call needs a closer look."""
+    if torch.is_grad_enabled() or hx is None or module._mode not in CELLS or refusal():
+        return None  # torch says what a nonlinearity is that it does not know
+    mode, names = module._mode, CELL_PARAMETERS[: 4 if module.bias else 2]
+    plan = plan_for(module, Asked(mode, module.bias, 1, 0.0, False, False), names)
+    if plan is None or not plain(x, plan.dtype):
+        return None
+    state = state_of(hx, plan.dtype)
+    if state is None:
+        return None
+    weights = plan.views if module.bias else [*plan.views, None, None]
+    after = step_at_once(plan.backend, CELLS[mode], view(x), state, *weights)
+    return None if after is None else tensors(after)
+
+
+def tensors(state: Any) -> Any:
+    return tuple([torch.from_numpy(part) for part in state]) if type(state) is tuple else torch.from_numpy(state)
