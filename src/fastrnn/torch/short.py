@@ -61,7 +61,8 @@ plans: WeakKeyDictionary[torch.nn.Module, Plan] = WeakKeyDictionary()
 
 def plan_for(module: torch.nn.Module, asked: Asked, names: Any) -> Plan | None:
     """The plan of a module as it is now, or None where there is none."""
-    params = [getattr(module, name) for name in names]
+    own = module._parameters  # getattr takes as long as the step does
+    params: list[Any] = [own[name] if name in own else getattr(module, name) for name in names]
     plan, backend = plans.get(module), config.backend()
     if plan is not None and plan.asked == asked and plan.holds(params, backend):
         return plan
