@@ -87,7 +87,7 @@ def train(options: Options, cell: str, data: Sequences, symbols: int, direction:
         emb=Embedding(symbols, 32, rng=options.seed), rnn=rnn,
         out=Linear(rnn.output_size, len(CLASSES), rng=options.seed),
     )  # fmt: skip
-    epochs = options.epochs or (4 if options.quick else 3)
+    epochs = options.epochs or (4 if options.quick else 2)
     fit(
         model, data, cross_entropy, Adam(model.params, lr=0.01 if options.quick else 0.004), rng=options.seed, clip=1.0,
         schedule=CosineSchedule(), **options.for_fit(f"{cell}-{direction}", epochs=epochs),
