@@ -1,4 +1,4 @@
-"""The command `fastrnn`: info, bench and verify; learn and flow have a file each of their own."""
+"""The command `fastrnn`: info, bench and verify; learn, flow and inspect have a file each of their own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .console.progress import progress_bar
 from .core.config import BackendName
 from .flow.command import add_parser as add_flow
 from .learn.command import add_parser as add_learn
+from .weights.command import add_parser as add_inspect
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_learn(commands)
     add_flow(commands)
+    add_inspect(commands)
     return parser
 
 

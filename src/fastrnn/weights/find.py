@@ -329,8 +329,8 @@ def of_nodes(given: Given) -> Iterator[FoundLayer]:
         else:
             try:
                 each = onnx.to_options(kind, node.attributes)
-                options = each[0]
-                refused = given.quantised(names) if each[-1] == options else "its directions have other activations"
+                options = {option: value for option, value in each[0].items() if option != "bidirectional"}
+                refused = given.quantised(names) if each[-1] == each[0] else "its directions have other activations"
             except (ValueError, TypeError) as error:
                 refused = str(error)
         held = tuple(name for name in names if name in given.mapping)
