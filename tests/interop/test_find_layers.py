@@ -74,6 +74,16 @@ def test_torch_cells(kind):
     np.testing.assert_allclose(layer(X)[0][-1], expected, **CLOSE)
 
 
+def test_short_names_are_torchs_and_say_so():
+    gru = fastrnn.GRU(I, H, rng=0)
+    short = {"weight": "enc_w", "bias": "enc_b"}
+    mapping = {name.removesuffix("_l0"): array for name, array in gru.params.items()}
+    mapping = {short[name.partition("_")[0]] + "_" + name.partition("_")[2]: array for name, array in mapping.items()}
+    found = only(mapping | {"raw_ih": np.zeros((3, 3)), "enc_emb": np.zeros((3, 3))})
+    assert (found.kind, found.name, found.undecided) == ("GRU", "enc", ()) and "r, z, n" in found.ambiguous[0]
+    np.testing.assert_array_equal(found.layer()(X)[0], gru(X)[0])
+
+
 @pytest.mark.parametrize("options", [{"peephole": True}, {"coupled": True, "peephole": True}, {"proj_size": 2}])
 def test_fastrnns_own_names(options):
     layer = fastrnn.LSTM(I, H, rng=0, **options)
@@ -252,6 +262,22 @@ def test_onnx_nodes(kind, D, attributes, tmp_path):
     found = only(fastrnn.read(tmp_path / "m.onnx"))
     assert (found.kind, found.name, found.bidirectional, found.ambiguous) == (kind, "node", D == 2, ())
     np.testing.assert_allclose(found.layer()(X)[0], expected, **CLOSE)
+
+
+def test_onnx_tensors_that_the_graph_computes_are_refused_by_name(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    held, _ = onnx_file(tmp_path / "m.onnx", "GRU", 1)
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.node[0].op_type = "Neg"
+    onnx.save(model, tmp_path / "m.onnx")
+    found = only(fastrnn.read(tmp_path / "m.onnx"))
+    assert found.kind == "GRU" and "'same' is computed by the graph" in found.refused
+    with pytest.raises(ValueError, match="'same' is computed"):
+        found.layer()
+    model.graph.node[1].attribute.append(onnx.helper.make_attribute("output_sequence", 1))
+    model.graph.node[0].op_type = "Identity"
+    onnx.save(model, tmp_path / "m.onnx")
+    assert only(fastrnn.read(tmp_path / "m.onnx")).refused.startswith("output_sequence: ")
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])

@@ -93,7 +93,7 @@ def row(layer: FoundLayer, arrays: Arrays, notes: Sequence[str]) -> tuple[str, .
     """The cells of a layer's line."""
     hidden = f"{layer.hidden_size}" + (f" to {layer.proj_size}" if layer.proj_size else "")
     sizes = [str(layer.input_size), hidden, str(layer.num_layers), str(1 + layer.bidirectional)]
-    if layer.kind == "unknown":
+    if not layer.hidden_size:
         sizes = ["—"] * 4
     numbers = " ".join(f"[{notes.index(sentence) + 1}]" for sentence in sentences(layer))
     count = f"{parameters(layer, arrays):,}"

@@ -16,16 +16,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from ..core import checks
 from . import equinox, flax, keras, onnx
 from .found import FoundLayer
 from .gates import Array
+from .given import Given
 
 KINDS = {1: "RNN", 3: "GRU", 4: "LSTM"}
 TORCH = re.compile(r"(.*?)((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|norm|alpha)_l(\d+)(_reverse)?", re.DOTALL)
-CELL = re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|bias_n|bias)", re.DOTALL)
+CELL = re.compile(
+    r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|bias_n|bias|(?<![A-Za-z])(?:w_ih|w_hh|b_ih|b_hh))", re.DOTALL
+)
+SHORT = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+SHORT_NOTE = (
+    "Names such as w_ih leave the order of gates open; torch's is taken: i, f, g, o of an LSTM; r, z, n of a GRU, "
+    "whose reset follows the product."
+)
 KERAS = re.compile(r"(.*?)(recurrent_kernel|kernel|bias)(?::0)?", re.DOTALL)
 KERAS_3 = re.compile(r"(.*?(?:cell|rnn|lstm|gru)[^/]*/)vars/([012])", re.DOTALL | re.IGNORECASE)
 KERAS_PARTS = dict(zip("012", ("kernel", "recurrent_kernel", "bias")))
@@ -66,47 +72,8 @@ def find_layers(mapping: Mapping[str, Any], label: str = "mapping") -> list[Foun
     return sorted(found, key=lambda layer: min((place[name] for name in layer.names), default=len(place)))
 
 
-class Given:
-    """The arrays by name, looked at no more than needed."""
-
-    def __init__(self, mapping: Mapping[str, Any]) -> None:
-        self.shapes = getattr(mapping, "shapes", None)
-        self.dtypes = getattr(mapping, "dtypes", {})
-        self.nodes = getattr(mapping, "nodes", ())
-        self.mapping = mapping if self.shapes is not None else flat(mapping)
-        self.names = [name for name in self.mapping if isinstance(name, str)]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.shapes[name] if self.shapes is not None else np.shape(self.mapping[name]))
-
-    def quantised(self, names: Any) -> str | None:
-        """Say of an array that holds other numbers than floats, as those of quantised layers do."""
-        for name in names:
-            dtype = str(self.dtypes[name] if self.dtypes else getattr(self.mapping[name], "dtype", "float64"))
-            if "float" not in dtype:
-                return f"{name!r} holds {dtype}, as a quantised layer does"
-        return None
-
-    def groups(self, pattern: re.Pattern[str]) -> dict[str, dict[Any, str]]:
-        """The names that match, by the pattern's first group and then by the others."""
-        found: dict[str, dict[Any, str]] = {}
-        for name in self.names:
-            if (match := pattern.fullmatch(name)) is not None and not name.startswith("optimizer"):
-                prefix, *key = match.groups()
-                found.setdefault(prefix, {})[tuple(key) if len(key) > 1 else key[0]] = name
-        return found
-
-
-def flat(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The arrays of mappings within each other, by names with slashes."""
-    found: dict[str, Any] = {}
-    for key, value in mapping.items():
-        found |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
 def short(prefix: str) -> str:
-    return prefix.strip(SEPARATORS)
+    return prefix.lstrip(SEPARATORS).rstrip(SEPARATORS + "_")
 
 
 def gates(rows: int, hidden: int) -> str:
@@ -165,7 +132,8 @@ def torch_layer(given: Given, prefix: str, parts: dict[tuple[str, int, bool], st
 
 def of_cells(given: Given) -> Iterator[FoundLayer]:
     """torch's cells and Equinox'."""
-    for prefix, parts in given.groups(CELL).items():
+    for prefix, members in given.groups(CELL).items():
+        parts = {SHORT.get(part, part): name for part, name in members.items()}
         if not {"weight_ih", "weight_hh"} <= parts.keys():
             continue
         w_ih, w_hh = given.shape(parts["weight_ih"]), given.shape(parts["weight_hh"])
@@ -173,12 +141,15 @@ def of_cells(given: Given) -> Iterator[FoundLayer]:
             continue
         kind, theirs = gates(*w_hh), "bias" in parts
         wrong = kind == "unknown" or (theirs and kind == "RNN")
+        more = questions(kind)
+        if "w_ih" in members and kind != "RNN":
+            more["ambiguous"] = (SHORT_NOTE,)
         yield FoundLayer(
             kind, short(prefix), w_ih[1], w_hh[1], bias=theirs or "bias_ih" in parts,
             convention="equinox" if theirs else "torch", names=tuple(parts.values()),
             refused=f"its recurrent matrix of {checks.show(w_hh)} is none of such a cell" if wrong
             else given.quantised(parts.values()),
-            _params=cell_params(given, kind, parts), **questions(kind),
+            _params=cell_params(given, kind, parts), **more,
         )  # fmt: skip
 
 

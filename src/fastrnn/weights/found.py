@@ -20,6 +20,7 @@ class FoundLayer:
 
     kind        "RNN", "LSTM" or "GRU"; "unknown" for what `refused` describes
     name        what the names of its arrays have in common; of an ONNX node its name
+    input_size, hidden_size  0 where `refused` says why they are not known
     proj_size   features of h where an LSTM projects it, else 0
     convention  whose names and orders of gates these are: "torch", "keras", "flax", "onnx" or "equinox"
     options     further arguments of fastrnn's constructor that names, shapes or an ONNX node tell, as reset="before"
@@ -87,7 +88,7 @@ def from_weights(cls: Any, weights: Any, name: str | None, options: Mapping[str,
         raise TypeError(f"name: expected a string, got {checks.kind(name)}")
     everything = find_layers(weights, "weights")
     found = [layer for layer in everything if layer.kind == kinds[0]]
-    chosen = [layer for layer in found if name is None or layer.name == name.rstrip("./")]
+    chosen = [layer for layer in found if name is None or layer.name == name.rstrip("./_")]
     if not found:
         others = ", ".join(f"{layer.kind} {layer.name!r}" for layer in everything) or "no recurrent layer"
         raise ValueError(f"weights: expected an {kinds[0]}, got {others}")
