@@ -6,6 +6,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastrnn
 
@@ -344,6 +346,31 @@ def test_nothing_else_is_found():
     mapping |= {"W": np.zeros((3, 4)), "R": np.zeros((4, 4)), "a/vars/0": np.zeros((3, 8)), "a/vars/1": np.zeros((8,))}
     mapping |= {"optimizer/lstm/kernel": np.zeros((I, 4 * H)), "optimizer/lstm/recurrent_kernel": np.zeros((H, 4 * H))}
     assert fastrnn.find_layers(mapping) == []
+
+
+PARTS = """weight_ih_l0 weight_hh_l0 weight_hr_l0 bias_ih_l0 bias_hh_l0 weight_ih_l0_reverse weight_hh_l0_reverse
+    peephole_l0 norm_l0 weight_ih weight_hh bias bias_n w_ih w_hh kernel recurrent_kernel bias:0 W R B P
+    cell/vars/0 cell/vars/1 cell/vars/2 i/kernel h/kernel h/bias dense_i/kernel dense_h/kernel
+    forward_lstm/kernel forward_lstm/recurrent_kernel backward_lstm/kernel backward_lstm/recurrent_kernel""".split()
+FITTING = [(8, 3), (8, 2), (3, 8), (2, 8), (8,), (6, 3), (6, 2), (6,), (2, 6), (2, 2), (1, 8, 3), (1, 8, 2), (1, 16)]
+SHAPES = st.sampled_from(FITTING) | st.lists(st.sampled_from((0, 1, 2, 3, 4, 6, 8)), max_size=4).map(tuple)
+SAID = {"nonlinearity": "tanh", "reset": "before", "layer_norm": True, "direction": "forward"}
+
+
+@settings(max_examples=400, deadline=None, database=None)
+@given(st.dictionaries(st.sampled_from(PARTS), SHAPES, max_size=8), st.sampled_from(("", "a.", "b/")))
+def test_any_names_and_shapes_are_layers_or_value_errors(shapes, prefix):
+    mapping = {prefix + name: np.zeros(shape) for name, shape in shapes.items()}
+    for found in fastrnn.find_layers(mapping):
+        assert set(found.names) <= mapping.keys()
+        said = {argument: SAID[argument] for argument in found.undecided}
+        try:
+            layer = found.layer(**said)
+        except (ValueError, TypeError):
+            continue
+        sizes = layer.input_size, layer.hidden_size, layer.num_layers, layer.bidirectional
+        assert sizes == (found.input_size, found.hidden_size, found.num_layers, found.bidirectional)
+        assert layer.num_parameters > 0 and type(layer).__name__ == found.kind
 
 
 def test_from_weights_says_what_is_there():

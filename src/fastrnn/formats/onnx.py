@@ -26,13 +26,16 @@ DTYPES = {
 RECURRENT = ("RNN", "LSTM", "GRU", "DynamicQuantizeLSTM")
 EXTERNAL = 1  # TensorProto.DataLocation
 LAST_FIELD, GRAPH_FIELD = 50, 7  # of ModelProto
+MOST_FIELDS = 100_000  # of a ModelProto, functions and notes among them
 DEEPEST = 50  # graphs within each other's nodes
 
 
 def is_onnx(data: Array) -> bool:
     """Whether all of a file is the fields of a ModelProto, one of them a graph: ONNX has no magic number."""
     at, graph = 0, False
-    while at < len(data):
+    for _ in range(MOST_FIELDS):
+        if at >= len(data):
+            break
         tag, at = varint(data, at)
         field, wire = tag >> 3, tag & 7
         if not 1 <= field <= LAST_FIELD or wire not in (0, 2) or at < 0:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+LONGEST = 1000  # characters of a name that is looked at: patterns take time that grows with its square
+
 
 class Given:
     """The arrays by name, looked at no more than needed."""
@@ -17,7 +19,7 @@ class Given:
         self.dtypes = getattr(mapping, "dtypes", {})
         self.nodes = getattr(mapping, "nodes", ())
         self.mapping = mapping if self.shapes is not None else flat(mapping)
-        self.names = [name for name in self.mapping if isinstance(name, str)]
+        self.names = [name for name in self.mapping if isinstance(name, str) and len(name) <= LONGEST]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.shapes[name] if self.shapes is not None else np.shape(self.mapping[name]))
