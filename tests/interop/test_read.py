@@ -1,5 +1,6 @@
 """`fastrnn.read` against what wrote the files: values, names, what is mapped, and what is refused by name."""
 
+import collections
 import io
 import json
 import mmap
@@ -218,6 +219,7 @@ def test_nothing_is_called(protocol, tmp_path):
         (b"\x80\x02K\x01Q.", "refers to what is not in it"),
         (b"\x80\x02]K\x01b.", "sets the state"),
         (b"\x80\x02K\x01)R.", "calls 'int'"),
+        (b"\x80\x02cbuiltins\nlist\n)R.", "calls 'builtins.list'"),
         (b"\x80\x04\x8d" + b"\xff" * 8 + b".", "ends too early"),
         (b"\x80\x02\x8b\xff\xff\xff\x7f.", "integer of 2147483647 bytes"),
         (b"\x80\x02h\x07.", "recalls"),
@@ -231,6 +233,12 @@ def test_other_opcodes_are_refused_by_name(content, match, tmp_path):
     refused(tmp_path / "f", content, match)
 
 
+def test_functions_within_each_other_many_times(tmp_path):
+    once = b"ctorch._tensor\n_rebuild_from_type_v2\n"
+    content = b"\x80\x02" + once + b"(" + (once + b"N(") * 5000 + b")N" + b"tN" * 5000 + b"tR."
+    refused(tmp_path / "f", content, "unknown function")
+
+
 def test_containers_within_each_other_many_times(tmp_path):
     """Lists of ten of the list before: ten to the fifteenth entries of a hundred bytes."""
     level = [1]
@@ -241,6 +249,24 @@ def test_containers_within_each_other_many_times(tmp_path):
     for _ in range(150):
         long = {"k" * 1000: long, "again": long}
     refused(tmp_path / "f", pickle.dumps(long, protocol=2), "too many times")
+
+
+def test_plain_containers_of_the_standard_library(tmp_path):
+    kinds = collections.defaultdict(list, a=[np.ones(2)]), collections.OrderedDict(b=np.ones(3))
+    for protocol in (2, 4):
+        content = [
+            *kinds,
+            collections.Counter("aab"),
+            {1, 2},
+            frozenset((3,)),
+            2 + 1j,
+            b"bytes",
+            bytearray(b"x"),
+            2**80,
+        ]
+        (tmp_path / f"f{protocol}").write_bytes(pickle.dumps(content, protocol=protocol))
+        found = fastrnn.read(tmp_path / f"f{protocol}")
+        assert list(found) == ["0.a.0", "1.b"] and "2.a" in found.left_out
 
 
 def test_pickles_of_arrays(tmp_path):

@@ -6,6 +6,7 @@ Links to other files, datasets spread over other files and links in a circle are
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,10 @@ def read_dataset(dataset: Any, name: str, size: int) -> Entry:
     if dataset.external or dataset.is_virtual:
         return refused(str(dataset.dtype), shape, "its numbers are in another file")
     dtype = dataset.dtype
-    claimed = dtype.itemsize * int(np.prod([*shape, 1], dtype=object))
+    claimed = dtype.itemsize * math.prod(shape)
     stored = min(int(dataset.id.get_storage_size()), size)
-    if claimed > stored * (MOST_INFLATED if dataset.chunks else 1):
+    needed = max(claimed, dtype.itemsize * math.prod(dataset.chunks)) if claimed and dataset.chunks else claimed
+    if needed > stored * (MOST_INFLATED if dataset.chunks else 1):
         raise ValueError(f"{name!r}, {dtype} {checks.show(shape)}, has {stored} bytes in the file")
 
     def make() -> Array:

@@ -114,9 +114,10 @@ def from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> NumpyArray:
 
 def from_type(make: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """A tensor that has attributes of its own, which are left."""
-    if not isinstance(make, Global) or make.call is None or type(arguments) is not tuple:
+    known = isinstance(make, Global) and make.call in (tensor, typed_tensor, same, quantised)
+    if not known or type(arguments) is not tuple:
         raise ValueError("its pickle describes a tensor by an unknown function")
-    return make.call(*arguments)
+    return make.call(*arguments)  # one call deep: never from within itself
 
 
 def tensor(storage: Any, offset: Any, size: Any, strides: Any, grad: Any = None, hooks: Any = None, meta: Any = None):
@@ -156,6 +157,13 @@ def ordered(pairs: Any = ()) -> dict:
     return found
 
 
+def counter(counts: Any = None) -> dict:
+    """A dict of numbers."""
+    if not isinstance(counts, (dict, type(None))):
+        raise ValueError("its pickle has a Counter of other things than a dict")
+    return counts or {}
+
+
 def encode(text: Any, encoding: Any = "latin1") -> bytes:
     """Bytes, as protocol 2 writes them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
@@ -177,8 +185,8 @@ DTYPES = (
 )  # fmt: skip
 CALLS: dict[str, Callable[..., Any] | None] = {
     "collections.OrderedDict": ordered,
+    "collections.defaultdict": lambda factory=None: {}, "collections.Counter": counter,
     "_codecs.encode": encode,
-    "builtins.set": same, "__builtin__.set": same, "builtins.complex": nothing, "__builtin__.complex": nothing,
     "torch.Size": same, "torch.device": nothing, "torch.Tensor": None,
     "torch.nn.parameter.Parameter": None, "torch.nn.parameter.Buffer": None,
     "torch._utils._rebuild_tensor": tensor, "torch._utils._rebuild_tensor_v2": tensor,
@@ -197,6 +205,11 @@ for _package in ("numpy.core", "numpy._core"):
         f"{_package}.multiarray.scalar": nothing,
         f"{_package}.numeric._frombuffer": from_buffer,
     }
+FACTORIES = ("dict", "list", "int", "float", "str", "bool", "tuple")  # of a defaultdict, never called
+for _package in ("builtins", "__builtin__"):
+    CALLS |= {f"{_package}.{name}": None for name in FACTORIES}
+    CALLS |= {f"{_package}.{name}": same for name in ("set", "frozenset", "bytearray")}
+    CALLS[f"{_package}.complex"] = nothing
 GLOBALS = {name: Global(name, call) for name, call in CALLS.items()}
 GLOBALS |= {f"torch.{name}": Global(f"torch.{name}") for name in (*STORAGES, *DTYPES)}
 
