@@ -2,6 +2,8 @@
 
     evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=fastrnn.onnx.OPS)    # RNN, LSTM and GRU by fastrnn
 
+    model = fastrnn.onnx.to_onnx(layer, "model.onnx")                                 # for ONNX Runtime and OpenVINO
+
 The evaluator hands its new operators to graphs and their subgraphs, but not to the model's own functions: a model that
 has some goes through `onnx.inliner.inline_local_functions` first.
 """
@@ -12,5 +14,6 @@ except ImportError as error:
     raise ImportError("fastrnn.onnx needs onnx: pip install 'fastrnn[onnx]'") from error
 
 from .ops import OPS
+from .writer import to_onnx
 
-__all__ = ["OPS"]
+__all__ = ["OPS", "to_onnx"]
