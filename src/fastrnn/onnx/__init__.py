@@ -2,6 +2,7 @@
 
     evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=fastrnn.onnx.OPS)    # RNN, LSTM and GRU by fastrnn
 
+    found = fastrnn.onnx.from_onnx("model.onnx")                                      # layers by node names
     model = fastrnn.onnx.to_onnx(layer, "model.onnx")                                 # for ONNX Runtime and OpenVINO
 
 The evaluator hands its new operators to graphs and their subgraphs, but not to the model's own functions: a model that
@@ -14,6 +15,7 @@ except ImportError as error:
     raise ImportError("fastrnn.onnx needs onnx: pip install 'fastrnn[onnx]'") from error
 
 from .ops import OPS
+from .reader import Layers, Node, from_onnx
 from .writer import to_onnx
 
-__all__ = ["OPS", "to_onnx"]
+__all__ = ["OPS", "Layers", "Node", "from_onnx", "to_onnx"]

@@ -1,0 +1,94 @@
+"""Layers out of ONNX models: against ONNX Runtime on the same model."""
+
+import numpy as np
+import pytest
+from onnx_cases import GATES, close, model_of, random_case, runtime, session
+
+import fastrnn
+
+onnx = pytest.importorskip("onnx")
+from onnx import helper, numpy_helper  # noqa: E402
+
+from fastrnn.onnx import from_onnx, to_onnx  # noqa: E402
+
+WEIGHTS = ("W", "R", "B", "P", "initial_h", "initial_c")
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("kind", list(GATES))
+def test_nodes_become_layers(kind, seed):
+    pytest.importorskip("onnxruntime")
+    case = random_case(kind, seed, same_functions=True)
+    found = from_onnx(model_of(case, constant=WEIGHTS))
+    assert list(found) == ["node"] and not found.skipped
+    node = found.nodes["node"]
+    y, _ = found["node"](case.feed["X"], node.initial_state, lengths=case.feed.get("sequence_lens"))
+    assert node.lengths == ("sequence_lens" if "sequence_lens" in case.feed else None)
+    T, B, _ = y.shape
+    close(y.reshape(T, B, len(case.feed["W"]), -1).swapaxes(1, 2), runtime(case)[0])
+
+
+def test_there_and_back(tmp_path):
+    lstm = fastrnn.LSTM(3, 4, num_layers=2, bidirectional=True, rng=0)
+    to_onnx(lstm, tmp_path / "m.onnx")
+    found = from_onnx(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    y = x
+    for name, layer in found.items():
+        assert found.nodes[name].state_inputs
+        y, _ = layer(y)
+    np.testing.assert_array_equal(y, lstm(x)[0])
+
+
+def test_weights_through_chains_and_in_subgraphs():
+    case = random_case("RNN", 4, sizes=(3, 2, 4, 5))
+    W, R = case.feed["W"][0], case.feed["R"][0]
+    chain = [
+        helper.make_node("Transpose", ["Wt"], ["W2"], perm=[1, 0]),
+        helper.make_node("Unsqueeze", ["W2", "zero"], ["W"]),
+        helper.make_node("Identity", ["Ro"], ["R"]),
+    ]
+    inner = helper.make_node("RNN", ["X", "W", "R"], ["Y"], hidden_size=5)
+    value = helper.make_tensor_value_info
+    body = helper.make_graph([*chain, inner], "body", [], [value("Y", 1, None)])
+    branch = helper.make_node("If", ["yes"], ["Z"], "branch", then_branch=body, else_branch=body)
+    arrays = {"Wt": W.T.copy(), "Ro": R[None], "zero": np.array([0]), "yes": np.array(True)}
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph([branch], "g", [value("X", 1, [3, 2, 4])], [value("Z", 1, None)], constants)
+    found = from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert sorted(found) == ["branch/else_branch/RNN_3", "branch/then_branch/RNN_3"]
+    np.testing.assert_array_equal(found["branch/then_branch/RNN_3"].params["weight_ih_l0"], W)
+
+
+def test_dynamic_quantize_lstm(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from onnxruntime.quantization import quantize_dynamic
+
+    lstm = fastrnn.LSTM(8, 16, rng=0)
+    to_onnx(lstm, tmp_path / "m.onnx", initial_state=False)
+    quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx")
+    found = from_onnx(tmp_path / "q.onnx")
+    (name,) = found
+    assert found.nodes[name].operator == "com.microsoft.DynamicQuantizeLSTM"
+    for key, array in lstm.params.items():
+        np.testing.assert_allclose(found[name].params[key], array, atol=0.25 / 100)  # half a step of 8 bits
+    x = np.random.default_rng(0).standard_normal((5, 2, 8)).astype(np.float32)
+    expected = session(onnx.load(tmp_path / "q.onnx")).run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(found[name](x)[0], expected, atol=0.02)  # x and h are quantised there
+
+
+def test_what_is_not_read_is_told():
+    case = random_case("LSTM", 7)
+    found = from_onnx(model_of(case))
+    assert not found and "W: expected constants" in found.skipped["node"]
+    with pytest.raises(KeyError, match="not read"):
+        found["node"]
+    steps = [helper.make_node("MatMul", [f"h{t}", "R"], [f"a{t}"]) for t in range(3)]
+    steps = [
+        node for t, step in enumerate(steps) for node in (step, helper.make_node("Tanh", [f"a{t}"], [f"h{t + 1}"]))
+    ]
+    value = helper.make_tensor_value_info
+    R = numpy_helper.from_array(np.eye(4, dtype=np.float32), "R")
+    graph = helper.make_graph(steps, "g", [value("h0", 1, [1, 4])], [value("h3", 1, None)], [R])
+    found = from_onnx(helper.make_model(graph))
+    assert not found and found.skipped["R"].startswith("unrolled: 3 products")
