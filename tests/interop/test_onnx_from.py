@@ -92,3 +92,11 @@ def test_what_is_not_read_is_told():
     graph = helper.make_graph(steps, "g", [value("h0", 1, [1, 4])], [value("h3", 1, None)], [R])
     found = from_onnx(helper.make_model(graph))
     assert not found and found.skipped["R"].startswith("unrolled: 3 products")
+
+
+def test_a_state_of_another_width_is_no_layer():
+    """As torch's exporter writes layers with proj_size."""
+    case = random_case("LSTM", 7)
+    case.feed["initial_c"] = np.zeros((len(case.feed["W"]), case.feed["X"].shape[1], 99), np.float32)
+    found = from_onnx(model_of(case, constant=WEIGHTS))
+    assert not found and "initial_c: expected" in found.skipped["node"]

@@ -210,19 +210,23 @@ def read_node(scope: Scope, node: onnx.NodeProto, operator: str) -> tuple[Any, N
     if kind != operator:
         for name, k in (("W", 8), ("R", 10)):
             tensors[name] = dequantized(name, tensors[name], scope.constant(inputs[k]), scope.constant(inputs[k + 1]))
-    wide = {n: t.astype(np.float32) if t is not None and t.dtype != np.float64 else t for n, t in tensors.items()}
-    layer = weights.layer(kind, wide["W"], wide["R"], wide["B"], wide["P"], **attributes)
-    batch_first, parts, computed = layer.batch_first, [], []
+    wide: dict[str, Any] = {
+        n: t.astype(np.float32) if t is not None and t.dtype != np.float64 else t for n, t in tensors.items()
+    }
+    layer: Any = weights.layer(kind, **wide, **attributes)
+    batch_first = layer.batch_first
+    parts: list[Array | None] = []
+    computed: list[str] = []
     for name in ("initial_h", "initial_c")[: 2 if kind == "LSTM" else 1]:
         part = scope.constant(given[name])
+        if part is not None and (part.ndim != 3 or part.shape[2] != layer.hidden_size):
+            raise ValueError(f"{name}: expected {layer.hidden_size} features, got the shape {part.shape}")
         if not given[name] or scope.uniform(given[name]) == 0:
             parts.append(None)
         elif part is None:
             computed.append(given[name])
             parts.append(None)
         else:
-            if part.ndim != 3 or part.shape[2] != layer.hidden_size:
-                raise ValueError(f"{name}: expected {layer.hidden_size} features, got the shape {part.shape}")
             parts.append(part.swapaxes(0, 1) if batch_first else part)
     state = None
     if any(part is not None for part in parts) and not computed:
