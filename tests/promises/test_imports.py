@@ -19,7 +19,7 @@ ORDER = (
     ("flow", "verify"),
     ("files", "formats", "weights"),
     ("train",),
-    ("equinox", "flax", "onnx", "sklearn", "torch"),
+    ("equinox", "flax", "keras", "onnx", "sklearn", "torch"),
     ("learn", "benchmark"),
     ("cli", "__main__"),
 )
