@@ -100,3 +100,61 @@ def test_a_state_of_another_width_is_no_layer():
     case.feed["initial_c"] = np.zeros((len(case.feed["W"]), case.feed["X"].shape[1], 99), np.float32)
     found = from_onnx(model_of(case, constant=WEIGHTS))
     assert not found and "initial_c: expected" in found.skipped["node"]
+
+
+def step_of(layer):
+    """Nodes of a step as Keras writes it, from x, h (and c) to h2 (and c2), and their constants."""
+    p, H, node = layer.params, layer.hidden_size, helper.make_node
+    arrays = {
+        "W": p["weight_ih_l0"].T.copy(),
+        "R": p["weight_hh_l0"].T.copy(),
+        "b": p["bias_ih_l0"],
+        "bh": p["bias_hh_l0"],
+    }
+    nodes = [node("MatMul", ["x", "W"], ["xw"]), node("Add", ["xw", "b"], ["xb"])]
+    nodes += [node("MatMul", ["h", "R"], ["hr"]), node("Add", ["hr", "bh"], ["hb"])]
+    if type(layer) is fastrnn.RNN:
+        return [*nodes, node("Add", ["xb", "hb"], ["a"]), node("Tanh", ["a"], ["h2"])], arrays
+    if type(layer) is fastrnn.LSTM:
+        nodes += [node("Add", ["xb", "hb"], ["a"]), node("Split", ["a", "sizes"], ["ai", "af", "ag", "ao"], axis=1)]
+        nodes += [node("Sigmoid", [f"a{k}"], [k]) for k in "ifo"] + [node("Tanh", ["ag"], ["g"])]
+        nodes += [node("Mul", ["f", "c"], ["fc"]), node("Mul", ["i", "g"], ["ig"]), node("Add", ["fc", "ig"], ["c2"])]
+        nodes += [node("Tanh", ["c2"], ["tc"]), node("Mul", ["o", "tc"], ["h2"])]
+        return nodes, arrays | {"sizes": np.full(4, H)}
+    nodes += [node("Split", [f"{k}b", "sizes"], [f"{k}_{g}" for g in "rzn"], axis=1) for k in "xh"]
+    for g in "rz":
+        nodes += [node("Add", [f"x_{g}", f"h_{g}"], [f"a{g}"]), node("Sigmoid", [f"a{g}"], [g])]
+    nodes += [node("Mul", ["r", "h_n"], ["rh"]), node("Add", ["x_n", "rh"], ["an"]), node("Tanh", ["an"], ["n"])]
+    nodes += [node("Sub", ["one", "z"], ["1z"]), node("Mul", ["1z", "n"], ["left"]), node("Mul", ["z", "h"], ["right"])]
+    return [*nodes, node("Add", ["left", "right"], ["h2"])], arrays | {"sizes": np.full(3, H), "one": np.float32([1])}
+
+
+@pytest.mark.parametrize("op", ["Scan", "Loop"])
+@pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.LSTM, fastrnn.GRU])
+def test_recurrences_written_as_loops(kind, op):
+    layer = kind(3, 4, rng=0)
+    nodes, arrays = step_of(layer)
+    states, value = ["h", "c"][: 2 if kind is fastrnn.LSTM else 1], helper.make_tensor_value_info
+    old, new = [value(s, 1, ["B", 4]) for s in states], [value(f"{s}2", 1, ["B", 4]) for s in states]
+    nodes.append(helper.make_node("Identity", ["h2"], ["y"]))
+    if op == "Scan":
+        body = helper.make_graph(nodes, "body", [*old, value("x", 1, ["B", 3])], [*new, value("y", 1, ["B", 4])])
+        loop = helper.make_node("Scan", [*[f"{s}0" for s in states], "X"], [*"hc"[: len(states)], "Y"], "loop",
+                                body=body, num_scan_inputs=1)  # fmt: skip
+    else:
+        nodes.insert(0, helper.make_node("Gather", ["X", "t"], ["x"]))
+        nodes.append(helper.make_node("Identity", ["go"], ["go2"]))
+        given, result = [value("t", 7, []), value("go", 9, []), *old], [value("go2", 9, []), *new, value("y", 1, None)]
+        body = helper.make_graph(nodes, "body", given, result)
+        loop = helper.make_node("Loop", ["T", "yes", *[f"{s}0" for s in states]], [*"hc"[: len(states)], "Y"], "loop",
+                                body=body)  # fmt: skip
+        arrays |= {"T": np.array(5), "yes": np.array(True)}
+    arrays |= {f"{s}0": np.zeros((2, 4), np.float32) for s in states}
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    graph = helper.make_graph([loop], "g", [value("X", 1, [5, 2, 3])], [value("Y", 1, None)], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    found = from_onnx(model)
+    assert list(found) == ["loop"] and found.nodes["loop"].operator == op, found.skipped
+    assert found.nodes["loop"].x == "X"
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    close(found["loop"](x)[0], session(model).run(None, {"X": x})[0])

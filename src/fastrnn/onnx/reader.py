@@ -14,6 +14,7 @@ from onnx import helper, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..weights import onnx as weights
+from .loops import read_loop
 
 Array = np.ndarray
 MICROSOFT = "com.microsoft"
@@ -72,7 +73,8 @@ def from_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> Layers:
 
     RNN, LSTM and GRU, and com.microsoft.DynamicQuantizeLSTM with its weights dequantised, become layers whose y is
     (T, B, D·H) where ONNX's Y is (T, D, B, H). Weights may be initialisers, or computed from them. A node without a
-    name has that of its operator and its place. What is no layer here, loops among it, is in `skipped`, with why.
+    name has that of its operator and its place. A Loop or Scan whose body is the step of a cell is recognised. What is no
+    layer here is in `skipped`, with why.
     """
     if not isinstance(model, onnx.ModelProto):
         model = onnx.load(os.fspath(model))
@@ -153,7 +155,13 @@ class Reader:
             elif RECURRENT.search(node.op_type):
                 self.skipped[name] = f"{operator}: this operator is not read"
             elif node.op_type in ("Loop", "Scan") and loops(node):
-                self.skipped[name] = f"{operator}: a recurrence written as a loop is not read"
+                try:
+                    layer, x, outputs, given = read_loop(scope, node, Scope)
+                    fixed = [scope.uniform(state) == 0 for state in given]
+                    computed = () if all(fixed) else tuple(given)
+                    self.layers[name], self.nodes[name] = layer, Node(operator, x, tuple(outputs), None, computed, None)
+                except Exception as error:  # whatever a body may have that no step of a cell has
+                    self.skipped[name] = f"{operator}: a recurrence that is not recognised: {error}"
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     self.read(Scope(attribute.g, self.opsets, scope), f"{name}/{attribute.name}/")
