@@ -1,7 +1,7 @@
 """Recurrences written as Loop or Scan, as tf2onnx does: the step in the body, recognised and checked by its numbers.
 
-Each tensor of the body is followed back as M₁ᵀa₁ + M₂ᵀa₂ + … + b, where an atom a is x, h, c, an activation of such a sum
-or a product of several. The new state's form then says the cell: c = f c + i g and h = o tanh(c) of an LSTM,
+Each tensor of the body is followed back as M₁ᵀa₁ + M₂ᵀa₂ + … + b, where an atom a is x, h, c, an activation of such a
+sum or a product of several. The new state's form then says the cell: c = f c + i g and h = o tanh(c) of an LSTM,
 h = n - z n + z h of a GRU, h = f(…) of an RNN.
 """
 
@@ -271,7 +271,6 @@ def read_loop(scope: Any, node: Any, make_scope: Any) -> tuple[Any, str, list[st
     body = next(a.g for a in node.attribute if a.HasField("g"))
     inner = make_scope(body, scope.opsets, scope)
     scan = node.op_type == "Scan"
-    first = 0 if scan else 2
     if scan:
         count = len(node.input) - next(a.i for a in node.attribute if a.name == "num_scan_inputs")
         if any(a.name != "num_scan_inputs" and not a.HasField("g") for a in node.attribute):

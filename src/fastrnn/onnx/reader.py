@@ -73,8 +73,8 @@ def from_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> Layers:
 
     RNN, LSTM and GRU, and com.microsoft.DynamicQuantizeLSTM with its weights dequantised, become layers whose y is
     (T, B, D·H) where ONNX's Y is (T, D, B, H). Weights may be initialisers, or computed from them. A node without a
-    name has that of its operator and its place. A Loop or Scan whose body is the step of a cell is recognised. What is no
-    layer here is in `skipped`, with why.
+    name has that of its operator and its place. A Loop or Scan whose body is the step of a cell is recognised.
+    What is no layer here is in `skipped`, with why.
     """
     if not isinstance(model, onnx.ModelProto):
         model = onnx.load(os.fspath(model))
