@@ -161,10 +161,10 @@ def generator(rng: Any) -> np.random.Generator:
 def real(name: str, value: ArrayLike, *, complex_too: bool = False) -> Array:
     """`value` as a plain array of real (or complex) numbers or booleans; one that masks elements is refused."""
     try:
-        array = np.asarray(value)
+        array = value if type(value) is Array else exported(name, value)
     except ValueError as error:  # a ragged list
         raise ValueError(f"{name}: expected an array, got {kind(value)}: {error}") from error
-    except MemoryError:
+    except (MemoryError, Elsewhere):
         raise
     except Exception as error:  # an object that refuses, such as a tensor that records gradients
         raise TypeError(f"{name}: expected an array, got {kind(value)}: {error}") from error
@@ -175,6 +175,32 @@ def real(name: str, value: ArrayLike, *, complex_too: bool = False) -> Array:
         what = "say with lengths where rows end, or fill it" if name == "x" else "fill it"
         raise TypeError(f"{name}: expected an array without a mask, got one that masks elements; {what}")
     return array
+
+
+class Elsewhere(TypeError):
+    """An array that DLPack does not bring, with the argument's name in its message."""
+
+
+CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: the CPU's memory, and such of CUDA and ROCm as the CPU reads
+
+
+def exported(name: str, value: Any) -> Array:
+    """`value` as an array, without a copy by DLPack where it speaks that; a TypeError for one elsewhere."""
+    kind_of = type(value)
+    if isinstance(value, Array) or not (hasattr(kind_of, "__dlpack__") and hasattr(kind_of, "__dlpack_device__")):
+        return np.asarray(value)
+    try:
+        device = value.__dlpack_device__()
+    except Exception:  # a tracer, or a tensor without memory: it has its own words for it
+        return np.asarray(value)
+    if int(device[0]) not in CPU_DEVICES:
+        raise Elsewhere(f"{name}: expected an array on the CPU, got {kind(value)} on device {tuple(map(int, device))}")
+    try:
+        return np.from_dlpack(value)
+    except Exception as error:  # gradients are recorded, or NumPy has no such dtype: its own conversion says what of it
+        if hasattr(kind_of, "__array__"):
+            return np.asarray(value)
+        raise Elsewhere(f"{name}: expected an array that NumPy takes by DLPack, got {kind(value)}: {error}") from error
 
 
 def conversion(value: object, dtype: np.dtype) -> str:
