@@ -13,18 +13,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..console.palette import CELL_COLOURS
-from ..train import Adam, Chain, CosineSchedule, Embedding, History, Linear, Stream, cross_entropy, evaluate, fit
+from ..train import (
+    Adam,
+    Chain,
+    CosineSchedule,
+    Embedding,
+    History,
+    Linear,
+    Stream,
+    WarmUp,
+    cross_entropy,
+    evaluate,
+    fit,
+)
 from .options import Options, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = {"rnn": 448, "lstm": 352, "gru": 384}
-RATES = {"rnn": 0.001, "lstm": 0.003, "gru": 0.003}
+RATES = {"rnn": 0.001, "lstm": 0.005, "gru": 0.004}
 LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
 UNKNOWN = "\ufffd"  # what stands for the characters that training has not seen
 LEAST = 10_000  # characters that a text must have
-ROWS, STEPS = 64, 100
+ROWS, STEPS = 64, 50
+WARM_UP = 100  # steps, without which the first at such rates undo more than they learn
 
 
 def sources(most: int | None = None) -> list[str]:
@@ -83,7 +96,7 @@ def train(options: Options, cell: str, training: np.ndarray, symbols: int) -> tu
     history = fit(
         model, Stream.next_items(training, rows, STEPS), cross_entropy,
         Adam(model.params, lr=0.01 if options.quick else RATES[cell]), rng=options.seed, clip=1.0,
-        schedule=CosineSchedule(least=0.02),
+        schedule=WarmUp(WARM_UP, CosineSchedule(least=0.02)),
         **options.for_fit(cell, seconds=None if options.quick else 570, epochs=1 if options.quick else None),
     )  # fmt: skip
     return model, history
