@@ -38,9 +38,8 @@ def measure(name, layer, T, B):
     evaluator = ReferenceEvaluator(model, new_ops=fastrnn.onnx.OPS)
     calls = [lambda: runtime.run(["y"], {"x": x}), lambda: evaluator.run(["y"], {"x": x}), lambda: frozen(x)]
     times = [timing.median for timing in interleave([LocalCall(call) for call in calls], BUDGET)]
-    print(
-        f"{name:24} {(T, B, layer.input_size, layer.hidden_size)!s:22} {times[0] / times[1]:8.2f} {times[0] / times[2]:8.2f}"
-    )
+    size = str((T, B, layer.input_size, layer.hidden_size))
+    print(f"{name:24} {size:22} {times[0] / times[1]:8.2f} {times[0] / times[2]:8.2f}")
 
 
 def main():
