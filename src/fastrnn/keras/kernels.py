@@ -42,8 +42,7 @@ def flat_layer(cell: Cell, I: int, H: int, bias: bool, backwards: bool, batch_fi
     )  # fmt: skip
     suffixes = layer_suffixes(spec)
     known = shapes(spec, suffixes)
-    fields = {"spec": spec, "names": tuple(known), "shapes": tuple(known.values()), "suffixes": suffixes}
-    return FlatLayer(**{name: fields[name] for name in FlatLayer._fields})  # type: ignore[arg-type]
+    return FlatLayer(spec, tuple(known), tuple(known.values()), suffixes)
 
 
 def params_of(cell: Any, kind: str) -> list[torch.Tensor]:
