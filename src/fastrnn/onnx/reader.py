@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import helper, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from ..core import checks
 from ..weights import onnx as weights
 from .loops import read_loop
 
@@ -74,16 +76,30 @@ def from_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> Layers:
     RNN, LSTM and GRU, and com.microsoft.DynamicQuantizeLSTM with its weights dequantised, become layers whose y is
     (T, B, D·H) where ONNX's Y is (T, D, B, H). Weights may be initialisers, or computed from them. A node without a
     name has that of its operator and its place. A Loop or Scan whose body is the step of a cell is recognised.
-    What is no layer here is in `skipped`, with why.
+    What is no layer here is in `skipped`, with why. Raises TypeError or ValueError for what is no model.
     """
-    if not isinstance(model, onnx.ModelProto):
-        model = onnx.load(os.fspath(model))
+    model = load(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     reader = Reader(opsets)
     reader.read(Scope(model.graph, opsets))
     return Layers(reader.layers, reader.nodes, reader.skipped)
+
+
+def load(model: Any) -> onnx.ModelProto:
+    """A model that is given, or its file's; ValueError for a file of another kind."""
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model: expected a ModelProto or a path, got {checks.kind(model)}")
+    try:
+        found = onnx.load(os.fspath(model))
+    except DecodeError as error:
+        raise ValueError(f"model: expected an ONNX model, got {os.fspath(model)!r}: {error}") from error
+    if not found.graph.node:
+        raise ValueError(f"model: expected an ONNX model, got {os.fspath(model)!r}, which has no graph")
+    return found
 
 
 class Scope:
