@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from fastrnn.onnx import from_onnx  # noqa: E402
+from fastrnn.onnx import from_onnx
 
 
 def test_files_of_another_kind(tmp_path):
