@@ -1,9 +1,5 @@
 """`find_layers` and `from_weights`: layers found in others' files compute what their own package computes."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "torch")
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,6 +87,36 @@ def test_fastrnns_own_names(options):
     layer = fastrnn.LSTM(I, H, rng=0, **options)
     again = only({"a." + name: array for name, array in layer.params.items()}).layer()
     np.testing.assert_array_equal(again(X)[0], layer(X)[0])
+
+
+def split_weights():
+    """Layers of torch's with a weight in parts, with the weight and a piece of the call that joins them."""
+    from torch import nn
+    from torch.nn import utils
+    from torch.nn.utils import parametrizations, prune
+
+    layer, way = nn.LSTM(I, H, 2, bidirectional=True), "parametrize.remove_parametrizations"
+    yield utils.weight_norm(layer, "weight_hh_l0"), "weight_hh_l0", "LSTM", "remove_weight_norm"
+    yield utils.weight_norm(nn.LSTM(I, H, 2), "weight_ih_l1"), "weight_ih_l1", "LSTM", "remove_weight_norm"
+    yield parametrizations.weight_norm(nn.GRU(I, H), "weight_hh_l0"), "weight_hh_l0", "GRU", way
+    yield parametrizations.spectral_norm(nn.RNN(I, H), "weight_ih_l0"), "weight_ih_l0", "RNN", way
+    yield utils.spectral_norm(nn.LSTM(I, H, proj_size=2), "weight_hr_l0"), "weight_hr_l0", "LSTM", "spectral_norm"
+    pruned = nn.GRU(I, H)
+    prune.l1_unstructured(pruned, "bias_hh_l0", 0.5)
+    yield pruned, "bias_hh_l0", "GRU", "prune.remove"
+    yield utils.weight_norm(nn.GRUCell(I, H), "weight_hh"), "weight_hh", "GRU", "remove_weight_norm"
+
+
+def test_torchs_weights_in_parts_are_refused_by_name():
+    pytest.importorskip("torch")
+    for module, weight, kind, call in split_weights():
+        mapping = {f"enc.{name}": tensor.detach().numpy() for name, tensor in module.state_dict().items()}
+        found = only(mapping)
+        assert (found.kind, found.name, found.input_size, found.hidden_size) == (kind, "enc", I, H)
+        assert set(found.names) == set(mapping)
+        with pytest.raises(ValueError, match=f"its '{weight}' is in parts.*{call}.*'{weight}'"):
+            getattr(fastrnn, kind).from_weights(mapping)
+    assert only(torch_names() | {"other.weight_hh_l0_v": np.zeros(3)}).refused is None
 
 
 # --- Keras

@@ -1,9 +1,5 @@
 """Arrays of Keras' layers as fastrnn's parameters, and back, against what Keras computes."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "torch")
-
 import numpy as np
 import pytest
 

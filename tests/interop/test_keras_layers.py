@@ -1,9 +1,6 @@
 """fastrnn.keras' layers against Keras' own: results, gradients, training, files; and which way a call goes."""
 
 import itertools
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
 import pytest

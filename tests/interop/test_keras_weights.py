@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
-
 import numpy as np
 import pytest
 

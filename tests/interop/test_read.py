@@ -15,7 +15,7 @@ from weight_files import SUFFIXES, WRITERS, arrays
 
 import fastrnn
 
-WHOLE = {kind: writer for kind, writer in WRITERS.items() if kind not in ("script",)}
+WHOLE = {kind: writer for kind, writer in WRITERS.items() if kind not in ("script", "keras")}
 PREFIX = dict.fromkeys(("torch", "old torch", "pickle"), "model.")
 PACKAGES = {"safetensors": "safetensors", "onnx": "onnx", "h5": "h5py", "torch": "torch", "old torch": "torch"}
 

@@ -11,7 +11,7 @@ from weight_files import SUFFIXES, WRITERS
 import fastrnn
 
 MOST = 24 * 2**20  # bytes, of files of some thousand; a deflated zero takes a thousandth of itself
-NEEDS = {"safetensors": "safetensors", "onnx": "onnx", "h5": "h5py"} | dict.fromkeys(
+NEEDS = {"safetensors": "safetensors", "onnx": "onnx", "h5": "h5py", "keras": "h5py"} | dict.fromkeys(
     ("torch", "old torch", "script"), "torch"
 )
 

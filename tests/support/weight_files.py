@@ -83,10 +83,33 @@ def write_h5(path):
         for name, array in arrays().items():
             file[name.replace(".", "/")] = array
         file.create_dataset("deflated", data=np.zeros((50, 50)), compression="gzip")
+        file.attrs["model_config"] = '{"class_name": "Sequential", "config": {"layers": []}}'
+
+
+def write_keras(path):
+    """A .keras archive: what it says of a model, and a layer's weights."""
+    import io
+    import json
+    from zipfile import ZIP_DEFLATED, ZipFile
+
+    import h5py
+
+    config = {"name": "lstm", "units": 4, "use_bias": True, "activation": "relu", "recurrent_activation": "sigmoid"}
+    layers = [{"module": "keras.layers", "class_name": "LSTM", "registered_name": None, "config": config}]
+    model = {"module": "keras", "class_name": "Sequential", "config": {"name": "model", "layers": layers}}
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for k, shape in enumerate(((3, 16), (4, 16), (16,))):
+            file[f"layers/lstm/cell/vars/{k}"] = np.ones(shape, np.float32)
+    with ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.10.0"}))
+        archive.writestr("config.json", json.dumps(model), ZIP_DEFLATED)
+        archive.writestr("model.weights.h5", weights.getvalue())
 
 
 WRITERS = {
     "safetensors": write_safetensors, "npz": write_npz, "deflated": write_deflated, "torch": write_torch,
     "old torch": write_old_torch, "script": write_script, "pickle": write_pickle, "onnx": write_onnx, "h5": write_h5,
+    "keras": write_keras,
 }  # fmt: skip
 SUFFIXES = {"npz": ".npz", "deflated": ".npz", "h5": ".h5", "onnx": ".onnx"}

@@ -36,11 +36,13 @@ class Arrays(Mapping[str, Array]):
     before it is looked at, and the file must stay as it is as long as they are used. bfloat16 and the formats of eight
     bits are float32. An array that cannot be read is a ValueError that names it when it is asked for.
 
-    format    what kind of file it is: "safetensors", "npz", "torch", "TorchScript", "pickle", "ONNX" or "Keras"
-    shapes    names to shapes, for which no array is made
-    dtypes    names to what the file calls their numbers, such as "bfloat16"
-    left_out  the names of what is there beside arrays, such as a number of epochs
-    nodes     of an ONNX model: the recurrent nodes, each with op_type, name, inputs (names of arrays) and attributes
+    format         what kind of file it is: "safetensors", "npz", "torch", "TorchScript", "pickle", "ONNX" or "Keras"
+    shapes         names to shapes, for which no array is made
+    dtypes         names to what the file calls their numbers, such as "bfloat16"
+    left_out       the names of what is there beside arrays, such as a number of epochs
+    nodes          of an ONNX model: the recurrent nodes, each with op_type, name, inputs (names of arrays)
+                   and attributes
+    configuration  of a Keras file with its model: {"keras_version": …, "model": …}, its JSON; elsewhere None
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Arrays(Mapping[str, Array]):
         entries: Mapping[str, Entry],
         left_out: Sequence[str] = (),
         nodes: Sequence[Any] = (),
+        configuration: Mapping[str, Any] | None = None,
     ) -> None:
         self._path = path
         self._entries = dict(entries)
@@ -58,6 +61,7 @@ class Arrays(Mapping[str, Array]):
         self.dtypes = {name: entry.dtype for name, entry in entries.items()}
         self.left_out = tuple(left_out)
         self.nodes = tuple(nodes)
+        self.configuration = configuration
 
     def __getitem__(self, name: str) -> Array:
         entry = self._entries[name]

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
+from . import kerasjson
 from .archive import Archive, MappedFile
 from .arrays import Entry, add, number_entry, refused
+from .kerasjson import Configuration
 from .narrow import NARROW, widened
 from .source import read_shape
 
@@ -38,13 +40,13 @@ def is_keras(archive: Archive) -> bool:
     return WEIGHTS in archive
 
 
-def read_keras(archive: Archive) -> dict[str, Entry]:
-    """The weights of a .keras archive."""
-    return read(archive.read(WEIGHTS))
+def read_keras(archive: Archive) -> tuple[dict[str, Entry], Configuration | None]:
+    """The weights of a .keras archive, and what it says of the model."""
+    return read(archive.read(WEIGHTS))[0], kerasjson.of_archive(archive)
 
 
-def read(data: Array) -> dict[str, Entry]:
-    """The datasets of a file by their paths; raises ImportError without h5py."""
+def read(data: Array) -> tuple[dict[str, Entry], Configuration | None]:
+    """The datasets of a file by their paths, and what it says of the model; raises ImportError without h5py."""
     try:
         import h5py
     except ImportError as error:
@@ -53,9 +55,10 @@ def read(data: Array) -> dict[str, Entry]:
         file = h5py.File(io.BufferedReader(MappedFile(data)), "r")
         entries: dict[str, Entry] = {}
         walk(h5py, file, "", entries, set(), len(data))
+        configuration = kerasjson.of_hdf5(h5py, file)
     except (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, OverflowError) as error:
         raise ValueError(f"h5py cannot read it: {error}") from error
-    return entries
+    return entries, configuration
 
 
 def walk(h5py: Any, group: Any, prefix: str, entries: dict[str, Entry], seen: set[int], size: int) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from ..core import checks
 from . import hdf5, npz, onnx, safetensors, torchfile
 from .archive import Archive
-from .arrays import Arrays
+from .arrays import Arrays, Entry
+from .kerasjson import Configuration
 from .source import map_file
 
 Array = np.ndarray
@@ -34,7 +35,8 @@ def read(path: str | os.PathLike[str]) -> Arrays:
                   whole module, is a ValueError. Pickles of such containers by themselves are read likewise
     ONNX          initialisers and constants, of graphs within nodes as "node/name"; files beside the model only from
                   its folder. Needs onnx: pip install 'fastrnn[onnx]'
-    Keras         .h5, .weights.h5 and .keras: names are the paths within. Needs h5py: pip install 'fastrnn[keras]'
+    Keras         .h5, .weights.h5 and .keras: names are the paths within; what the file says of its model is
+                  `configuration`. Needs h5py: pip install 'fastrnn[keras]'
 
     Numbers keep their dtype, but bfloat16 and floats of eight bits become float32, which has all of their values.
 
@@ -79,7 +81,7 @@ def recognise(path: str, data: Array) -> tuple[str, Callable[[], Arrays]]:
     if torchfile.is_pickle(data):
         return "pickle", lambda: Arrays(path, *torchfile.read_pickle(data))
     if hdf5.is_hdf5(data):
-        return "Keras", lambda: Arrays(path, "Keras", hdf5.read(data))
+        return "Keras", lambda: of_keras(path, *hdf5.read(data))
     if safetensors.is_safetensors(data):
         return "safetensors", lambda: Arrays(path, "safetensors", safetensors.read(data))
     if onnx.is_onnx(data):
@@ -100,10 +102,14 @@ def recognise_archive(path: str, data: Array) -> tuple[str, Callable[[], Arrays]
     if torchfile.is_torch(archive):
         return "torch", lambda: Arrays(path, *torchfile.read_zip(archive))
     if hdf5.is_keras(archive):
-        return "Keras", lambda: Arrays(path, "Keras", hdf5.read_keras(archive))
+        return "Keras", lambda: of_keras(path, *hdf5.read_keras(archive))
     if npz.is_npz(archive):
         return "npz", lambda: Arrays(path, "npz", npz.read(archive))
     raise ValueError("it is a zip archive without data.pkl, model.weights.h5 or .npy members")
+
+
+def of_keras(path: str, entries: dict[str, Entry], configuration: Configuration | None) -> Arrays:
+    return Arrays(path, "Keras", entries, configuration=configuration)
 
 
 def foreign(data: Array) -> str:

@@ -91,14 +91,10 @@ def read(layer: Any) -> Read:
         raise ValueError(f"{name}: expected one cell in each direction of a Bidirectional, got {len(directions[0])}")
     functions = [functions_of(cell, name) for cell in cells]
     same(name, "activations", functions)
-    options: dict[str, Any] = {"activations": functions[0]}
-    if kind == "RNN" and functions[0] in (["tanh"], ["relu"]):
-        options = {"nonlinearity": functions[0][0]}
     if kind == "GRU":
         same(name, "reset_after", [cell.reset_after for cell in cells])
-        options["reset"] = "after" if cells[0].reset_after else "before"
-    if len(rnns) == 1 and layer.go_backwards:
-        options["direction"] = "reverse"
+    backwards = len(rnns) == 1 and bool(layer.go_backwards)
+    options = arrays.options_of(kind, functions[0], getattr(cells[0], "reset_after", True), backwards)
     return Read(name, kind, directions, rnns, options)
 
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from os.path import commonprefix
 from typing import Any
 
 from ..core import checks
-from . import equinox, flax, keras, onnx
+from . import equinox, flax, keras, onnx, reparametrised
 from .found import FoundLayer
 from .gates import Array
-from .given import Given
+from .given import Given, gates, short
+from .kerasconfig import WAY
 
-KINDS = {1: "RNN", 3: "GRU", 4: "LSTM"}
 TORCH = re.compile(r"(.*?)((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|norm|alpha)_l(\d+)(_reverse)?", re.DOTALL)
 CELL = re.compile(
     r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|bias_n|bias|(?<![A-Za-z])(?:w_ih|w_hh|b_ih|b_hh))", re.DOTALL
@@ -37,14 +38,13 @@ KERAS_3 = re.compile(r"(.*?(?:cell|rnn|lstm|gru)[^/]*/)vars/([012])", re.DOTALL 
 KERAS_PARTS = dict(zip("012", ("kernel", "recurrent_kernel", "bias")))
 ONNX = re.compile(r"(|.*[./_: -])([WRBP])", re.DOTALL)
 FLAX = re.compile(r"(.*?)([^./]*)[./](kernel|bias)", re.DOTALL)
-WAY = re.compile(r"(^|/)(forward|backward)_[^/]*")
 QUANTISED = re.compile(r"(.*?)\.?_all_weight_values\..*", re.DOTALL)  # torch.ao.nn.quantized.dynamic
-SEPARATORS = "./"
 NONLINEARITY = "The weights of an RNN do not tell its function: nonlinearity says it, 'tanh' or 'relu'."
 KERAS_NOTE = (
     "Activations other than sigmoid and tanh, and go_backwards, are not among Keras' weights: activations and "
     "direction say them."
 )
+RESET_NOTE = "A GRU without biases does not tell Keras' reset_after: reset says it, 'after' if True, else 'before'."
 MERGE_NOTE = (
     "Both directions' outputs are put beside each other: a merge_mode other than 'concat' is not among weights."
 )
@@ -59,7 +59,8 @@ def find_layers(mapping: Mapping[str, Any], label: str = "mapping") -> list[Foun
 
     Mappings within the mapping have names "outer/inner". Arrays are converted when a layer is made of them; of the
     mappings that `fastrnn.read` gives, none is made before. Layers that look like recurrent ones and cannot be read,
-    such as quantised ones, are there with what is `refused`. Raises TypeError for what is no mapping.
+    such as quantised ones, are there with what is `refused`. What an ONNX model's nodes and the configuration in Keras'
+    files say of a layer is taken from there. Raises TypeError for what is no mapping.
     """
     if not isinstance(mapping, Mapping):
         raise TypeError(
@@ -67,18 +68,9 @@ def find_layers(mapping: Mapping[str, Any], label: str = "mapping") -> list[Foun
         )
     given = Given(mapping)
     found = [*of_nodes(given), *of_torch(given), *of_cells(given), *of_keras(given), *of_flax(given), *of_onnx(given)]
-    found += of_quantised(given)
+    found += [*of_quantised(given), *reparametrised.layers(given)]
     place = {name: k for k, name in enumerate(given.names)}
     return sorted(found, key=lambda layer: min((place[name] for name in layer.names), default=len(place)))
-
-
-def short(prefix: str) -> str:
-    return prefix.lstrip(SEPARATORS).rstrip(SEPARATORS + "_")
-
-
-def gates(rows: int, hidden: int) -> str:
-    """The kind of a layer by its recurrent matrix."""
-    return KINDS.get(rows // hidden, "unknown") if hidden and rows % hidden == 0 else "unknown"
 
 
 def questions(kind: str) -> dict[str, Any]:
@@ -91,7 +83,10 @@ def questions(kind: str) -> dict[str, Any]:
 
 def of_torch(given: Given) -> Iterator[FoundLayer]:
     """Layers of torch's names, fastrnn's own among them."""
+    split = reparametrised.parts_of(given)
     for prefix, members in given.groups(TORCH).items():
+        if prefix in split:
+            continue
         parts = {(part, int(layer), bool(reverse)): name for (part, layer, reverse), name in members.items()}
         if ("weight_ih", 0, False) in parts or ("weight_hh", 0, False) in parts:
             yield torch_layer(given, prefix, parts)
@@ -184,18 +179,20 @@ def of_keras(given: Given) -> Iterator[FoundLayer]:
     for prefix, members in given.groups(KERAS_3).items():
         groups.setdefault(prefix, {KERAS_PARTS[number]: name for number, name in members.items()})
     cells = {prefix: parts for prefix, parts in groups.items() if fits_keras(given, parts)}
+    told, placed = given.configured.pairs(cells)
     wrappers: dict[str, list[tuple[str, str]]] = {}
     for prefix in cells:
-        if way := WAY.search(prefix):
+        if prefix not in placed and (way := WAY.search(prefix)):
             wrappers.setdefault(prefix[: way.start()], []).append((way[2], prefix))
     # More than one cell a direction is a stack, whose directions meet at its end alone.
     pairs = [dict(ways) for ways in wrappers.values() if len(ways) == len(dict(ways)) == 2]
-    together = {pair["forward"]: pair["backward"] for pair in pairs if same_shapes(given, cells, pair)}
+    together = told | {pair["forward"]: pair["backward"] for pair in pairs}
+    together = {one: other for one, other in together.items() if same_shapes(given, cells[one], cells[other])}
     for prefix, parts in cells.items():
         if prefix in together:
-            yield keras_layer(given, prefix, [parts, cells[together[prefix]]])
+            yield keras_layer(given, {prefix: parts, together[prefix]: cells[together[prefix]]})
         elif prefix not in together.values():
-            yield keras_layer(given, prefix, [parts])
+            yield keras_layer(given, {prefix: parts})
 
 
 def fits_keras(given: Given, parts: Mapping[str, str]) -> bool:
@@ -207,27 +204,26 @@ def fits_keras(given: Given, parts: Mapping[str, str]) -> bool:
     return gates(recurrent[1], recurrent[0]) != "unknown"
 
 
-def same_shapes(given: Given, cells: Mapping[str, Mapping[str, str]], pair: Mapping[str, str]) -> bool:
-    both = [{part: given.shape(name) for part, name in cells[prefix].items()} for prefix in pair.values()]
-    return both[0] == both[1]
+def same_shapes(given: Given, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether the arrays of two directions may be those of one layer."""
+    shapes = [{part: given.shape(name) for part, name in parts.items()} for parts in (one, other)]
+    return shapes[0] == shapes[1]
 
 
-def keras_layer(given: Given, prefix: str, ways: list[Mapping[str, str]]) -> FoundLayer:
+def keras_layer(given: Given, cells: Mapping[str, Mapping[str, str]]) -> FoundLayer:
+    """The layer of a direction's arrays, or of both directions', by the prefix of their names."""
+    prefix, ways = next(iter(cells)), list(cells.values())
     inputs = given.shape(ways[0]["kernel"])[0]
     hidden, columns = given.shape(ways[0]["recurrent_kernel"])
-    kind = gates(columns, hidden)
-    notes, undecided = [], []
-    options: dict[str, Any] = {}
-    if kind == "RNN":
-        notes, undecided = [NONLINEARITY], ["nonlinearity"]
-    elif kind == "GRU" and "bias" not in ways[0]:
-        notes.append(
-            "A GRU without biases does not tell Keras' reset_after: reset says it, 'after' if True, else 'before'."
-        )
-        undecided.append("reset")
-    elif kind == "GRU":
-        options["reset"] = "after" if len(given.shape(ways[0]["bias"])) == 2 else "before"
-    notes += [KERAS_NOTE] * (kind != "RNN") + [MERGE_NOTE] * (len(ways) == 2)
+    kind, bias = gates(columns, hidden), "bias" in ways[0]
+    sizes: dict[str, Any] = {"units": hidden, "use_bias": bias}
+    if kind == "GRU" and bias:
+        sizes["reset_after"] = len(given.shape(ways[0]["bias"])) == 2
+    said = given.configured.tell(list(cells), kind, sizes)
+    notes, undecided = ((), ()) if said else keras_questions(kind, bias, len(ways))
+    options = dict(said.options) if said else {}
+    if "reset_after" in sizes:
+        options["reset"] = "after" if sizes["reset_after"] else "before"
     names = tuple(name for parts in ways for name in parts.values())
 
     def params() -> dict[str, Array]:
@@ -237,14 +233,24 @@ def keras_layer(given: Given, prefix: str, ways: list[Mapping[str, str]]) -> Fou
         return found
 
     way = WAY.search(prefix)
-    name = prefix[: way.start()] if way and len(ways) == 2 else prefix
-    if way and len(ways) == 1 and way[2] == "backward":
+    name = commonprefix(list(cells)).rpartition("/")[0] if len(ways) == 2 else prefix
+    if said is None and way and len(ways) == 1 and way[2] == "backward":
         options["direction"] = "reverse"
     return FoundLayer(
-        kind, short(name), inputs, hidden, bidirectional=len(ways) == 2, bias="bias" in ways[0], convention="keras",
-        options=options, ambiguous=tuple(notes), undecided=tuple(undecided), names=names,
-        refused=given.quantised(names), _params=params,
+        kind, short(name), inputs, hidden, bidirectional=len(ways) == 2, bias=bias, convention="keras",
+        options=options, ambiguous=said.notes if said else notes, undecided=undecided, names=names,
+        refused=said.refused if said and said.refused else given.quantised(names), _params=params,
     )  # fmt: skip
+
+
+def keras_questions(kind: str, bias: bool, directions: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What Keras' weights without a configuration leave open, and the arguments that have to say it."""
+    notes = (KERAS_NOTE,) + (MERGE_NOTE,) * (directions == 2)
+    if kind == "RNN":
+        return (NONLINEARITY, *notes), ("nonlinearity",)
+    if kind == "GRU" and not bias:
+        return (RESET_NOTE, *notes), ("reset",)
+    return notes, ()
 
 
 # --- Flax

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .kerasconfig import Configured
+
+KINDS = {1: "RNN", 3: "GRU", 4: "LSTM"}
+SEPARATORS = "./"
 LONGEST = 1000  # characters of a name that is looked at: patterns take time that grows with its square
 
 
@@ -18,6 +22,7 @@ class Given:
         self.shapes = getattr(mapping, "shapes", None)
         self.dtypes = getattr(mapping, "dtypes", {})
         self.nodes = getattr(mapping, "nodes", ())
+        self.configured = Configured(getattr(mapping, "configuration", None))
         self.mapping = mapping if self.shapes is not None else flat(mapping)
         self.names = [name for name in self.mapping if isinstance(name, str) and len(name) <= LONGEST]
 
@@ -48,3 +53,13 @@ def flat(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in mapping.items():
         found |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def short(prefix: str) -> str:
+    """What the names of a layer's arrays have in common, without separators around it."""
+    return prefix.lstrip(SEPARATORS).rstrip(SEPARATORS + "_")
+
+
+def gates(rows: int, hidden: int) -> str:
+    """The kind of a layer by its recurrent matrix."""
+    return KINDS.get(rows // hidden, "unknown") if hidden and rows % hidden == 0 else "unknown"

@@ -11,7 +11,7 @@ Keras adds once is bias_ih, bias_hh being zeros. A GRU with reset_after=False is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +79,25 @@ def activation(name: str, label: str = "activation", keras_2: bool = False) -> s
     return names[name]
 
 
+def described_activation(given: Any, label: str = "activation", keras_2: bool = False) -> str | tuple[Any, ...]:
+    """What fastrnn's `activations` takes for an activation as Keras' configurations have it, a name or a layer.
+
+    Raises ValueError, with the label, for another, a function of the user's own among them.
+    """
+    if isinstance(given, Mapping):
+        config = given.get("config")
+        if given.get("module") in (None, "keras.layers") and isinstance(config, Mapping):
+            if given.get("class_name") == "Activation":
+                return described_activation(config.get("activation"), label, keras_2)
+            if given.get("class_name") == "LeakyReLU":
+                return "leaky_relu", checks.finite(label, config.get("negative_slope", config.get("alpha")))
+            if given.get("class_name") == "ELU":
+                return "elu", checks.finite(label, config.get("alpha"))
+        name = config if isinstance(config, str) else given.get("class_name")
+        return activation(f"{name} of its own", label)
+    return activation("linear" if given is None else given, label, keras_2)
+
+
 def activation_name(function: tuple[str, float, float], label: str = "activation") -> str:
     """Keras 3's name of one of fastrnn's functions, (name, alpha, beta); ValueError for one without such."""
     name, alpha, beta = function
@@ -99,3 +118,17 @@ def activations(kind: str, activation: Any, recurrent_activation: Any = None) ->
         "GRU": [recurrent_activation, activation],
         "LSTM": [recurrent_activation, activation, activation],
     }[kind]
+
+
+def options_of(
+    kind: str, functions: Sequence[Any], reset_after: bool = True, go_backwards: bool = False
+) -> dict[str, Any]:
+    """The arguments of fastrnn's constructor for what Keras' layer has, `functions` as `activations` gives them."""
+    options: dict[str, Any] = {"activations": list(functions)}
+    if kind == "RNN" and list(functions) in (["tanh"], ["relu"]):
+        options = {"nonlinearity": functions[0]}
+    if kind == "GRU":
+        options["reset"] = "after" if reset_after else "before"
+    if go_backwards:
+        options["direction"] = "reverse"
+    return options
