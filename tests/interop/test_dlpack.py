@@ -64,6 +64,40 @@ def test_jax():
         layer(jnp.zeros((T, B, I), jnp.bfloat16))
 
 
+CELLS = {"lstm_cell": ("h", "c"), "gru_cell": ("h",), "rnn_tanh_cell": ("h",), "rnn_relu_cell": ("h",)}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_functional_cells(name):
+    rng = np.random.default_rng(2)
+    rows = {"lstm_cell": 4, "gru_cell": 3}.get(name, 1) * H
+    shapes = [(rows, I), (rows, H), (rows,), (rows,)]
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    parts = tuple(rng.normal(size=(B, H)).astype(np.float32) for _ in CELLS[name])
+    wrapped = tuple(map(Exporter, parts))
+    state, other = (parts, wrapped) if len(parts) == 2 else (parts[0], wrapped[0])
+    compute, forward, backward = (getattr(fastrnn.functional, name + end) for end in ("", "_forward", "_backward"))
+    given = [Exporter(X[0]), other, *map(Exporter, weights)]
+    np.testing.assert_array_equal(compute(*given), compute(X[0], state, *weights))
+    expected, tape = forward(X[0], state, *weights)
+    found, other_tape = forward(*given)
+    np.testing.assert_array_equal(found, expected)
+    ours, theirs = backward(other_tape, *wrapped), backward(tape, *parts)
+    for field in ("x", "w_ih", "w_hh", "b_ih", "b_hh"):
+        np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+
+
+def test_out_takes_arrays_of_numpy_alone():
+    """What fastrnn writes into has to be writable memory of NumPy's: others may hand out a copy."""
+    frozen = fastrnn.GRU(I, H, rng=0).freeze()
+    y, state = np.empty((B, H), np.float32), np.empty((1, B, H), np.float32)
+    for k, out in enumerate(((Exporter(y), state), (y, Exporter(state)))):
+        with pytest.raises(TypeError, match=rf"^out\[{k}\]: expected an array, got Exporter"):
+            frozen.step(X[0], out=out)
+    frozen.step(Exporter(X[0]), out=(y, state))
+    np.testing.assert_array_equal(y, frozen.step(X[0])[0])
+
+
 def test_what_is_elsewhere_is_named():
     layer = fastrnn.GRU(I, H)
     with pytest.raises(TypeError, match=r"^x: expected an array on the CPU, got Exporter on device \(2, 0\)$"):

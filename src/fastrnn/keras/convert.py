@@ -22,20 +22,26 @@ def from_keras(layer: Any, **options: Any) -> Any:
 
     go_backwards is direction="reverse"; reset_after=False is reset="before"; functions are `activations`;
     recurrent_dropout is the layer's own, one mask for all gates where Keras draws one for each. Keras' `dropout` of
-    the input, which acts in training alone, has no equal: a warning. The rest is how Keras hands over results, not
+    the input, which acts in training alone, has no equal: a warning; that of the cells behind the first is `dropout`,
+    with a mask for each step where Keras draws one for all. The rest is how Keras hands over results, not
     what the layer is: return_sequences, return_state, merge_mode, masks, stateful. `freeze` has them, too.
 
     Raises TypeError for a layer or cell of another class, whose subclasses may compute something else, ValueError for
     one that is not built, or has an activation that fastrnn has not; each names the layer.
     """
     found = read(layer)
-    if any(cell.dropout for cell in found.cells):
+    between = {cell.dropout for cell in found.directions[0][1:]}
+    inner = len(between) == 1 and not found.cells[0].dropout
+    if not inner and any(cell.dropout for cell in found.cells):
         message = f"{found.name}: dropout={found.cells[0].dropout} acts on the input in training, which forward has not"
         warnings.warn(message, stacklevel=2)
     recurrent = {cell.recurrent_dropout for cell in found.cells}
     if len(recurrent) > 1:
         raise ValueError(f"{found.name}: expected a recurrent_dropout that all cells share, got {sorted(recurrent)}")
-    given = {"batch_first": True, "recurrent_dropout": recurrent.pop()} | found.options | options
+    given = {"batch_first": True, "recurrent_dropout": recurrent.pop()} | found.options
+    if inner:
+        given["dropout"] = between.pop()
+    given |= options
     return build.layer_of(found.kind, params_of(found), **given)
 
 
@@ -47,7 +53,8 @@ def to_keras(layer: Any, into: Any = None, *, merge_mode: MERGE | None = "concat
     options     further arguments of Keras' constructors, such as return_sequences=True, return_state=True, name
 
     Layers on each other become a keras.layers.RNN of cells, bidirectional ones a keras.Sequential of Bidirectionals.
-    recurrent_dropout is carried over; dropout between layers, which acts in training alone, is not.
+    recurrent_dropout is carried over; dropout between layers is Keras' `dropout` of those behind the first, which in
+    training draws one mask for all steps where fastrnn draws one for each.
     Raises ValueError for an option that Keras has not, such as peephole, and for an activation without a name there.
     """
     kind = build.kind_of(layer, "Keras", allowed=("activations", "reset"))
@@ -58,13 +65,15 @@ def to_keras(layer: Any, into: Any = None, *, merge_mode: MERGE | None = "concat
         return fill(layer, kind, into)
     names = {"RNN": "SimpleRNN", "LSTM": "LSTM", "GRU": "GRU"}
     fused, L = getattr(keras.layers, names[kind]), layer.num_layers
+    dropouts = [{"dropout": layer.config["dropout"] if k else 0.0} for k in range(L)]
     if layer.bidirectional and L == 1:
         return fill(layer, kind, keras.layers.Bidirectional(fused(**shared, **options), merge_mode=merge_mode))
     if layer.bidirectional:
         if merge_mode != "concat":
             raise ValueError(f"merge_mode: expected 'concat' between several layers, got {merge_mode!r}")
         each = [options if k == L - 1 else {"return_sequences": True} for k in range(L)]
-        model = keras.Sequential([keras.layers.Bidirectional(fused(**shared, **given)) for given in each])
+        rnns = [fused(**shared, **dropped, **given) for dropped, given in zip(dropouts, each)]
+        model = keras.Sequential([keras.layers.Bidirectional(rnn) for rnn in rnns])
         model.build((None, None, layer.input_size))
         for k, part in enumerate(model.layers):
             set_weights(layer, kind, read(part), first=k)
@@ -76,7 +85,11 @@ def to_keras(layer: Any, into: Any = None, *, merge_mode: MERGE | None = "concat
     if L == 1:
         return fill(layer, kind, fused(**shared, **options))
     cell = getattr(keras.layers, names[kind] + "Cell")
-    return fill(layer, kind, keras.layers.RNN([cell(**shared) for _ in range(L)], dtype=shared["dtype"], **options))
+    return fill(
+        layer,
+        kind,
+        keras.layers.RNN([cell(**shared, **dropped) for dropped in dropouts], dtype=shared["dtype"], **options),
+    )
 
 
 def arguments(layer: Any, kind: str) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class FoundLayer:
     input_size, hidden_size  0 where `refused` says why they are not known
     proj_size   features of h where an LSTM projects it, else 0
     convention  whose names and orders of gates these are: "torch", "keras", "flax", "onnx" or "equinox"
-    options     further arguments of fastrnn's constructor that names, shapes, an ONNX node or a Keras configuration tell, as reset="before"
+    options     further arguments of fastrnn's constructor that names, shapes, an ONNX node or Keras' configuration
+                tell, as reset="before"
     ambiguous   what they cannot tell, in sentences that name the argument which says it
     undecided   those arguments without which `layer` raises ValueError, since a guess could be wrong
     refused     why no layer of fastrnn's can be made of it, or None
