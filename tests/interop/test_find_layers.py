@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastrnn
@@ -383,7 +383,8 @@ SHAPES = st.sampled_from(FITTING) | st.lists(st.sampled_from((0, 1, 2, 3, 4, 6, 
 SAID = {"nonlinearity": "tanh", "reset": "before", "layer_norm": True, "direction": "forward"}
 
 
-@settings(max_examples=400, deadline=None, database=None)
+# Collecting garbage of the frameworks takes so long that the drawing of examples seems slow.
+@settings(max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(PARTS), SHAPES, max_size=8), st.sampled_from(("", "a.", "b/")))
 def test_any_names_and_shapes_are_layers_or_value_errors(shapes, prefix):
     mapping = {prefix + name: np.zeros(shape) for name, shape in shapes.items()}
