@@ -107,7 +107,8 @@ def threads():
 
 
 if __name__ == "__main__":
-    print(f"{describe()}; torch {torch.__version__}")
+    machine = describe()
+    print(f"{machine['cpu']}, {machine['instruction_set']}; torch {torch.__version__}")
     torch.set_num_threads(1)
     print(f"{'':34}{'times':>8}{'torch':>15}{'fastrnn':>15}")
     for part in sys.argv[1:] or ("grid", "packed", "step", "threads"):
