@@ -110,7 +110,7 @@ def run(flat: FlatLayer, batch_sizes: Any, x: Any, state: list[Any], params: lis
     """y and the final state, (1, B, H) each, by fastrnn."""
     parts = [part.unsqueeze(0) for part in state]
     if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in (x, *state, *params)]):
-        return Recurrence.apply(flat, batch_sizes, None, len(parts), x, *parts, *params)  # type: ignore[no-any-return]
+        return Recurrence.apply(flat, batch_sizes, None, None, len(parts), x, *parts, *params)  # type: ignore[no-any-return]
     return infer(flat, batch_sizes, None, x, parts, params)
 
 

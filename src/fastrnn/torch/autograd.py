@@ -48,7 +48,9 @@ def begin(
     x: torch.Tensor,
     state: Sequence[torch.Tensor],
     params: Sequence[torch.Tensor],
+    weights: list[tuple[Weights, ...]] | None = None,
 ) -> Begun:
+    """`weights`, here and below: the parameters in the backends' layout, where somebody has them."""
     spec = layer.spec
     packing = None if batch_sizes is None else Packing(array(batch_sizes))
     given = array(x) if packing is None else packing.spread(array(x))
@@ -59,7 +61,7 @@ def begin(
         T, B = given.shape[:2]
         steps = read_steps(spec, T, B, True, None, resets, None, None, None)
     call = Call(given, tuple([contiguous(part) for part in state]), steps, True)
-    return Begun(packing, call, layer.grouped([contiguous(param) for param in params]))
+    return Begun(packing, call, weights or layer.grouped([contiguous(param) for param in params]))
 
 
 def tensor(steps: Array, packing: Packing | None) -> torch.Tensor:
@@ -74,10 +76,11 @@ def forward(
     x: torch.Tensor,
     state: Sequence[torch.Tensor],
     params: Sequence[torch.Tensor],
+    weights: list[tuple[Weights, ...]] | None = None,
 ) -> tuple[torch.Tensor, tuple[Array, ...], Tape, Packing | None]:
     """y, the final state, and what `backward` needs."""
     spec, backend = layer.spec, config.backend()
-    packing, call, weights = begin(layer, batch_sizes, resets, x, state, params)
+    packing, call, weights = begin(layer, batch_sizes, resets, x, state, params, weights)
     y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
     keep = keep_elements(spec, packing)
@@ -116,12 +119,13 @@ class Recurrence(torch.autograd.Function):
         layer: FlatLayer,
         batch_sizes: torch.Tensor | None,
         resets: Array | None,
+        weights: list[tuple[Weights, ...]] | None,
         parts: int,
         x: torch.Tensor,
         *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """`rest` are the parts of the state, of which there are `parts`, and the parameters."""
-        y, after, ctx.tape, ctx.packing = forward(layer, batch_sizes, resets, x, rest[:parts], rest[parts:])
+        y, after, ctx.tape, ctx.packing = forward(layer, batch_sizes, resets, x, rest[:parts], rest[parts:], weights)
         ctx.layer = layer
         ctx.save_for_backward(x, *rest, *([y] if batch_sizes is None else []))  # changes in place are an error
         ctx.set_materialize_grads(False)
@@ -130,9 +134,9 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor | None, *dstate: torch.Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         ctx.saved_tensors  # noqa: B018  raises where one has been changed
-        dx, others = backward(ctx.layer, ctx.tape, ctx.packing, dy, dstate, ctx.needs_input_grad[4])
+        dx, others = backward(ctx.layer, ctx.tape, ctx.packing, dy, dstate, ctx.needs_input_grad[5])
         found = (dx, *others)
-        return (None,) * 4 + (not_again(found) if torch.is_grad_enabled() else found)
+        return (None,) * 5 + (not_again(found) if torch.is_grad_enabled() else found)
 
 
 def not_again(gradients: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:

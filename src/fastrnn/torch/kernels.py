@@ -50,7 +50,7 @@ def compute_here(
         return None
     given = None if resets is None else array(resets)
     if differentiates((x, *state, *params)):
-        return Recurrence.apply(layer, batch_sizes, given, len(state), x, *state, *params)
+        return Recurrence.apply(layer, batch_sizes, given, None, len(state), x, *state, *params)
     return infer(layer, batch_sizes, given, x, state, params)
 
 

@@ -1,4 +1,4 @@
-"""The short way of a module's call without gradients: what does not change from call to call is looked up once.
+"""The short way of a module's call: what does not change from call to call is looked up once.
 
 A plan has views of a module's parameters, through which their changes in place are seen. It holds while they are the
 same objects, of the same memory and shape.
@@ -16,6 +16,7 @@ from ..backends.base import Backend
 from ..core import config, stack
 from ..frozen import shortcut, step_at_once
 from ..spec import Weights
+from .autograd import Recurrence
 from .calls import CELLS, Asked, FlatLayer, array, flat_layer, refusal, refused, threads
 
 CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -95,13 +96,15 @@ def state_of(hx: Any, dtype: torch.dtype) -> Any:
 
 def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
     """What a module of sequences gives, (y, state); None where the call needs a closer look."""
-    if torch.is_grad_enabled() or (module.training and module.dropout) or refusal():
+    if (module.training and module.dropout) or refusal():
         return None
     mode = module.mode.lower()
     asked = Asked(mode, module.bias, module.num_layers, 0.0, module.bidirectional, module.batch_first)
     plan = plan_for(module, asked, module._flat_weights_names)
     if plan is None or not plain(x, plan.dtype) or not x.numel():
         return None
+    if torch.is_grad_enabled():
+        return record(plan, x, hx)
     state = None if hx is None else state_of(hx, plan.dtype)
     if hx is not None and state is None:
         return None
@@ -112,6 +115,25 @@ def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
         return None
     y, after = found
     return torch.from_numpy(y), tensors(after)
+
+
+def record(plan: Plan, x: torch.Tensor, hx: Any) -> Any:
+    """(y, state) of a call that is differentiated; None where it needs a closer look."""
+    spec = plan.layer.spec
+    if x.dim() != 3 or x.shape[2] != spec.input_size:
+        return None
+    shapes = spec.inner_state(x.shape[0 if spec.batch_first else 1])
+    if hx is None:
+        parts = tuple([torch.zeros(shape, dtype=plan.dtype) for shape in shapes])
+    else:
+        parts = hx if type(hx) is tuple else (hx,)
+        if len(parts) != len(shapes) or not all([plain(p, plan.dtype) and p.shape == s for p, s in zip(parts, shapes)]):
+            return None
+    tensors = (x, *parts, *plan.params)
+    if not any([tensor.requires_grad for tensor in tensors]):
+        return None
+    y, *after = Recurrence.apply(plan.layer, None, None, plan.grouped, len(parts), *tensors)
+    return y, tuple(after) if len(after) == 2 else after[0]
 
 
 def cell_at_once(module: Any, x: Any, hx: Any) -> Any:
