@@ -16,7 +16,8 @@ from onnx.reference import ReferenceEvaluator
 
 from ..core import checks
 from ..weights import onnx as weights
-from .loops import read_loop
+from .loops import Unrecognised, read_loop
+from .unrolled import read_unrolled, unrolled
 
 Array = np.ndarray
 MICROSOFT = "com.microsoft"
@@ -30,8 +31,10 @@ KEEPS_VALUE = ("Identity", "Expand", "Tile", "Slice", "Reshape", "Unsqueeze", "S
 class Node:
     """What a graph says of a layer beside its weights.
 
-    operator       "LSTM", or with its domain "com.microsoft.DynamicQuantizeLSTM", whose weights were dequantised
-    x, outputs     the tensors that go in, and Y, Y_h, Y_c that come out ("" for what is left out)
+    operator       "LSTM", or with its domain "com.microsoft.DynamicQuantizeLSTM", whose weights were dequantised;
+                   "Loop", "Scan"; "unrolled" for steps that are written out, by the name of their recurrent weights
+    x, outputs     the tensors that go in, and Y, Y_h, Y_c that come out ("" for what is left out); of steps that are
+                   written out the last h that another step takes
     initial_state  the constants that it begins with, as a call of the layer takes them; None for zeros
     state_inputs   else the names of the tensors that the graph computes as initial_h and initial_c
     lengths        the name of the tensor sequence_lens, None where there is none
@@ -75,7 +78,8 @@ def from_onnx(model: onnx.ModelProto | str | os.PathLike[str]) -> Layers:
 
     RNN, LSTM and GRU, and com.microsoft.DynamicQuantizeLSTM with its weights dequantised, become layers whose y is
     (T, B, D·H) where ONNX's Y is (T, D, B, H). Weights may be initialisers, or computed from them. A node without a
-    name has that of its operator and its place. A Loop or Scan whose body is the step of a cell is recognised.
+    name has that of its operator and its place. A Loop or Scan whose body is the step of a cell is recognised, and so
+    are steps that are written out one by one.
     What is no layer here is in `skipped`, with why. Raises TypeError or ValueError for what is no model.
     """
     model = load(model)
@@ -181,10 +185,14 @@ class Reader:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     self.read(Scope(attribute.g, self.opsets, scope), f"{name}/{attribute.name}/")
-        for weight, count in unrolled(scope).items():
-            self.skipped[self.free_name(f"{path}{weight}")] = (
-                f"unrolled: {count} products by these weights, each of what follows from the one before, are not read"
-            )
+        for weight, products in unrolled(scope).items():
+            name = self.free_name(f"{path}{weight}")
+            try:
+                layer, x, last = read_unrolled(scope, products)
+                self.layers[name], self.nodes[name] = layer, Node("unrolled", x, (last,), None, (), None)
+            except Unrecognised as error:
+                count = len(products)
+                self.skipped[name] = f"unrolled: {count} products by these weights, one after the other: {error}"
 
     def free_name(self, name: str) -> str:
         taken, number, found = {*self.layers, *self.skipped}, 1, name
@@ -198,22 +206,6 @@ def loops(node: onnx.NodeProto) -> bool:
     """Whether the body of a loop has a product and an activation."""
     operators = {inner.op_type for a in node.attribute if a.HasField("g") for inner in a.g.node}
     return bool(operators & {"MatMul", "Gemm"}) and bool(operators & {"Sigmoid", "Tanh", "Relu", "HardSigmoid", "Clip"})
-
-
-def unrolled(scope: Scope) -> dict[str, int]:
-    """Constant weights by which a graph multiplies what follows from its own products by them, with how many times."""
-    depends: dict[str, set[str]] = {}
-    found: dict[str, int] = {}
-    for node in scope.graph.node:
-        before: set[str] = set().union(*(depends.get(name, set()) for name in node.input))
-        if node.op_type in ("MatMul", "Gemm"):
-            for weight in (name for name in node.input[:2] if scope.constant(name) is not None):
-                if weight in before:
-                    found[weight] = found.get(weight, 1) + 1
-                before = before | {weight}
-        for output in node.output:
-            depends[output] = before
-    return found
 
 
 def read_node(scope: Scope, node: onnx.NodeProto, operator: str) -> tuple[Any, Node]:
