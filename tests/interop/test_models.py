@@ -176,9 +176,9 @@ def test_silero_vad_against_its_own_model(monkeypatch):
 def test_silero_vad_against_onnx_runtime(monkeypatch):
     """The same code with the weights of its models for PyTorch and ONNX, which are others than its safetensors'."""
     names = {"stft_conv.weight": "stft.forward_basis_buffer"}
-    names |= {
-        f"conv{k + 1}.{part}": f"encoder.{k}.reparam_conv.{part}" for k in range(4) for part in ("weight", "bias")
-    }
+    for part in ("weight", "bias"):
+        names |= {f"conv{k + 1}.{part}": f"encoder.{k}.reparam_conv.{part}" for k in range(4)}
+        names[f"final_conv.{part}"] = f"decoder.decoder.2.{part}"
     names |= {f"lstm_cell.{of}_{by}": f"decoder.rnn.{of}_{by}" for of in ("weight", "bias") for by in ("ih", "hh")}
     arrays = fastrnn.read(packages.files("silero_vad") / "data" / "silero_vad.jit")
     renamed = {name: arrays["_model." + of] for name, of in names.items()}
