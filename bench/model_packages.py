@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
+from onnx_session import session
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -67,16 +68,6 @@ def load(module, *absent):
             del sys.modules[name]
             if known is not None:
                 sys.modules[name] = known
-
-
-def session(model):
-    """A model or its file on ONNX Runtime, one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def g2p():

@@ -13,6 +13,7 @@ import model_packages as packages
 import numpy as np
 import onnx
 import torch
+from onnx_session import session as open_session
 
 import fastrnn
 from fastrnn.benchmark.machine import describe
@@ -83,7 +84,7 @@ def node_alone(model, path):
     weights = [constant[given] for given in node.input if given in constant]
     graph = onnx.helper.make_graph([node], "node", [x], [y], weights)
     alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return node.input[0], packages.session(alone)
+    return node.input[0], open_session(alone)
 
 
 def text2tashkeel(page):
@@ -107,7 +108,7 @@ def text2tashkeel(page):
 def ddddocr(page):
     reader, picture = packages.ocr(), uniform(1, 1, 64, 200)
     theirs = reader.ocr_engine.session
-    page["columns"] = packages.session(page["before"])
+    page["columns"] = open_session(page["before"])
     yield (
         "ONNX Runtime",
         "a picture of 200 columns",

@@ -8,25 +8,20 @@ the frozen layer.
 """
 
 import argparse
-import platform
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
+from onnx_session import session
 
 import fastrnn
 import fastrnn.onnx
+from fastrnn.benchmark.machine import describe
 from fastrnn.benchmark.measure import LocalCall, interleave
 
 SIZES = ((100, 1, 64, 64), (100, 32, 128, 128))
 BUDGET = 0.7  # seconds of each competitor
-
-
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def measure(name, layer, T, B):
@@ -47,9 +42,9 @@ def main():
     parser.add_argument("model", nargs="?")
     model = parser.parse_args().model
     fastrnn.set_num_threads(1)
-    print(
-        f"{platform.processor() or platform.machine()}, ONNX Runtime {onnxruntime.__version__}, onnx {onnx.__version__}"
-    )
+    machine = describe()
+    print(f"{machine['cpu']}, {machine['instruction_set']}; ", end="")
+    print(f"ONNX Runtime {onnxruntime.__version__}, onnx {onnx.__version__}")
     print(f"{'node':24} {'(T, B, I, H)':22} {'OPS':>8} {'frozen':>8}")
     if model is not None:
         found = fastrnn.onnx.from_onnx(model)

@@ -54,10 +54,10 @@ def ratios(calls):
     return [first / other for other in others]
 
 
-def session(op, attributes, peephole, size):
-    """A run of ONNX Runtime on one thread."""
+def node(op, attributes, peephole, size):
+    """ONNX's operator alone, on ONNX Runtime."""
     import onnx
-    import onnxruntime
+    from onnx_session import session
 
     T, B, I, H = size
     gates, rng = {"LSTM": 4, "GRU": 3}[op], np.random.default_rng(0)
@@ -71,14 +71,12 @@ def session(op, attributes, peephole, size):
         for name, shape in feed.items()
         if name != "x"
     ]
-    node = onnx.helper.make_node(op, inputs, ["y"], hidden_size=H, **attributes)
+    made = onnx.helper.make_node(op, inputs, ["y"], hidden_size=H, **attributes)
     given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, feed["x"])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    graph = onnx.helper.make_graph([node], "g", [given], [result], constants)
+    graph = onnx.helper.make_graph([made], "g", [given], [result], constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session(model)
 
 
 def report_options():
@@ -95,7 +93,7 @@ def report_options():
             (trained,) = ratios([LocalCall(training(each, x, dy)) for each in (plain, layer)])
             against = ""
             if name in ONNX:
-                run = session(*ONNX[name], size).run
+                run = node(*ONNX[name], size).run
                 (ours,) = ratios([LocalCall(partial(run, None, {"x": x})), frozen[1]])
                 against = f" ({ours:.2f})"
             line += f"{f'{forward:.2f}{against}':>16}{trained:12.2f}   "

@@ -93,12 +93,9 @@ def __getattr__(name: str) -> _Any:
     """Import what is beside the layers when it is asked for."""
     if name in ("equinox", "flax", "flow", "keras", "onnx", "sklearn", "torch", "train"):
         return _import_module(f"{__name__}.{name}")
-    if name in ("load", "save"):
-        return getattr(_import_module(f"{__name__}.files"), name)
-    if name == "find_layers":
-        return _import_module(f"{__name__}.weights.find").find_layers
-    if name == "read":
-        return _import_module(f"{__name__}.formats").read
+    functions = {"find_layers": "weights.find", "load": "files", "read": "formats", "save": "files"}
+    if name in functions:
+        return getattr(_import_module(f"{__name__}.{functions[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -23,18 +23,8 @@ def from_equinox(cells: Any, reverse: Any = None, **options: Any) -> Any:
     `reverse` is, or are, likewise the second direction's. `options` are arguments of the layer's constructor.
     Raises TypeError for what is no LSTMCell or GRUCell, ValueError for sizes that do not fit together.
     """
-    layers = list(cells) if isinstance(cells, (list, tuple)) else [cells]
-    backward = list(reverse) if isinstance(reverse, (list, tuple)) else [reverse] if reverse is not None else []
-    if not layers:
-        raise ValueError("cells: expected at least one cell, got none")
-    if backward and len(backward) != len(layers):
-        raise ValueError(f"reverse: expected {len(layers)} cells, one for each layer, got {len(backward)}")
-    kinds = {kind_of("cells", cell) for cell in layers + backward}
-    if len(kinds) > 1:
-        raise ValueError(f"cells: expected cells of one kind, got {' and '.join(sorted(kinds))}")
-    kind = kinds.pop()
-    named = [(f"_l{k}", cell) for k, cell in enumerate(layers)]
-    named += [(f"_l{k}_reverse", cell) for k, cell in enumerate(backward)]
+    named = build.named_cells(cells, reverse or None)
+    kind = build.one_kind(kind_of("cells", cell) for _, cell in named)
     params = [convert.to_params(kind, **arrays_of(kind, cell), suffix=suffix) for suffix, cell in named]
     return build.layer_of(kind, params, **options)
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from .core import checks
 from .weights import build
 from .weights import flax as convert
+from .weights.gates import by_role
 
 __all__ = ["from_flax", "to_flax"]
 
@@ -44,25 +45,15 @@ def from_flax(cells: Any, reverse: Any = None, **options: Any) -> Any:
     Functions other than sigmoid and tanh are read off an nnx cell; arrays alone do not show them: give `activations`.
     Raises TypeError or ValueError, naming the part, for what is no such cell, such as MGUCell or a residual SimpleCell.
     """
-    layers = cells if isinstance(cells, (list, tuple)) else [cells]
-    backward = reverse if isinstance(reverse, (list, tuple)) else [reverse] * (1 if reverse is not None else 0)
-    if reverse is not None and len(backward) != len(layers):
-        raise ValueError(f"reverse: expected {len(layers)} cells, one for each layer, got {len(backward)}")
-    if not layers:
-        raise ValueError("cells: expected at least one cell, got none")
-    read = [(read_cell(cell), f"_l{k}") for k, cell in enumerate(layers)]
-    read += [(read_cell(cell), f"_l{k}_reverse") for k, cell in enumerate(backward)]
-    kinds = {convert.kind_of(arrays) for (arrays, _), _ in read}
-    if len(kinds) > 1:
-        raise ValueError(f"cells: expected cells of one kind, got {' and '.join(sorted(kinds))}")
-    kind = kinds.pop()
+    read = [(suffix, *read_cell(cell)) for suffix, cell in build.named_cells(cells, reverse)]
+    kind = build.one_kind(convert.kind_of(arrays) for _, arrays, _ in read)
     if "activations" not in options:
-        found = [given for (_, given), _ in read]
+        found = [given for _, _, given in read]
         if any(given != found[0] for given in found):
             raise ValueError("cells: expected the same functions in all of them, got different ones")
         if found[0] is not None:
-            options["activations"] = activations(kind, *found[0])
-    return build.layer_of(kind, [convert.to_params(arrays, suffix) for (arrays, _), suffix in read], **options)
+            options["activations"] = by_role(kind, *found[0])
+    return build.layer_of(kind, [convert.to_params(arrays, suffix) for suffix, arrays, _ in read], **options)
 
 
 def read_cell(cell: Any) -> tuple[Mapping[str, Any], tuple[Any, Any] | None]:
@@ -103,10 +94,6 @@ def function(label: str, given: Any) -> Any:
         return "tanh"
     name = getattr(given, "__name__", repr(given))
     raise ValueError(f"{label}: expected one of {', '.join(FUNCTIONS)}, which fastrnn has, got {name}")
-
-
-def activations(kind: str, gate: Any, candidate: Any) -> list[Any]:
-    return {"RNN": [candidate], "GRU": [gate, candidate], "LSTM": [gate, candidate, candidate]}[kind]
 
 
 def to_flax(

@@ -21,7 +21,6 @@ NEEDS = {
 
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
 def test_the_code_of_a_page(page, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("KERAS_BACKEND", "torch")  # which Keras reads when it is imported
     for module in NEEDS.get(page, ()):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ from ..core.geometry import LayerSpec
 from ..core.options import with_options
 from ..core.params import layer_suffixes, shapes
 from ..spec import GRU, LSTM, RNN_RELU, RNN_TANH, Cell
-from ..torch.autograd import Recurrence, infer
+from ..torch import autograd
 from ..torch.calls import DTYPES, FlatLayer, refused
 from ..weights.keras import ORDERS
 from .reading import CELLS, functions_of
@@ -109,9 +109,7 @@ def compute(layer: Any, sequences: Any, initial_state: Any, mask: Any, training:
 def run(flat: FlatLayer, batch_sizes: Any, x: Any, state: list[Any], params: list[Any]) -> tuple[torch.Tensor, ...]:
     """y and the final state, (1, B, H) each, by fastrnn."""
     parts = [part.unsqueeze(0) for part in state]
-    if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in (x, *state, *params)]):
-        return Recurrence.apply(flat, batch_sizes, None, None, len(parts), x, *parts, *params)  # type: ignore[no-any-return]
-    return infer(flat, batch_sizes, None, x, parts, params)
+    return autograd.compute(flat, batch_sizes, None, x, parts, params)
 
 
 class Places(NamedTuple):

@@ -10,6 +10,7 @@ import keras
 
 from ..core import checks
 from ..weights import keras as arrays
+from ..weights.gates import by_role
 
 CELLS = {keras.layers.SimpleRNNCell: "RNN", keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU"}
 FUSED = {keras.layers.SimpleRNN: "RNN", keras.layers.LSTM: "LSTM", keras.layers.GRU: "GRU"}
@@ -52,7 +53,7 @@ def functions_of(cell: Any, label: str) -> list[Any]:
     """fastrnn's `activations` for a cell of Keras."""
     kind = CELLS[type(cell)]
     gates = None if kind == "RNN" else function(cell.recurrent_activation, f"{label}: recurrent_activation")
-    return list(arrays.activations(kind, function(cell.activation, f"{label}: activation"), gates))
+    return by_role(kind, gates, function(cell.activation, f"{label}: activation"))
 
 
 def cells_of(rnn: Any, label: str) -> tuple[Any, ...]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import helper
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ..weights.build import LAYERS
 
 Array = np.ndarray
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Relu": "relu"}
@@ -331,51 +334,52 @@ def cell_of(steps: Body, states: dict[int, tuple[str, str]]) -> tuple[Any, list[
 
 def build(kind: str, options: dict[str, Any], gates: list[Any]) -> Any:
     """The layer of these gates; the whole bias is that of x, but for a GRU's n."""
-    from ..weights.onnx import CLASSES
-
     if len({g[1] for g in gates}) != 1:
         raise Unrecognised("the gates take different inputs")
     W, R, b = (np.concatenate([g[k] for g in gates]) for k in (2, 3, 4))
     b_hh = np.concatenate([g[5] if len(g) > 5 else np.zeros_like(g[4]) for g in gates])
-    layer = CLASSES[kind](W.shape[1], R.shape[1], rng=0, **options)
+    layer = LAYERS[kind](W.shape[1], R.shape[1], rng=0, **options)
     layer.load_state_dict({"weight_ih_l0": W, "weight_hh_l0": R, "bias_ih_l0": b, "bias_hh_l0": b_hh})
     return layer
 
 
 def check(layer: Any, inner: Any, x: str, states: list[tuple[str, str]]) -> None:
     """Compare one step of the layer with the body's own nodes; Unrecognised where they differ."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    given = {x, *[old for old, _ in states]}
-    wanted, nodes, constants = [new for _, new in states], [], {}
-    seen: set[str] = set(given)
-    while wanted:
-        name = wanted.pop()
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        if (array := inner.constant(name)) is not None:
-            constants[name] = array
-            continue
-        producer = inner.producers[name]
-        nodes.append(producer)
-        wanted += producer.input
-    kept = [node for node in inner.graph.node if any(node is other or node == other for other in nodes)]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        kept,
-        "step",
-        [value(name, 1, None) for name in sorted(given)],
-        [value(new, 1, None) for _, new in states],
-        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", inner.opsets[""])])
     rng = np.random.default_rng(0)
     step = rng.standard_normal((1, 3, layer.input_size)).astype(np.float32)
     parts = [rng.standard_normal((1, 3, layer.hidden_size)).astype(np.float32) for _ in states]
     _, after = layer(step, tuple(parts) if len(parts) == 2 else parts[0])
     feed = {x: step[0], **{old: part[0] for (old, _), part in zip(states, parts)}}
-    for part, expected in zip(after if len(parts) == 2 else (after,), ReferenceEvaluator(model).run(None, feed)):
-        if not np.allclose(part[0], expected, atol=1e-4):
+    expected = evaluate(inner, feed, [new for _, new in states])
+    for part, theirs in zip(after if len(parts) == 2 else (after,), expected):
+        if not np.allclose(part[0], theirs, atol=1e-4):
             raise Unrecognised("the step has other numbers than the cell that it looks like")
+
+
+def evaluate(scope: Any, feed: dict[str, Array], results: list[str]) -> list[Any]:
+    """What the nodes of a graph make of the tensors that are fed, and of its constants."""
+    nodes: set[int] = set()
+    constants: dict[str, Array] = {}
+    wanted, seen = list(results), set(feed)
+    while wanted:
+        name = wanted.pop()
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        if (constant := scope.constant(name)) is not None:
+            constants[name] = constant
+        elif name in scope.producers:
+            nodes.add(id(scope.producers[name]))
+            wanted += scope.producers[name].input
+        else:
+            raise Unrecognised(f"it begins with {name!r}, which the graph is given")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node for node in scope.graph.node if id(node) in nodes],
+        "part",
+        [value(name, 1, None) for name in feed],
+        [value(name, 1, None) for name in results],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", scope.opsets[""])])
+    return list(ReferenceEvaluator(model).run(None, feed))

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from ..core import checks
 from ..layers import GRU, LSTM, RNN
 from ..weights import onnx as weights
+from ..weights.build import LAYERS
 
 Array = np.ndarray
 OPSETS = range(7, 23)
@@ -42,7 +43,7 @@ def to_onnx(
     OpenVINO has no peepholes, no coupled gates, and of the activations sigmoid, hard_sigmoid, tanh and relu.
     """
     kind = type(layer).__name__
-    if weights.CLASSES.get(kind) is not type(layer):
+    if LAYERS.get(kind) is not type(layer):
         raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {checks.kind(layer)}")
     if checks.integer("opset", opset) not in OPSETS:
         raise ValueError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, got {opset}")

@@ -14,7 +14,7 @@ from ..core.geometry import Array, Call, LayerSpec, aligned_empty, empty, sequen
 from ..core.steps import CallSteps, read_steps
 from ..core.tape import Tape
 from ..spec import Weights
-from .calls import FlatLayer, array, contiguous, threads
+from .calls import FlatLayer, array, contiguous, differentiates, threads
 from .packed import Packing
 
 
@@ -50,7 +50,7 @@ def begin(
     params: Sequence[torch.Tensor],
     weights: list[tuple[Weights, ...]] | None = None,
 ) -> Begun:
-    """`weights`, here and below: the parameters in the backends' layout, where somebody has them."""
+    """`weights`, here and below: the parameters in the backends' layout, where the caller has them."""
     spec = layer.spec
     packing = None if batch_sizes is None else Packing(array(batch_sizes))
     given = array(x) if packing is None else packing.spread(array(x))
@@ -69,23 +69,14 @@ def tensor(steps: Array, packing: Packing | None) -> torch.Tensor:
     return torch.from_numpy(steps if packing is None else packing.pack(steps))
 
 
-def forward(
-    layer: FlatLayer,
-    batch_sizes: torch.Tensor | None,
-    resets: Array | None,
-    x: torch.Tensor,
-    state: Sequence[torch.Tensor],
-    params: Sequence[torch.Tensor],
-    weights: list[tuple[Weights, ...]] | None = None,
-) -> tuple[torch.Tensor, tuple[Array, ...], Tape, Packing | None]:
+def forward(spec: LayerSpec, begun: Begun) -> tuple[torch.Tensor, tuple[Array, ...], Tape]:
     """y, the final state, and what `backward` needs."""
-    spec, backend = layer.spec, config.backend()
-    packing, call, weights = begin(layer, batch_sizes, resets, x, state, params, weights)
+    backend, (packing, call, weights) = config.backend(), begun
     y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
     keep = keep_elements(spec, packing)
     after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
-    return tensor(y, packing), after, Tape(OWNER, spec, backend, weights, call, runs, kept, [None] * len(runs)), packing
+    return tensor(y, packing), after, Tape(OWNER, spec, backend, weights, call, runs, kept, [None] * len(runs))
 
 
 def backward(
@@ -125,8 +116,9 @@ class Recurrence(torch.autograd.Function):
         *rest: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """`rest` are the parts of the state, of which there are `parts`, and the parameters."""
-        y, after, ctx.tape, ctx.packing = forward(layer, batch_sizes, resets, x, rest[:parts], rest[parts:], weights)
-        ctx.layer = layer
+        begun = begin(layer, batch_sizes, resets, x, rest[:parts], rest[parts:], weights)
+        y, after, ctx.tape = forward(layer.spec, begun)
+        ctx.layer, ctx.packing = layer, begun.packing
         ctx.save_for_backward(x, *rest, *([y] if batch_sizes is None else []))  # changes in place are an error
         ctx.set_materialize_grads(False)
         return y, *map(torch.from_numpy, after)
@@ -147,17 +139,9 @@ def not_again(gradients: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor 
     return tuple([None if gradient is None else next(found) for gradient in gradients])
 
 
-def infer(
-    layer: FlatLayer,
-    batch_sizes: torch.Tensor | None,
-    resets: Array | None,
-    x: torch.Tensor,
-    state: Sequence[torch.Tensor],
-    params: Sequence[torch.Tensor],
-) -> tuple[torch.Tensor, ...]:
-    """The same where nothing is to be differentiated."""
-    spec, backend, many = layer.spec, config.backend(), threads()
-    packing, call, weights = begin(layer, batch_sizes, resets, x, state, params)
+def infer(spec: LayerSpec, begun: Begun) -> tuple[torch.Tensor, ...]:
+    """(y, *state) where nothing is to be differentiated."""
+    backend, many, (packing, call, weights) = config.backend(), threads(), begun
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
     if spec.dropout:
@@ -167,3 +151,18 @@ def infer(
         packed = stack.packing(spec, backend, weights, len(call.x), many)
         after = stack.infer(spec, backend, packed, call, outputs, many)
     return tensor(y, packing), *map(torch.from_numpy, after)
+
+
+def compute(
+    layer: FlatLayer,
+    batch_sizes: torch.Tensor | None,
+    resets: Array | None,
+    x: torch.Tensor,
+    state: Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+    weights: list[tuple[Weights, ...]] | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """(y, *state) of a layer's call, with gradients where torch records them."""
+    if differentiates((x, *state, *params)):
+        return Recurrence.apply(layer, batch_sizes, resets, weights, len(state), x, *state, *params)  # type: ignore[no-any-return]
+    return infer(layer.spec, begin(layer, batch_sizes, resets, x, state, params, weights))

@@ -118,6 +118,11 @@ def contiguous(tensor: torch.Tensor) -> Array:
     return np.ascontiguousarray(array(tensor))
 
 
+def differentiates(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether torch records gradients by any of them."""
+    return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+
+
 def threads() -> int | None:
     """torch's number of threads; None, fastrnn's own, where the environment says it."""
     return None if "FASTRNN_NUM_THREADS" in os.environ else torch.get_num_threads()

@@ -5,14 +5,12 @@ torch's modules call such functions of a namespace `_VF`; those of fastrnn.torch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import _VF
 
-from . import calls, operator
-from .autograd import Recurrence, infer
+from . import autograd, calls, operator
 from .calls import Asked, array, layer_of, refused
 
 
@@ -24,38 +22,18 @@ def compute(
     params: list[torch.Tensor],
 ) -> tuple[torch.Tensor, ...] | None:
     """(y, *state), or None where torch has to compute it."""
-    why: str | None = None
+    found, why = None, None
     resets = calls.resets.get()
     if torch.compiler.is_compiling():
         found = operator.compute(asked, batch_sizes, resets, x, state, params)
-    else:
-        why = refused([x, *state, *params])
-        found = None if why else compute_here(asked, batch_sizes, resets, x, state, params)
+    elif (why := refused([x, *state, *params])) is None:
+        layer = layer_of(asked, x, state, params, batch_sizes is not None)
+        if layer is not None:
+            given = None if resets is None else array(resets)
+            found = autograd.compute(layer, batch_sizes, given, x, state, params)
     if found is None and resets is not None:
         raise NotImplementedError(f"resets: expected None where torch computes{f': {why}' if why else ''}")
     return found
-
-
-def compute_here(
-    asked: Asked,
-    batch_sizes: torch.Tensor | None,
-    resets: torch.Tensor | None,
-    x: torch.Tensor,
-    state: tuple[torch.Tensor, ...],
-    params: list[torch.Tensor],
-) -> tuple[torch.Tensor, ...] | None:
-    """(y, *state) of tensors that are not refused, or None where their sizes fit no layer."""
-    layer = layer_of(asked, x, state, params, batch_sizes is not None)
-    if layer is None:
-        return None
-    given = None if resets is None else array(resets)
-    if differentiates((x, *state, *params)):
-        return Recurrence.apply(layer, batch_sizes, given, None, len(state), x, *state, *params)
-    return infer(layer, batch_sizes, given, x, state, params)
-
-
-def differentiates(tensors: Sequence[torch.Tensor]) -> bool:
-    return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
 
 
 def sequence(mode: str) -> Any:

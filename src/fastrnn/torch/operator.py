@@ -16,7 +16,7 @@ from ..core import config, stack
 from ..core.geometry import Array, Call, LayerSpec, time_major
 from ..core.tape import Tape
 from . import autograd
-from .calls import DTYPES, Asked, array, flat_layer
+from .calls import DTYPES, Asked, array, differentiates, flat_layer
 
 Tensors = Sequence[torch.Tensor]
 
@@ -37,8 +37,7 @@ def compute(
     rows = x.shape[0 if asked.batch_first else 1] if batch_sizes is None else state[0].shape[1]
     if x.shape[-1] != params[0].shape[-1] or any([part.shape[1] != rows for part in state]):
         return None  # it says what does not fit
-    differentiates = torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
-    found = (record if differentiates else infer)(x, batch_sizes, resets, list(state), list(params), *asked)
+    found = (record if differentiates(tensors) else infer)(x, batch_sizes, resets, list(state), list(params), *asked)
     return tuple(found[: 1 + len(state)])
 
 
@@ -71,7 +70,8 @@ def optional(tensor: torch.Tensor | None) -> Array | None:
 def infer(
     x: torch.Tensor, batch_sizes: Any, resets: Any, state: Tensors, params: Tensors, *asked: Any
 ) -> list[torch.Tensor]:
-    return list(autograd.infer(known_layer(x, params, asked), batch_sizes, optional(resets), x, state, params))
+    layer = known_layer(x, params, asked)
+    return list(autograd.infer(layer.spec, autograd.begin(layer, batch_sizes, optional(resets), x, state, params)))
 
 
 @torch.library.custom_op("fastrnn::record", mutates_args=(), schema=f"({INPUTS}) -> Tensor[]")
@@ -79,7 +79,8 @@ def record(
     x: torch.Tensor, batch_sizes: Any, resets: Any, state: Tensors, params: Tensors, *asked: Any
 ) -> list[torch.Tensor]:
     layer = known_layer(x, params, asked)
-    y, after, tape, _ = autograd.forward(layer, batch_sizes, optional(resets), x, state, params)
+    begun = autograd.begin(layer, batch_sizes, optional(resets), x, state, params)
+    y, after, tape = autograd.forward(layer.spec, begun)
     found = [y, *map(torch.from_numpy, after)]
     for k, what, shape, dtype in kept(layer.spec, *tape.call.x.shape[:2]):
         if not tape.runs:

@@ -16,7 +16,7 @@ from ..backends.base import Backend
 from ..core import config, stack
 from ..frozen import shortcut, step_at_once
 from ..spec import Weights
-from .autograd import Recurrence
+from .autograd import compute
 from .calls import CELLS, Asked, FlatLayer, array, flat_layer, refusal, refused, threads
 
 CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -118,7 +118,7 @@ def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
 
 
 def record(plan: Plan, x: torch.Tensor, hx: Any) -> Any:
-    """(y, state) of a call that is differentiated; None where it needs a closer look."""
+    """(y, state) of a call that may be differentiated; None where it needs a closer look."""
     spec = plan.layer.spec
     if x.dim() != 3 or x.shape[2] != spec.input_size:
         return None
@@ -129,10 +129,7 @@ def record(plan: Plan, x: torch.Tensor, hx: Any) -> Any:
         parts = hx if type(hx) is tuple else (hx,)
         if len(parts) != len(shapes) or not all([plain(p, plan.dtype) and p.shape == s for p, s in zip(parts, shapes)]):
             return None
-    tensors = (x, *parts, *plan.params)
-    if not any([tensor.requires_grad for tensor in tensors]):
-        return None
-    y, *after = Recurrence.apply(plan.layer, None, None, plan.grouped, len(parts), *tensors)
+    y, *after = compute(plan.layer, None, None, x, parts, plan.params, plan.grouped)
     return y, tuple(after) if len(after) == 2 else after[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..core import checks
@@ -25,6 +25,29 @@ def layer_of(kind: str, params: Sequence[dict[str, Array]], **options: Any) -> A
     for found in params:
         merged |= found
     return LAYERS[kind].from_state_dict(merged, **options)
+
+
+def named_cells(cells: Any, reverse: Any) -> list[tuple[str, Any]]:
+    """What ends the names of each cell's parameters, and the cell: layers on each other, then those of the reverse.
+
+    Each argument is a cell or a list of them, `reverse` None for a layer of one direction.
+    """
+    layers, other = (list(given) if isinstance(given, (list, tuple)) else [given] for given in (cells, reverse))
+    backward = [] if reverse is None else other
+    if reverse is not None and len(backward) != len(layers):
+        raise ValueError(f"reverse: expected {len(layers)} cells, one for each layer, got {len(backward)}")
+    if not layers:
+        raise ValueError("cells: expected at least one cell, got none")
+    found = [(f"_l{k}", cell) for k, cell in enumerate(layers)]
+    return found + [(f"_l{k}_reverse", cell) for k, cell in enumerate(backward)]
+
+
+def one_kind(kinds: Iterable[str]) -> str:
+    """The kind that cells have in common; ValueError where they have none."""
+    found = sorted(set(kinds))
+    if len(found) > 1:
+        raise ValueError(f"cells: expected cells of one kind, got {' and '.join(found)}")
+    return found[0]
 
 
 def kind_of(layer: Any, where: str, allowed: Sequence[str] = ()) -> str:

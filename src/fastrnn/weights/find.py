@@ -20,9 +20,9 @@ from typing import Any
 from ..core import checks
 from . import equinox, flax, keras, onnx, reparametrised
 from .found import FoundLayer
-from .gates import Array
-from .given import Given, gates, short
-from .kerasconfig import WAY
+from .gates import Array, kind_of_rows
+from .given import Given, short
+from .kerasconfig import WAY, paired
 
 TORCH = re.compile(r"(.*?)((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|norm|alpha)_l(\d+)(_reverse)?", re.DOTALL)
 CELL = re.compile(
@@ -103,7 +103,7 @@ def torch_layer(given: Given, prefix: str, parts: dict[tuple[str, int, bool], st
     (rows, inputs), (_, width) = shapes
     projected = "weight_hr" in kinds
     hidden = given.shape(parts["weight_hr", 0, False])[-1] if ("weight_hr", 0, False) in parts else width
-    kind = gates(rows, hidden)
+    kind = kind_of_rows(rows, hidden)
     more: dict[str, Any] = dict(questions(kind))
     refused = given.quantised(names)
     if "peephole" in kinds and kind == "GRU":  # an LSTM without a forget gate of its own
@@ -134,7 +134,7 @@ def of_cells(given: Given) -> Iterator[FoundLayer]:
         w_ih, w_hh = given.shape(parts["weight_ih"]), given.shape(parts["weight_hh"])
         if len(w_ih) != 2 or len(w_hh) != 2:
             continue
-        kind, theirs = gates(*w_hh), "bias" in parts
+        kind, theirs = kind_of_rows(*w_hh), "bias" in parts
         wrong = kind == "unknown" or (theirs and kind == "RNN")
         more = questions(kind)
         if "w_ih" in members and kind != "RNN":
@@ -180,13 +180,8 @@ def of_keras(given: Given) -> Iterator[FoundLayer]:
         groups.setdefault(prefix, {KERAS_PARTS[number]: name for number, name in members.items()})
     cells = {prefix: parts for prefix, parts in groups.items() if fits_keras(given, parts)}
     told, placed = given.configured.pairs(cells)
-    wrappers: dict[str, list[tuple[str, str]]] = {}
-    for prefix in cells:
-        if prefix not in placed and (way := WAY.search(prefix)):
-            wrappers.setdefault(prefix[: way.start()], []).append((way[2], prefix))
-    # More than one cell a direction is a stack, whose directions meet at its end alone.
-    pairs = [dict(ways) for ways in wrappers.values() if len(ways) == len(dict(ways)) == 2]
-    together = told | {pair["forward"]: pair["backward"] for pair in pairs}
+    searched = [(prefix, WAY.search(prefix)) for prefix in cells if prefix not in placed]
+    together = told | paired([(prefix[: way.start()], way[2], prefix) for prefix, way in searched if way])
     together = {one: other for one, other in together.items() if same_shapes(given, cells[one], cells[other])}
     for prefix, parts in cells.items():
         if prefix in together:
@@ -201,7 +196,7 @@ def fits_keras(given: Given, parts: Mapping[str, str]) -> bool:
     kernel, recurrent = given.shape(parts["kernel"]), given.shape(parts["recurrent_kernel"])
     if len(kernel) != 2 or len(recurrent) != 2 or kernel[1] != recurrent[1]:
         return False
-    return gates(recurrent[1], recurrent[0]) != "unknown"
+    return kind_of_rows(recurrent[1], recurrent[0]) != "unknown"
 
 
 def same_shapes(given: Given, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
@@ -215,7 +210,7 @@ def keras_layer(given: Given, cells: Mapping[str, Mapping[str, str]]) -> FoundLa
     prefix, ways = next(iter(cells)), list(cells.values())
     inputs = given.shape(ways[0]["kernel"])[0]
     hidden, columns = given.shape(ways[0]["recurrent_kernel"])
-    kind, bias = gates(columns, hidden), "bias" in ways[0]
+    kind, bias = kind_of_rows(columns, hidden), "bias" in ways[0]
     sizes: dict[str, Any] = {"units": hidden, "use_bias": bias}
     if kind == "GRU" and bias:
         sizes["reset_after"] = len(given.shape(ways[0]["bias"])) == 2
@@ -271,9 +266,9 @@ def of_flax(given: Given) -> Iterator[FoundLayer]:
         if "kernel" not in parts[first] or "kernel" not in parts[hidden]:
             continue
         x, h = given.shape(parts[first]["kernel"]), given.shape(parts[hidden]["kernel"])
-        if len(x) != 2 or len(h) != 2 or gates(h[1], h[0]) == "unknown" or (alone and h[0] != h[1]):
+        if len(x) != 2 or len(h) != 2 or kind_of_rows(h[1], h[0]) == "unknown" or (alone and h[0] != h[1]):
             continue
-        kind = alone[0] if alone else gates(h[1], h[0])
+        kind = alone[0] if alone else kind_of_rows(h[1], h[0])
         names = tuple(members.values())
         yield FoundLayer(
             kind, short(prefix), x[0], h[0], bias=any("bias" in part for part in parts.values()), convention="flax",
@@ -322,7 +317,7 @@ def of_nodes(given: Given) -> Iterator[FoundLayer]:
 
 def fits_onnx(given: Given, W: str, R: str) -> bool:
     w, r = given.shape(W), given.shape(R)
-    return len(w) == len(r) == 3 and w[:2] == r[:2] and r[0] in (1, 2) and gates(r[1], r[2]) != "unknown"
+    return len(w) == len(r) == 3 and w[:2] == r[:2] and r[0] in (1, 2) and kind_of_rows(r[1], r[2]) != "unknown"
 
 
 def of_onnx(given: Given) -> Iterator[FoundLayer]:
@@ -332,7 +327,7 @@ def of_onnx(given: Given) -> Iterator[FoundLayer]:
         if not {"W", "R"} <= parts.keys() or not fits_onnx(given, parts["W"], parts["R"]) or taken & {*parts.values()}:
             continue
         D, rows, H = given.shape(parts["R"])
-        kind = gates(rows, H)
+        kind = kind_of_rows(rows, H)
         notes, undecided = [], []
         if kind == "RNN":
             notes, undecided = [NONLINEARITY], ["nonlinearity"]

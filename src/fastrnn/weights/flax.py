@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..core import checks
-from .gates import Array, both_biases, gates_of, matrices
+from .gates import Array, both_biases, gates_of, kind_of_rows, matrices
 
 ALONE = {"LSTM": "ifgo", "GRU": "rzn", "RNN": ("",)}  # what follows i and h in linen's names, in fastrnn's order
 FORMS = ("linen", "nnx", "nnx_optimized")
@@ -45,7 +45,7 @@ def kind_of(cell: Mapping[str, Any]) -> str:
         kernel = checks.real("dense_h['kernel']", entry(parts, "dense_h", "kernel"))
         H = kernel.shape[0] if kernel.ndim else 0
         checks.shaped("dense_h['kernel']", kernel, (H, H), (H, 3 * H), (H, 4 * H))
-        return {1: "RNN", 3: "GRU", 4: "LSTM"}[kernel.shape[1] // H]
+        return kind_of_rows(kernel.shape[1], H)
     if set(parts) == {"if", "hf", "in", "hn"}:
         raise ValueError("params: expected a SimpleCell, LSTMCell or GRUCell, got an MGUCell, which fastrnn has not")
     raise ValueError(f"params: expected the parts of a SimpleCell, LSTMCell or GRUCell, got {', '.join(parts)}")

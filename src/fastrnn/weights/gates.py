@@ -16,11 +16,22 @@ from ..core.params import PROJECTION, VECTORS
 Array = np.ndarray
 
 GATES = {"RNN": "a", "LSTM": "ifgo", "GRU": "rzn"}  # fastrnn's, in the order of weight_ih's rows
+KINDS = {len(gates): kind for kind, gates in GATES.items()}
 
 
 def gates_of(kind: str) -> str:
     """The gates of a kind of layer: "RNN", "LSTM" or "GRU"."""
     return GATES[checks.word("kind", kind, tuple(GATES))]
+
+
+def kind_of_rows(rows: int, hidden: int) -> str:
+    """The kind of a layer by its recurrent matrix, of so many rows for H; "unknown" for none of them."""
+    return KINDS.get(rows // hidden, "unknown") if hidden and rows % hidden == 0 else "unknown"
+
+
+def by_role(kind: str, gates: Any, candidate: Any) -> list[Any]:
+    """fastrnn's `activations` of a cell whose gates have one function, and whose candidate and c have one."""
+    return {"RNN": [candidate], "GRU": [gates, candidate], "LSTM": [gates, candidate, candidate]}[kind]
 
 
 def reorder(array: Array, order: Sequence[int], axis: int = 0) -> Array:

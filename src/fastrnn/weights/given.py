@@ -10,7 +10,6 @@ import numpy as np
 
 from .kerasconfig import Configured
 
-KINDS = {1: "RNN", 3: "GRU", 4: "LSTM"}
 SEPARATORS = "./"
 LONGEST = 1000  # characters of a name that is looked at: patterns take time that grows with its square
 
@@ -58,8 +57,3 @@ def flat(mapping: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def short(prefix: str) -> str:
     """What the names of a layer's arrays have in common, without separators around it."""
     return prefix.lstrip(SEPARATORS).rstrip(SEPARATORS + "_")
-
-
-def gates(rows: int, hidden: int) -> str:
-    """The kind of a layer by its recurrent matrix."""
-    return KINDS.get(rows // hidden, "unknown") if hidden and rows % hidden == 0 else "unknown"

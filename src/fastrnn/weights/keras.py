@@ -22,8 +22,6 @@ from .gates import Array, both_biases, gates_of, matrices, reorder
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ..layers import Activations
-
 ORDERS = {"RNN": (0,), "LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2)}  # one's gates in the other's order: its own inverse
 
 # Keras' names of activations that fastrnn has; hard_sigmoid is another function in Keras 3 than it was before.
@@ -111,19 +109,10 @@ def activation_name(function: tuple[str, float, float], label: str = "activation
     return name
 
 
-def activations(kind: str, activation: Any, recurrent_activation: Any = None) -> Activations:
-    """fastrnn's `activations` from those of Keras' two arguments, of RNN the first alone."""
-    return {
-        "RNN": [activation],
-        "GRU": [recurrent_activation, activation],
-        "LSTM": [recurrent_activation, activation, activation],
-    }[kind]
-
-
 def options_of(
     kind: str, functions: Sequence[Any], reset_after: bool = True, go_backwards: bool = False
 ) -> dict[str, Any]:
-    """The arguments of fastrnn's constructor for what Keras' layer has, `functions` as `activations` gives them."""
+    """The arguments of fastrnn's constructor for what Keras' layer has, `functions` as `by_role` gives them."""
     options: dict[str, Any] = {"activations": list(functions)}
     if kind == "RNN" and list(functions) in (["tanh"], ["relu"]):
         options = {"nonlinearity": functions[0]}

@@ -8,11 +8,12 @@ model_weights/encoder/…/lstm_cell/kernel.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from . import keras
+from .gates import by_role
 
 CLASSES = {"SimpleRNN": "RNN", "LSTM": "LSTM", "GRU": "GRU"}
 CELLS = {name + "Cell": kind for name, kind in CLASSES.items()}
@@ -73,17 +74,10 @@ class Configured:
         return best[0] if len(best) == 1 else None
 
     def pairs(self, prefixes: Iterable[str]) -> tuple[dict[str, str], set[str]]:
-        """The two directions of each Bidirectional, by the prefix of the first; and all prefixes that have a place.
-
-        A direction that is a stack of cells is none of them.
-        """
+        """The two directions of each Bidirectional, by the prefix of the first; and all prefixes that have a place."""
         places = {prefix: place for prefix in prefixes if (place := self.place(prefix)) is not None}
-        wrappers: dict[int, list[tuple[str, str]]] = {}
-        for prefix, place in places.items():
-            if place.way:
-                wrappers.setdefault(id(place.around), []).append((place.way, prefix))
-        both = [dict(ways) for ways in wrappers.values() if len(ways) == len(dict(ways)) == 2]
-        return {pair["forward"]: pair["backward"] for pair in both}, set(places)
+        ways = [(id(place.around), place.way, prefix) for prefix, place in places.items() if place.way]
+        return paired(ways), set(places)
 
     def tell(self, prefixes: Sequence[str], kind: str, sizes: Mapping[str, Any]) -> Said | None:
         """What is said of a layer with its directions' arrays at these prefixes; None where nothing is.
@@ -113,10 +107,9 @@ class Configured:
             raise ValueError("go_backwards: expected False of a Bidirectional's forward layer, got True")
         each = []
         for place in known:
-            functions = [self.function(place.cell, "activation")]
-            if kind != "RNN":
-                functions.append(self.function(place.cell, "recurrent_activation"))
-            each.append((list(keras.activations(kind, *functions)), place.cell.get("recurrent_dropout") or 0.0))
+            candidate = self.function(place.cell, "activation")
+            gates = None if kind == "RNN" else self.function(place.cell, "recurrent_activation")
+            each.append((by_role(kind, gates, candidate), place.cell.get("recurrent_dropout") or 0.0))
         if each[-1] != each[0]:
             raise ValueError("its directions have other activations or another recurrent_dropout")
         functions, dropout = each[0]
@@ -132,6 +125,18 @@ class Configured:
         if name not in cell:
             raise ValueError(f"its configuration has no {name}")
         return keras.described_activation(cell[name], name, self.keras_2)
+
+
+def paired(ways: Iterable[tuple[Hashable, str, str]]) -> dict[str, str]:
+    """The prefix of a wrapper's forward direction to that of its backward one, from (wrapper, way, prefix).
+
+    More than one cell a direction is a stack, whose directions meet at its end alone: none of them is a pair.
+    """
+    wrappers: dict[Hashable, list[tuple[str, str]]] = {}
+    for wrapper, way, prefix in ways:
+        wrappers.setdefault(wrapper, []).append((way, prefix))
+    both = [dict(found) for found in wrappers.values() if len(found) == len(dict(found)) == 2]
+    return {pair["forward"]: pair["backward"] for pair in both}
 
 
 def notes_of(known: Sequence[Place]) -> tuple[str, ...]:

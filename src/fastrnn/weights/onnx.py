@@ -22,14 +22,13 @@ import numpy as np
 
 from ..core import checks
 from ..core.options import DEFAULTS
-from ..layers import GRU, LSTM, RNN
+from .build import LAYERS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 Array = np.ndarray
 
-CLASSES: dict[str, Any] = {"RNN": RNN, "LSTM": LSTM, "GRU": GRU}
 GATES = {"RNN": "a", "LSTM": "iofc", "GRU": "zrh"}  # as ONNX orders them
 OURS = {"RNN": "a", "LSTM": "ifco", "GRU": "rzh"}  # the same gates, as fastrnn orders them
 COUPLED = "ico"  # those of OURS["LSTM"] that a coupled layer has
@@ -300,7 +299,7 @@ def build(kind: str, W: Any, R: Any, B: Any, P: Any, options: Mapping[str, Any],
         way = "bidirectional" if options.get("bidirectional") else options.get("direction", "forward")
         raise ValueError(f"direction: expected {'bidirectional' if D == 2 else 'one way'}, since R has "
                          f"{D} of them, got {way!r}")  # fmt: skip
-    made = CLASSES[kind](
+    made = LAYERS[kind](
         W.shape[2],
         H,
         bias=B is not None,

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator
 
 from .found import FoundLayer
-from .given import Given, gates, short
+from .gates import kind_of_rows
+from .given import Given, short
 
 PART = re.compile(
     r"(.*?)(parametrizations\.)?((?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))(?:_l\d+)?(?:_reverse)?)"
@@ -61,7 +62,7 @@ def layers(given: Given) -> Iterator[FoundLayer]:
         rows, hidden = matrix(given, names, "weight_hh")
         hidden = matrix(given, names, "weight_hr")[1] or hidden
         yield FoundLayer(
-            gates(rows, hidden), short(prefix), matrix(given, names, "weight_ih")[1], hidden,
+            kind_of_rows(rows, hidden), short(prefix), matrix(given, names, "weight_ih")[1], hidden,
             refused=f"{why}; before saving, {undo(weight, parts)} makes them one", names=tuple(names),
         )  # fmt: skip
 
