@@ -119,6 +119,22 @@ def test_torchs_weights_in_parts_are_refused_by_name():
     assert only(torch_names() | {"other.weight_hh_l0_v": np.zeros(3)}).refused is None
 
 
+@pytest.mark.parametrize("around", [True, False])  # fastai names the raw weights outside the module, AWD-LSTM in it
+@pytest.mark.parametrize("stale", [True, False])
+def test_raw_weights_of_dropped_ones(around, stale):
+    layer = fastrnn.LSTM(I, H, bidirectional=True, rng=0)
+    arrays = {f"0.rnns.0.module.{name}": array for name, array in layer.params.items()}
+    for name in ("weight_hh_l0", "weight_hh_l0_reverse"):
+        plain = f"0.rnns.0.module.{name}"
+        arrays[(plain.replace("module.", "") if around else plain) + "_raw"] = arrays[plain]
+        arrays[plain] = np.zeros_like(arrays[plain])  # all of them dropped
+        if not stale:
+            del arrays[plain]
+    found = only(arrays)
+    assert (found.name, found.bidirectional) == ("0.rnns.0.module", True)
+    np.testing.assert_array_equal(found.layer()(X)[0], layer(X)[0])
+
+
 # --- Keras
 
 

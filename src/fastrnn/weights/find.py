@@ -28,6 +28,7 @@ TORCH = re.compile(r"(.*?)((?:weight|bias)_(?:ih|hh)|weight_hr|peephole|norm|alp
 CELL = re.compile(
     r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh|bias_n|bias|(?<![A-Za-z])(?:w_ih|w_hh|b_ih|b_hh))", re.DOTALL
 )
+RAW = re.compile(r"(.*?)((?:weight|bias)_(?:ih|hh)|weight_hr)_l(\d+)(_reverse)?_raw", re.DOTALL)
 SHORT = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
 SHORT_NOTE = (
     "Names such as w_ih leave the order of gates open; torch's is taken: i, f, g, o of an LSTM; r, z, n of a GRU, "
@@ -82,12 +83,18 @@ def questions(kind: str) -> dict[str, Any]:
 
 
 def of_torch(given: Given) -> Iterator[FoundLayer]:
-    """Layers of torch's names, fastrnn's own among them."""
+    """Layers of torch's names, fastrnn's own among them.
+
+    Raw weights, of a layer whose weights training drops (AWD-LSTM, fastai's WeightDropout), stand in it or around it,
+    as its `module`. What has the plain name then is a copy with some of them dropped, left over from training.
+    """
     split = reparametrised.parts_of(given)
+    raw = given.groups(RAW)
     for prefix, members in given.groups(TORCH).items():
         if prefix in split:
             continue
-        parts = {(part, int(layer), bool(reverse)): name for (part, layer, reverse), name in members.items()}
+        before = raw.get(prefix) or raw.get(prefix.removesuffix("module."), {})
+        parts = {(part, int(layer), bool(reverse)): name for (part, layer, reverse), name in (members | before).items()}
         if ("weight_ih", 0, False) in parts or ("weight_hh", 0, False) in parts:
             yield torch_layer(given, prefix, parts)
 
@@ -116,7 +123,10 @@ def torch_layer(given: Given, prefix: str, parts: dict[tuple[str, int, bool], st
         refused = "it is a LeakyRNN, which LeakyRNN.from_state_dict makes" if "alpha" in kinds else refused
 
     def params() -> dict[str, Array]:
-        return {name.removeprefix(prefix): given.mapping[name] for name in names}
+        return {
+            f"{part}_l{layer}{'_reverse' if reverse else ''}": given.mapping[name]
+            for (part, layer, reverse), name in parts.items()
+        }
 
     return FoundLayer(
         kind, short(prefix), inputs, hidden, 1 + max(layer for _, layer, _ in parts),
