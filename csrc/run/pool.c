@@ -7,6 +7,7 @@
 
 #include "clock.h"
 #include "cores.h"
+#include "host.h"
 #include "thread.h"
 
 #if defined(__x86_64__)
@@ -93,12 +94,15 @@ static struct {
     fr_barrier done;
 } pool = {.reserved = ATOMIC_FLAG_INIT};
 
-static _Thread_local worker *self; /* NULL in callers */
+static _Thread_local worker *self; /* NULL in callers and in a host's threads */
+static _Thread_local int leads;    /* whether this is the caller in a run of the pool's */
 
 /* For who has slept in a job: the system may have put it beside the thread that woke it. Two that meet at every step
  * then take turns on one core, and since never more than one of them is awake, nothing moves them apart: so the worker
  * moves. */
 static void settle(void) {
+    if (!self && !leads)
+        return;
     int core = fr_core();
     atomic_store_explicit(self ? &self->core : &pool.core, core, memory_order_relaxed);
     if (!self || core < 0)
@@ -239,6 +243,8 @@ static int add_worker(void) {
 }
 
 int fr_pool_reserve(int wanted) {
+    if (fr_hosted())
+        return fr_host_reserve(wanted);
     if (wanted <= 1 || !pool.survives_fork || atomic_flag_test_and_set(&pool.reserved))
         return 1;
     while (pool.size < wanted - 1 && add_worker())
@@ -255,6 +261,10 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context, f
         body(context, 0);
         return;
     }
+    if (fr_hosted()) {
+        fr_host_run(n, body, context, watch);
+        return;
+    }
     pool.done.size = n;
     atomic_store_explicit(&pool.core, fr_core(), memory_order_relaxed);
     for (worker *w = pool.workers; w; w = w->next) {
@@ -266,12 +276,14 @@ void fr_pool_run(int n, void (*body)(void *context, int index), void *context, f
         if (atomic_load(&w->asleep))
             wake(w);
     }
+    leads = 1;
     body(context, 0);
+    leads = 0;
     wait_at(&pool.done, watch, BETWEEN_CALLS);
 }
 
 void fr_pool_release(int reserved) {
-    if (reserved > 1)
+    if (reserved > 1 && !fr_hosted())
         atomic_flag_clear(&pool.reserved);
 }
 

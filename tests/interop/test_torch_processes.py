@@ -1,6 +1,9 @@
 """fastrnn.torch among processes and modes: workers forked or spawned, ranks of gloo, inference mode, threads."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -72,6 +75,38 @@ def test_two_ranks_of_gloo_train_as_one_process(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name, expected in model.state_dict().items():
             torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+PROGRAM = """
+import os, sys
+import torch
+import fastrnn.torch
+torch.manual_seed(0)
+torch.set_num_threads(2)
+rnn, x = fastrnn.torch.LSTM(64, 64, bidirectional=True), torch.randn(10, 16, 64)  # too small for torch to divide
+def train():
+    rnn.zero_grad()
+    rnn(x)[0].square().sum().backward()
+    return [param.grad.clone() for param in rnn.parameters()]
+def threads():
+    return len(os.listdir("/proc/self/task"))
+torch.randn(400, 400) @ torch.randn(400, 400), torch.randn(10 ** 6).exp()
+before = threads()
+found = train()
+assert threads() == before, "threads of the pool's beside OpenMP's"
+if os.fork() == 0:
+    again = train()  # OpenMP has no threads here
+    os._exit(0 if threads() == 2 and all(map(torch.equal, again, found)) else 1)
+assert os.wait()[1] == 0, "in a child of fork"
+torch.set_num_threads(1)
+assert all(map(torch.equal, train(), found)), "one thread has other bits"
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted where /proc shows them")
+def test_two_threads_are_openmps():
+    environment = {key: value for key, value in os.environ.items() if key != "FASTRNN_NUM_THREADS"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], check=True, timeout=120, env=environment)
 
 
 def test_inference_mode():

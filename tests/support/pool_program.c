@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifdef FORKS_UNSEEN
@@ -22,6 +23,7 @@ static int dawdle(int before) {
 #define atomic_fetch_add(word, n) dawdle((int)atomic_fetch_add_explicit(word, n, memory_order_seq_cst))
 #include "run/pool.c"
 #include "run/cores.c"
+#include "run/host.c"
 #include "run/thread.c"
 #include "run/watch.c"
 
@@ -86,7 +88,76 @@ static int stays_beside_the_caller(void) { return 0; }
 
 #endif
 
-static int failed(void) { return runs_of_changing_sizes() || who_waits_asks() || stays_beside_the_caller(); }
+enum { HOSTED = 4 };
+
+typedef struct {
+    void (*member)(void *);
+    void *data;
+} guest;
+
+static void *visit_once(void *argument) {
+    guest *g = argument;
+    g->member(g->data);
+    return NULL;
+}
+
+/* What OpenMP does, with threads made for it. */
+static void run_members(void (*member)(void *), void *data, unsigned threads, unsigned flags) {
+    pthread_t others[HOSTED];
+    guest g = {member, data};
+    for (unsigned i = 1; i < threads; i++)
+        pthread_create(&others[i], NULL, visit_once, &g);
+    member(data);
+    for (unsigned i = 1; i < threads; i++)
+        pthread_join(others[i], NULL);
+    (void)flags;
+}
+
+static void run_two_members(void (*member)(void *), void *data, unsigned threads, unsigned flags) {
+    run_members(member, data, threads < 2 ? threads : 2, flags);
+}
+
+static _Thread_local int is_caller;
+
+static void note_index(void *context, int index) {
+    atomic_int *counts = context;
+    atomic_fetch_add_explicit(&counts[index], 1, memory_order_relaxed);
+    if (is_caller != (index == 0))
+        counts[index] = 100;
+}
+
+/* The members that a run asks for take part once each, the caller as the first, and no thread of the pool does. */
+static int runs_on_a_host(void) {
+    atomic_int counts[HOSTED] = {0};
+    const int workers = pool.size;
+    is_caller = 1;
+    fr_host_set(run_members, HOSTED);
+    int reserved = fr_pool_reserve(3);
+    fr_pool_run(reserved, note_index, counts, NULL);
+    fr_pool_release(reserved);
+    fr_host_set(run_two_members, HOSTED);
+    const int given = fr_pool_reserve(HOSTED);
+    fr_host_set(NULL, 0);
+    return reserved != 3 || counts[0] != 1 || counts[1] != 1 || counts[2] != 1 || counts[3] || given != 2 ||
+           pool.size != workers;
+}
+
+static int a_child_has_no_host(void) {
+    int status = 1;
+    fr_host_set(run_members, HOSTED);
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(fr_hosted());
+    waitpid(child, &status, 0);
+    const int hosted = fr_hosted();
+    fr_host_set(NULL, 0);
+    return status != 0 || !hosted;
+}
+
+static int failed(void) {
+    return runs_on_a_host() || a_child_has_no_host() || runs_of_changing_sizes() || who_waits_asks() ||
+           stays_beside_the_caller();
+}
 
 #else
 

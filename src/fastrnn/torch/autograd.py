@@ -14,8 +14,9 @@ from ..core.geometry import Array, Call, LayerSpec, aligned_empty, empty, sequen
 from ..core.steps import CallSteps, read_steps
 from ..core.tape import Tape
 from ..spec import Weights
-from .calls import FlatLayer, array, contiguous, differentiates, threads
+from .calls import FlatLayer, array, contiguous, differentiates
 from .packed import Packing
+from .threads import Hosted, threads
 
 
 def keep_elements(spec: LayerSpec, packing: Packing | None) -> Any:
@@ -75,7 +76,8 @@ def forward(spec: LayerSpec, begun: Begun) -> tuple[torch.Tensor, tuple[Array, .
     y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
     keep = keep_elements(spec, packing)
-    after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
+    with Hosted():
+        after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
     return tensor(y, packing), after, Tape(OWNER, spec, backend, weights, call, runs, kept, [None] * len(runs))
 
 
@@ -97,7 +99,8 @@ def backward(
     dparams = [np.zeros(shape, spec.dtype) for shape in layer.shapes]
     dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype) if by_x else None
     inputs = None if dx is None else time_major(dx, spec.batch_first)
-    before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=threads())
+    with Hosted():
+        before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=threads())
     return None if dx is None else tensor(dx, packing), tuple(map(torch.from_numpy, (*before, *dparams)))
 
 
@@ -144,12 +147,13 @@ def infer(spec: LayerSpec, begun: Begun) -> tuple[torch.Tensor, ...]:
     backend, many, (packing, call, weights) = config.backend(), threads(), begun
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
-    if spec.dropout:
-        keep = keep_elements(spec, packing)
-        after = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=many)[0]
-    else:
-        packed = stack.packing(spec, backend, weights, len(call.x), many)
-        after = stack.infer(spec, backend, packed, call, outputs, many)
+    with Hosted():
+        if spec.dropout:
+            keep = keep_elements(spec, packing)
+            after = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=many)[0]
+        else:
+            packed = stack.packing(spec, backend, weights, len(call.x), many)
+            after = stack.infer(spec, backend, packed, call, outputs, many)
     return tensor(y, packing), *map(torch.from_numpy, after)
 
 

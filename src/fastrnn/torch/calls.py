@@ -5,7 +5,6 @@ T time steps, B rows, I input_size, H hidden_size, L layers, D directions, P fea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import lru_cache
@@ -121,11 +120,6 @@ def contiguous(tensor: torch.Tensor) -> Array:
 def differentiates(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether torch records gradients by any of them."""
     return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
-
-
-def threads() -> int | None:
-    """torch's number of threads; None, fastrnn's own, where the environment says it."""
-    return None if "FASTRNN_NUM_THREADS" in os.environ else torch.get_num_threads()
 
 
 def refusal() -> str | None:

@@ -17,7 +17,8 @@ from ..core import config, stack
 from ..frozen import shortcut, step_at_once
 from ..spec import Weights
 from .autograd import compute
-from .calls import CELLS, Asked, FlatLayer, array, flat_layer, refusal, refused, threads
+from .calls import CELLS, Asked, FlatLayer, array, flat_layer, refusal, refused
+from .threads import Hosted, threads
 
 CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -109,8 +110,9 @@ def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
     if hx is not None and state is None:
         return None
     many = threads() or config.get_num_threads()
-    way = plan.way(x.shape[1 if asked.batch_first and x.dim() == 3 else 0], many)
-    found = None if way is None else way.sequence(view(x), state, None, many)
+    with Hosted():
+        way = plan.way(x.shape[1 if asked.batch_first and x.dim() == 3 else 0], many)
+        found = None if way is None else way.sequence(view(x), state, None, many)
     if found is None:
         return None
     y, after = found

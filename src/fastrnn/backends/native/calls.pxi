@@ -31,6 +31,14 @@ cdef int run_forward(
     return check(status)
 
 
+def host_threads(size_t parallel, int threads):
+    """Have the calling thread's calls run on another library's threads, so many, or, with 0, on the pool's again.
+
+    parallel is the address of that library's GOMP_parallel.
+    """
+    fr_host_set(<fr_parallel *>parallel, threads)
+
+
 cdef void set_state(fr_forward_run *run, bint has_c, Plain *now, Plain *after, ptrdiff_t h, ptrdiff_t c) noexcept:
     """The state before and after the run, its parts from so many bytes on."""
     run.h0, run.h = now[0].data + h, after[0].data + h

@@ -149,6 +149,10 @@ cdef extern from "cells/facts.h" nogil:
         int saved
     const fr_cell_facts *fr_cells
 
+cdef extern from "run/host.h" nogil:
+    ctypedef void fr_parallel(void (*)(void *), void *, unsigned, unsigned)
+    void fr_host_set(fr_parallel *, int)
+
 cdef extern from "run/schedule.h" nogil:
     ctypedef struct fr_schedule:
         int threads
