@@ -129,10 +129,9 @@ def step_of(layer):
     return [*nodes, node("Add", ["left", "right"], ["h2"])], arrays | {"sizes": np.full(3, H), "one": np.float32([1])}
 
 
-@pytest.mark.parametrize("op", ["Scan", "Loop"])
-@pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.LSTM, fastrnn.GRU])
-def test_recurrences_written_as_loops(kind, op):
-    layer = kind(3, 4, rng=0)
+def run(layer, op, ways=None):
+    """What from_onnx finds in a model of a layer written as a loop, and what ONNX Runtime computes of x."""
+    kind = type(layer)
     nodes, arrays = step_of(layer)
     states, value = ["h", "c"][: 2 if kind is fastrnn.LSTM else 1], helper.make_tensor_value_info
     old, new = [value(s, 1, ["B", 4]) for s in states], [value(f"{s}2", 1, ["B", 4]) for s in states]
@@ -140,7 +139,7 @@ def test_recurrences_written_as_loops(kind, op):
     if op == "Scan":
         body = helper.make_graph(nodes, "body", [*old, value("x", 1, ["B", 3])], [*new, value("y", 1, ["B", 4])])
         loop = helper.make_node("Scan", [*[f"{s}0" for s in states], "X"], [*"hc"[: len(states)], "Y"], "loop",
-                                body=body, num_scan_inputs=1)  # fmt: skip
+                                body=body, num_scan_inputs=1, **(ways or {}))  # fmt: skip
     else:
         nodes.insert(0, helper.make_node("Gather", ["X", "t"], ["x"]))
         nodes.append(helper.make_node("Identity", ["go"], ["go2"]))
@@ -153,8 +152,24 @@ def test_recurrences_written_as_loops(kind, op):
     constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     graph = helper.make_graph([loop], "g", [value("X", 1, [5, 2, 3])], [value("Y", 1, None)], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
-    found = from_onnx(model)
+    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    return from_onnx(model), x, session(model).run(None, {"X": x})[0]
+
+
+@pytest.mark.parametrize("op", ["Scan", "Loop"])
+@pytest.mark.parametrize("kind", [fastrnn.RNN, fastrnn.LSTM, fastrnn.GRU])
+def test_recurrences_written_as_loops(kind, op):
+    found, x, expected = run(kind(3, 4, rng=0), op)
     assert list(found) == ["loop"] and found.nodes["loop"].operator == op, found.skipped
     assert found.nodes["loop"].x == "X"
-    x = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
-    close(found["loop"](x)[0], session(model).run(None, {"X": x})[0])
+    close(found["loop"](x)[0], expected)
+
+
+def test_a_scan_that_goes_back():
+    ways = {"scan_input_directions": [1], "scan_output_directions": [1], "scan_input_axes": [0]}
+    found, x, expected = run(fastrnn.LSTM(3, 4, rng=0), "Scan", ways)
+    assert found["loop"].direction == "reverse"
+    close(found["loop"](x)[0], expected)
+    del ways["scan_output_directions"]
+    found, _, _ = run(fastrnn.LSTM(3, 4, rng=0), "Scan", ways)
+    assert not found and "reads one way" in found.skipped["loop"]

@@ -274,10 +274,10 @@ def read_loop(scope: Any, node: Any, make_scope: Any) -> tuple[Any, str, list[st
     body = next(a.g for a in node.attribute if a.HasField("g"))
     inner = make_scope(body, scope.opsets, scope)
     scan = node.op_type == "Scan"
+    ways: dict[str, Any] = {}
     if scan:
-        count = len(node.input) - next(a.i for a in node.attribute if a.name == "num_scan_inputs")
-        if any(a.name != "num_scan_inputs" and not a.HasField("g") for a in node.attribute):
-            raise Unrecognised("axes or directions of the scan")
+        scanned = next(a.i for a in node.attribute if a.name == "num_scan_inputs")
+        count, ways = len(node.input) - scanned, way_of(node)
         xs = {value.name: node.input[k + count] for k, value in enumerate(body.input[count:])}
         states = list(range(count))
     else:
@@ -306,9 +306,20 @@ def read_loop(scope: Any, node: Any, make_scope: Any) -> tuple[Any, str, list[st
     new_of = {k: body.output[k if scan else k - 1].name for k in changing}
     found, order = cell_of(steps, {k: (body.input[k].name, name) for k, name in new_of.items()})
     kind, (x, options, gates) = found
-    layer = build(kind, options, gates)
+    layer = build(kind, options | ways, gates)
     check(layer, inner, x, [(body.input[k].name, new_of[k]) for k in order])
     return layer, xs[x], list(node.output), [node.input[k] for k in order]
+
+
+def way_of(node: Any) -> dict[str, Any]:
+    """The layer's direction, of a Scan; Unrecognised where its axes or directions are none of a layer's."""
+    ways = {a.name: set(a.ints) for a in node.attribute if a.name not in ("num_scan_inputs", "body")}
+    if any(values - {0} for name, values in ways.items() if name.endswith("axes")):
+        raise Unrecognised("axes of the scan other than the first")
+    directions = [ways.get(f"scan_{end}_directions", {0}) for end in ("input", "output")]
+    if directions not in ([{0}, {0}], [{1}, {1}]):
+        raise Unrecognised("the scan reads one way and writes the other")
+    return {"direction": "reverse"} if directions[0] == {1} else {}
 
 
 def cell_of(steps: Body, states: dict[int, tuple[str, str]]) -> tuple[Any, list[int]]:
