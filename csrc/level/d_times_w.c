@@ -69,13 +69,13 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
     for (int r = 0; r < R; r++)
         a[r] = (const real *)gradients_of(b, source) + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
     if (begin < whole)
-        product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step);
+        product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step, NULL);
     if (whole < end) {
         w += (whole - begin) * K * C * LANES;
         UNROLL(8)
         for (int r = 0; r < R; r++)
             a[r] += (whole - begin) * d_step;
-        product_of_runs(sum, R, P, C, 0, a, 1, last->length, last->count, LANES, w, w_step);
+        product_of_runs(sum, R, P, C, 0, a, 1, last->length, last->count, LANES, w, w_step, NULL);
     }
     UNROLL(8)
     for (int i = 0; i < R * P; i++)

@@ -54,15 +54,43 @@ static void finish(const forward_state *f, const panel_functions *functions, vec
 /* Rows whose sums wait to be finished together. */
 enum { FINISH_ROWS = 12 };
 
+/* What the rows from `first` on of a panel's step ask for of the next panel's weights: bytes of a row, and of a row and
+ * term. Nothing, where the weights of a step stay in the second-level cache. */
+typedef struct {
+    const char *weights;
+    ptrdiff_t first, row, term;
+} next_panel;
+
+/* Weights of so many bytes may come from beyond the second-level cache. */
+enum { FAR_BYTES = 1 << 19 };
+
+/* Of `rows` rows from `first` on, each with `terms` terms that panel p's part, so many numbers from `begin` on, feeds. */
+static next_panel ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
+                          ptrdiff_t rows, ptrdiff_t terms) {
+    next_panel n = {(const char *)(panel_at(f, p) + begin), first, 0, 0};
+    if (rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > FAR_BYTES) {
+        n.row = numbers * (ptrdiff_t)sizeof(real) / rows;
+        n.term = n.row / terms;
+    }
+    return n;
+}
+
+/* The part of `rows` rows from the i-th on; `near` is in the first-level cache. */
+static ahead part_of(const next_panel *n, ptrdiff_t i, int rows, const void *near) {
+    return n->term ? (ahead){n->weights + (i - n->first) * n->row, rows * n->term} : (ahead){near, 0};
+}
+
 /* Step t of the owned rows i .. end-1 through panel p. */
-static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
+static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end,
+                      const next_panel *next) {
     const panel_functions *functions = functions_of(f, p);
     vec sums[FINISH_ROWS * COLUMNS];
     for (int rows, done; i < end; i += done) {
         const int most = end - i < FINISH_ROWS ? (int)(end - i) : FINISH_ROWS;
         for (done = 0; done < most; done += rows) {
             rows = tile_rows(most - done, functions->limit);
-            functions->tiles->step[rows - 1](f, p, t, i + done, sums + done * COLUMNS);
+            functions->tiles->step[rows - 1](f, p, t, i + done, sums + done * COLUMNS,
+                                             part_of(next, i + done, rows, sums));
         }
         finish(f, functions, sums, COLUMNS, done, p, t, i);
     }
@@ -72,18 +100,18 @@ static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
 static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, int rows) {
     const panel_functions *functions = functions_of(f, p);
     vec sums[TILE_ROWS * COLUMNS];
-    functions->tiles->pair[rows - 1](f, p, t, i, sums);
+    functions->tiles->pair[rows - 1](f, p, t, i, sums, (ahead){NULL, 0});
     for (int q = 0; q < PAIR; q++)
         finish(f, functions, sums + q * COLUMNS, PAIR * COLUMNS, rows, p + q, t, i);
 }
 
 /* Step t of the owned rows i .. end-1 through one panel, some rows after others. Returns whether the call is to end. */
 static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i,
-                      ptrdiff_t end) {
+                      ptrdiff_t end, const next_panel *next) {
     const double row_flop = share->row_flop / (double)(f->panel_end - f->panel);
     for (; i < end; i += FR_ASK_ROWS) {
         const ptrdiff_t rows = end - i < FR_ASK_ROWS ? end - i : FR_ASK_ROWS;
-        step_rows(f, p, t, i, i + rows);
+        step_rows(f, p, t, i, i + rows, next);
         if (fr_share_worked(share, (double)rows * row_flop))
             return 1;
     }
@@ -116,6 +144,9 @@ static int panels_step(const forward_state *f, const fr_share *share, ptrdiff_t 
         return unpacked_step(f, share, t, i, end);
     const int width = end - i <= PAIR_ROWS ? PAIR : 1;
     const ptrdiff_t groups = (f->panel_end - f->panel + width - 1) / width;
+    const shape_tiles *shape = f->full.tiles;
+    const ptrdiff_t x_terms = f->hoisted ? 0 : f->weights->I, begin = f->hoisted ? f->weights->I * shape->x * LANES : 0;
+    const ptrdiff_t numbers = (x_terms * shape->x + f->weights->P * shape->h) * LANES;
     for (ptrdiff_t k = 0; k < groups && i < end; k++) {
         ptrdiff_t p = f->panel + nth(t, k, groups) * width, p_end = p + width;
         if (width == PAIR && p_end <= f->panel_end && functions_of(f, p_end - 1)->tiles->pair) {
@@ -123,8 +154,10 @@ static int panels_step(const forward_state *f, const fr_share *share, ptrdiff_t 
             if (fr_share_worked(share, (double)(end - i) * share->row_flop / (double)groups))
                 return 1;
         } else {
+            const ptrdiff_t after = f->panel + nth(t, k + 1 < groups ? k + 1 : k, groups) * width;
+            const next_panel next = ask_for(f, after, begin, numbers, i, end - i, x_terms + f->weights->P);
             for (; p < p_end && p < f->panel_end; p++)
-                if (panel_step(f, share, p, t, i, end))
+                if (panel_step(f, share, p, t, i, end, &next))
                     return 1;
         }
     }
@@ -200,11 +233,13 @@ static void hoist(forward_state *f, const fr_share *share, ptrdiff_t terms) {
     const double panel_flop = 2.0 * (double)terms * (double)f->weights->I * COLUMNS * LANES;
     for (ptrdiff_t p = f->panel; p < f->panel_end && !fr_share_worked(share, panel_flop); p++) {
         const panel_functions *functions = functions_of(f, p);
+        const ptrdiff_t after = p + 1 < f->panel_end ? p + 1 : p, numbers = f->weights->I * f->full.tiles->x * LANES;
+        const next_panel next = ask_for(f, after, 0, numbers, 0, terms, f->weights->I);
         const int limit = tile_limit(functions->tiles->x);
         int rows;
         for (ptrdiff_t term = 0; term < terms; term += rows) {
             rows = tile_rows(terms - term, limit);
-            functions->hoist[rows - 1](f, p, functions->tiles->columns, term);
+            functions->hoist[rows - 1](f, p, functions->tiles->columns, term, part_of(&next, term, rows, f));
         }
     }
     f->step_term = 0;

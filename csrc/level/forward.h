@@ -9,9 +9,9 @@ typedef struct forward_state forward_state;
 
 /* Leaves x W_ih and the bias of some terms from `term` on at the fed ones of panel p's columns, half-way along their
  * chains. */
-typedef void hoist_function(const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term);
+typedef void hoist_function(const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term, ahead next);
 /* sums = the pre-activations of step t of some owned rows from the i-th on through panel p, or p and p + 1. */
-typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums);
+typedef void tile_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums, ahead next);
 /* Takes the owned rows i .. i+rows-1 of step t from pre-activations at panel p, `sum_step` vectors apart, to h, c
  * and what is saved. */
 typedef void finish_function(const forward_state *f, const vec *sums, int sum_step, int rows, ptrdiff_t p, ptrdiff_t t,

@@ -20,7 +20,7 @@ INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t
     UNROLL(8)
     for (int r = 0; r < R; r++)
         move_sums(sum + r * COLUMNS, sum_out + r * COLUMNS, C);
-    product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0);
+    product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0, NULL);
     UNROLL(8)
     for (int r = 0; r < R; r++)
         move_sums(sum_out + r * COLUMNS, sum + r * COLUMNS, C);

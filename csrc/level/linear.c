@@ -68,7 +68,7 @@ INLINE void linear_tile(const int R, const int C, const fr_linear_run *run, cons
         x[r] = (const real *)run->x + (row + r) * K;
         move_sums(sum + r * COLUMNS, (const vec *)panel, C);
     }
-    product(sum, R, 1, C, 0, x, 1, K, panel + C * LANES, 0);
+    product(sum, R, 1, C, 0, x, 1, K, panel + C * LANES, 0, NULL);
     UNROLL(8)
     for (int r = 0; r < R; r++)
         UNROLL(8)

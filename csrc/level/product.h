@@ -75,9 +75,31 @@ INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t 
     }
 }
 
+/* Weights that a later product reads from beyond the second-level cache, and this one asks for: so many bytes further at
+ * every k. Where nothing is to be asked for, `step` is 0 and `at` is in the first-level cache. */
+typedef struct {
+    const char *at;
+    ptrdiff_t step;
+} ahead;
+
+/* The products of K terms. Two at a time where it asks ahead, because the counting for it takes a port of the FMAs on
+ * Intel's cores. */
+INLINE void walk_terms(vec *total, const int R, const int n, const real *const *row, const ptrdiff_t a_step,
+                       const real *const *panel, const int C, ptrdiff_t K, ahead *next) {
+    ptrdiff_t k = 0;
+    for (; next && k < K - 1; k += 2) {
+        multiply_terms(total, R, n, row, k * a_step, panel, k * (C * LANES), C);
+        multiply_terms(total, R, n, row, (k + 1) * a_step, panel, (k + 1) * (C * LANES), C);
+        __builtin_prefetch(next->at, 0, 2);
+        next->at += 2 * next->step;
+    }
+    for (; k < K; k++)
+        multiply_terms(total, R, n, row, k * a_step, panel, k * (C * LANES), C);
+}
+
 /* sum[r][q][first + c] += a[r][k * a_step] * p[q][k][c] for k = 0..K-1 in that order, one chain of fused multiply-adds
  * per element, for R rows, P panels and C columns of vectors. The a of `runs` such K, one after the other in p, lie
- * `run_step` elements apart.
+ * `run_step` elements apart. `next` is NULL, or what is asked for ahead, moved on.
  *
  * R, P, C and first are constants wherever this is inlined, so that the sums live in registers. Of each k the
  * fewer of the rows' and the columns' operands are held in registers, and the others pass by one after the other: every
@@ -87,7 +109,7 @@ INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t 
  */
 INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, const int first, const real *const *a,
                             const ptrdiff_t a_step, ptrdiff_t K, ptrdiff_t runs, ptrdiff_t run_step, const real *p,
-                            ptrdiff_t panel_step) {
+                            ptrdiff_t panel_step, ahead *next) {
     /* Made anew for the loop: else GCC holds what only goes through it in registers, and some of these in memory. */
     const real *row[TILE_ROWS], *panel[COLUMNS];
     vec total[TILE_SUMS];
@@ -117,8 +139,7 @@ INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, con
         if (R == 1)
             walk_row(total, P * C, &row[0], a_step, K, panel, C);
         else
-            for (ptrdiff_t k = 0; k < K; k++)
-                multiply_terms(total, R, P * C, row, k * a_step, panel, k * (C * LANES), C);
+            walk_terms(total, R, P * C, row, a_step, panel, C, K, next);
         if (--runs <= 0)
             break;
         UNROLL(8)
@@ -134,9 +155,13 @@ INLINE void product_of_runs(vec *sum, const int R, const int P, const int C, con
 }
 
 INLINE void product(vec *sum, const int R, const int P, const int C, const int first, const real *const *a,
-                    const ptrdiff_t a_step, ptrdiff_t K, const real *p, ptrdiff_t panel_step) {
-    product_of_runs(sum, R, P, C, first, a, a_step, K, 1, 0, p, panel_step);
+                    const ptrdiff_t a_step, ptrdiff_t K, const real *p, ptrdiff_t panel_step, ahead *next) {
+    product_of_runs(sum, R, P, C, first, a, a_step, K, 1, 0, p, panel_step, next);
 }
+
+/* Whether a tile of R rows and C columns asks ahead: those of whole batches with AVX-512, whose FMAs take weights twice as
+ * fast. With sixteen registers two terms at a time spill sums, and asking gained nothing. */
+INLINE int asks_ahead(int R, int C) { return VEC_BYTES == 64 && R * C >= TILE_SUMS / 2; }
 
 /* A table of the instances of TILE(name, R, ...) for 1..TILE_ROWS rows, by rows - 1. Each is a function of its own: GCC
  * shares registers out over a whole function, and has too few for several loops' sums. */

@@ -58,7 +58,7 @@ INLINE void project_tile(const int R, const int P, const int C, const forward_st
     UNROLL(24)
     for (int k = 0; k < R * P * COLUMNS; k++)
         sum[k] = (vec){0};
-    product(sum, R, P, C, 0, out, 1, H, projection_at(f->weights, p), H * FEATURES);
+    product(sum, R, P, C, 0, out, 1, H, projection_at(f->weights, p), H * FEATURES, NULL);
     UNROLL(8)
     for (int k = 0; k < R * P; k++)
         move_sums(sums + k * COLUMNS, sum + k * COLUMNS, C);

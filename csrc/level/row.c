@@ -46,7 +46,7 @@ INLINE void row_panels(const int cell, const fr_options *o, const int P, const i
     for (int part = 0; part < parts; part++) {
         const ptrdiff_t k = H * part / parts, end = H * (part + 1) / parts;
         const real *a = now->h_prev[0] + k;
-        product(sum, 1, P, h, first_h, &a, 1, end - k, h_part + k * h * LANES, panel_size);
+        product(sum, 1, P, h, first_h, &a, 1, end - k, h_part + k * h * LANES, panel_size, NULL);
         if (last)
             finish_kth(cell, o, part % stages, f, last + part / stages);
     }

@@ -8,7 +8,8 @@
 #include "forward.h"
 
 /* x W_ih and the bias for R terms through `fed` columns. */
-INLINE void hoist_tile(const int R, const int fed, const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term) {
+INLINE void hoist_tile(const int R, const int fed, const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term,
+                       ahead next) {
     const real *panel = panel_at(f, p);
     vec sum[TILE_ROWS * COLUMNS], *out = hoisted_at(f, p, term, fed);
     const real *x[TILE_ROWS];
@@ -19,7 +20,8 @@ INLINE void hoist_tile(const int R, const int fed, const forward_state *f, ptrdi
         x[r] = f->x_terms[term + r];
         move_sums(sum + r * COLUMNS, (const vec *)panel, fed);
     }
-    product(sum, R, 1, fed, 0, x, 1, f->weights->I, panel + columns * LANES, 0);
+    product(sum, R, 1, fed, 0, x, 1, f->weights->I, panel + columns * LANES, 0,
+            asks_ahead(R, fed) ? &next : NULL);
     UNROLL(8)
     for (int r = 0; r < R; r++)
         move_sums(out + r * fed, sum + r * COLUMNS, fed);
@@ -27,10 +29,11 @@ INLINE void hoist_tile(const int R, const int fed, const forward_state *f, ptrdi
 
 /* Step t of the owned rows i .. i+R-1 through P panels from p on, of C columns each, X of them fed by x and H by h. */
 INLINE void step_tile(const int R, const int P, const int C, const int X, const int first_h, const int H,
-                      const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums) {
+                      const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums, ahead next) {
     const ptrdiff_t panel_size = f->weights->panel_size;
     const real *panel = panel_at(f, p);
     const real *x_part = panel + C * LANES, *h_part = x_part + f->weights->I * X * LANES;
+    ahead *const asked = P == 1 && asks_ahead(R, X < H ? X : H) ? &next : NULL;
     vec sum[TILE_ROWS * COLUMNS];
     const real *a[TILE_ROWS];
     if (R > (P == 1 ? tile_limit(X > H ? X : H) : PAIR_ROWS))
@@ -50,7 +53,7 @@ INLINE void step_tile(const int R, const int P, const int C, const int X, const 
         UNROLL(8)
         for (int r = 0; r < R; r++)
             a[r] = at(&f->run->x, t, owned_row(f, i + r));
-        product(sum, R, P, X, 0, a, 1, f->weights->I, x_part, panel_size);
+        product(sum, R, P, X, 0, a, 1, f->weights->I, x_part, panel_size, asked);
     }
     if (first_h) { /* a column of sums is done and another begins, and no register is left to hold either meanwhile */
         UNROLL(8)
@@ -64,15 +67,16 @@ INLINE void step_tile(const int R, const int P, const int C, const int X, const 
     UNROLL(8)
     for (int r = 0; r < R; r++)
         a[r] = f->h_fed[i + r];
-    product(sum, R, P, H, first_h, a, 1, f->weights->P, h_part, panel_size);
+    product(sum, R, P, H, first_h, a, 1, f->weights->P, h_part, panel_size, asked);
     UNROLL(8)
     for (int i = 0; i < R * P; i++)
         move_sums(sums + i * COLUMNS, sum + i * COLUMNS, C);
 }
 
 #define HOIST(name, R, fed) \
-    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term) { \
-        hoist_tile(R, fed, f, p, columns, term); \
+    static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, int columns, ptrdiff_t term, \
+                                               ahead next) { \
+        hoist_tile(R, fed, f, p, columns, term, next); \
     }
 DEFINE_TILES(hoist_function, hoist_1, HOIST, 1)
 DEFINE_TILES(hoist_function, hoist_2, HOIST, 2)
@@ -81,8 +85,8 @@ DEFINE_TILES(hoist_function, hoist_4, HOIST, 4)
 
 #define STEP(name, R, P, C, X, first_h, H) \
     static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, \
-                                               vec *sums) { \
-        step_tile(R, P, C, X, first_h, H, f, p, t, i, sums); \
+                                               vec *sums, ahead next) { \
+        step_tile(R, P, C, X, first_h, H, f, p, t, i, sums, next); \
     }
 #define SHAPE(name, C, X, first_h, H) DEFINE_TILES(tile_function, step_##name, STEP, 1, C, X, first_h, H)
 #include "cells.def"
@@ -122,7 +126,7 @@ INLINE void second_tile(const int R, const int P, const forward_state *f, ptrdif
         for (int q = 0; q < P; q++)
             sum[(r * P + q) * COLUMNS] = between_at(f, p + q, i + r)[column];
     }
-    product(sum, R, P, 1, 0, a, 1, f->weights->H, panel, f->weights->panel_size);
+    product(sum, R, P, 1, 0, a, 1, f->weights->H, panel, f->weights->panel_size, NULL);
     UNROLL(8)
     for (int r = 0; r < R; r++)
         UNROLL(4)

@@ -63,7 +63,7 @@ typedef void multiply_function(vec *sums, const real *const *a, ptrdiff_t k, ptr
         if (R > tile_limit(C)) \
             return; \
         UNROLL(8) for (int r = 0; r < R; r++) from[r] = a[r] + k; \
-        product(sums, R, 1, C, 0, from, 1, terms, block, 0); \
+        product(sums, R, 1, C, 0, from, 1, terms, block, 0, NULL); \
     }
 DEFINE_TILES(multiply_function, multiply_1, MULTIPLY, 1)
 DEFINE_TILES(multiply_function, multiply_2, MULTIPLY, 2)
