@@ -52,7 +52,9 @@ int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdi
 /* sum (R, P, COLUMNS) += panels begin .. end-1 of some terms of d, or dh, times C columns of P panels, the first at w,
  * of a source's weights. */
 INLINE void d_times_weights_rows(const int R, const int P, const int C, const backward_state *b, int source,
-                                 const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out) {
+                                 const ptrdiff_t *terms, const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum_out,
+                                 ahead next) {
+    ahead *const asked = P == 1 && asks_ahead(R, C) ? &next : NULL;
     vec sum[TILE_ROWS * PAIR * COLUMNS];
     const real *a[TILE_ROWS];
     const panel_runs *full = &b->full_runs[source], *last = &b->last_runs[source];
@@ -69,13 +71,13 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
     for (int r = 0; r < R; r++)
         a[r] = (const real *)gradients_of(b, source) + begin * d_step + terms[r] * COLUMNS * LANES + full->start;
     if (begin < whole)
-        product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step, NULL);
+        product_of_runs(sum, R, P, C, 0, a, 1, K, whole - begin, d_step, w, w_step, asked);
     if (whole < end) {
         w += (whole - begin) * K * C * LANES;
         UNROLL(8)
         for (int r = 0; r < R; r++)
             a[r] += (whole - begin) * d_step;
-        product_of_runs(sum, R, P, C, 0, a, 1, last->length, last->count, LANES, w, w_step, NULL);
+        product_of_runs(sum, R, P, C, 0, a, 1, last->length, last->count, LANES, w, w_step, asked);
     }
     UNROLL(8)
     for (int i = 0; i < R * P; i++)
@@ -83,12 +85,12 @@ INLINE void d_times_weights_rows(const int R, const int P, const int C, const ba
 }
 
 typedef void product_function(const backward_state *b, int source, const ptrdiff_t *terms, const real *w,
-                              ptrdiff_t begin, ptrdiff_t end, vec *sum);
+                              ptrdiff_t begin, ptrdiff_t end, vec *sum, ahead next);
 
 #define D_TIMES_WEIGHTS(name, R, P, C) \
     static __attribute__((noinline)) void name(const backward_state *b, int source, const ptrdiff_t *terms, \
-                                               const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum) { \
-        d_times_weights_rows(R, P, C, b, source, terms, w, begin, end, sum); \
+                                               const real *w, ptrdiff_t begin, ptrdiff_t end, vec *sum, ahead next) { \
+        d_times_weights_rows(R, P, C, b, source, terms, w, begin, end, sum, next); \
     }
 DEFINE_TILES(product_function, d_times_weights_1, D_TIMES_WEIGHTS, 1, 1)
 DEFINE_TILES(product_function, d_times_weights_2, D_TIMES_WEIGHTS, 1, 2)
@@ -165,6 +167,12 @@ static const real *weights_at(const backward_state *b, int source, ptrdiff_t pan
     return b->w[source] + panel * weight_rows(b, source) * COLUMNS * LANES;
 }
 
+/* What the tile of `tile` of some rows from the i-th on asks for of the part after its own, which is as large and C
+ * vectors wide: the parts lie in the order in which they are taken. */
+static ahead part_after(const real *w, ptrdiff_t size, int C, int i, int tile, int rows) {
+    return (ahead){(const char *)(w + size * i / rows), (ptrdiff_t)(C * VEC_BYTES) * tile / rows};
+}
+
 void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum) {
     static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
@@ -174,6 +182,7 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[source].count * b->full_runs[source].length * C * LANES;
     const ptrdiff_t part = rows <= tile_limit(C) ? panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = weights_at(b, source, panel);
+    const int far = (size_t)(weight_rows(b, source) * row_length(b, source)) * sizeof(real) > FAR_BYTES;
     if (b->unpacked[source]) {
         d_times_unpacked(b, source, terms, rows, panel, sum);
         return;
@@ -183,14 +192,17 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
         int tile;
         for (int i = 0; i < rows; i += tile) {
             tile = tile_rows(rows - i, tile_limit(C));
-            by_columns[C - 1][tile - 1](b, source, terms + i, w + p * full, p, end, sum + i * COLUMNS);
+            by_columns[C - 1][tile - 1](b, source, terms + i, w + p * full, p, end, sum + i * COLUMNS,
+                                        far ? part_after(w + end * full, (end - p) * full, C, i, tile, rows)
+                                            : (ahead){(const char *)sum, 0});
         }
     }
 }
 
 void LEVEL(fr_d_times_w_pair)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                               vec *sum) {
-    d_times_weights_pair[rows - 1](b, source, terms, weights_at(b, source, panel), 0, gradient_panels(b, source), sum);
+    d_times_weights_pair[rows - 1](b, source, terms, weights_at(b, source, panel), 0, gradient_panels(b, source), sum,
+                                   (ahead){NULL, 0});
 }
 
 /* --- dx. */

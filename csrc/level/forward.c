@@ -61,9 +61,6 @@ typedef struct {
     ptrdiff_t first, row, term;
 } next_panel;
 
-/* Weights of so many bytes may come from beyond the second-level cache. */
-enum { FAR_BYTES = 1 << 19 };
-
 /* Of `rows` rows from `first` on, each with `terms` terms that panel p's part, so many numbers from `begin` on, feeds. */
 static next_panel ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
                           ptrdiff_t rows, ptrdiff_t terms) {
