@@ -327,7 +327,8 @@ static size_t lay_out(forward_state *f, const fr_share *share, char *scratch) {
     const size_t term = (size_t)(panels * f->x_columns) * VEC_BYTES;
     const size_t read = (size_t)(panels * weights->panel_size) * sizeof(real);
     /* Weights that are packed as they are used are read once in any case. */
-    f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, term) : 0;
+    const size_t near = fr_near_bytes(VEC_BYTES);
+    f->terms = weights->data ? fr_choose_hoisted(f->rows, f->batch->T, TILE_ROWS, read, near, term) : 0;
     const int normed = is_normed(weights->cell), drops = f->run->masks.drop.data != NULL;
     if (normed && f->terms < f->rows)
         f->terms = f->rows;

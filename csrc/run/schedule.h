@@ -17,10 +17,14 @@ int fr_worth_threads(double flop);
 fr_schedule fr_choose_schedule(int threads, int may_meet, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices,
                                double step_flop);
 
+/* Weights of so many bytes come fast enough at every step for the FMAs of a few rows, vectors being so long. */
+size_t fr_near_bytes(int vector_bytes);
+
 /* How many terms' input products a share of so many rows takes at once, ahead of their steps; 0: each step takes its
- * own. `tile_rows` fill a tile; `weight_bytes` are what a step reads of W_ih and W_hh, `term_bytes` what a term that
- * waits takes. */
-ptrdiff_t fr_choose_hoisted(ptrdiff_t rows, ptrdiff_t T, int tile_rows, size_t weight_bytes, size_t term_bytes);
+ * own. `tile_rows` fill a tile; `weight_bytes` are what a step reads of W_ih and W_hh, `near_bytes` what fr_near_bytes
+ * says, `term_bytes` what a term that waits takes. */
+ptrdiff_t fr_choose_hoisted(ptrdiff_t rows, ptrdiff_t T, int tile_rows, size_t weight_bytes, size_t near_bytes,
+                            size_t term_bytes);
 
 /* The ranks that one of `turns` threads is dealt. Rows are ranked by length: dealt to and fro, 0 1 2 2 1 0 0 1 2 ...,
  * everyone gets as much of the long ones as of the short. */

@@ -1,6 +1,7 @@
 """Who computes what, and what is taken at once: choices for any batch and 1 to 64 threads, without needing 64 cores."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 
@@ -57,45 +58,62 @@ def test_rows_of_falling_length_are_dealt_to_and_fro():
     assert [rows[:3] for rows, _ in parts] == [[0, 5, 6], [1, 4, 7], [2, 3, 8]]
 
 
-# A core as these choices see it, in operations and bytes per cycle: FMAs, the second-level cache, its share of the
-# last one, memory; and what the two caches hold.
-PEAK, L2, L3, MEMORY = 32, 32, 12, 5
-L2_BYTES, L3_BYTES = 1 << 20, 12 << 20
+@dataclass(frozen=True)
+class Core:
+    """A core as these choices see it, in operations and bytes per cycle; and what its two caches hold."""
+
+    peak: int
+    l2: int
+    l3: int
+    memory: int
+    l2_bytes: int
+    l3_bytes: int
+    near_bytes: int  # fr_near_bytes there
+
+
+CORES = {
+    "zen": Core(32, 32, 12, 5, 1 << 20, 12 << 20, 12 << 20),
+    "intel-avx512": Core(64, 50, 10, 7, 2 << 20, 12 << 20, 3 << 19),
+}
 T, TILE_ROWS, ITEM = 20, 6, 4
 CELLS = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
-def rate(gates, B, H, terms):
+def rate(core, gates, B, H, terms):
     """Operations per cycle of a step of B rows, I = H: what binds of its FMAs and of the weights that it reads."""
     half = gates * H * H * ITEM  # W_ih, or W_hh
     every_step = half if terms else 2 * half
-    bandwidth = L2 if every_step <= L2_BYTES else L3 if every_step <= L3_BYTES else MEMORY
+    bandwidth = core.l2 if every_step <= core.l2_bytes else core.l3 if every_step <= core.l3_bytes else core.memory
     flop = 2 * 2 * gates * H * H * B
     read = every_step + (half / max(terms // B, 1) + 2 * B * gates * H * ITEM if terms else 0)
-    return flop / max(flop / PEAK, read / bandwidth)
+    return flop / max(flop / core.peak, read / bandwidth)
 
 
-def hoisted(gates, B, H):
-    return native.hoisted_terms(B, T, TILE_ROWS, 2 * gates * H * H * ITEM, gates * H * ITEM)
+def hoisted(core, gates, B, H):
+    return native.hoisted_terms(B, T, TILE_ROWS, 2 * gates * H * H * ITEM, core.near_bytes, gates * H * ITEM)
 
 
 @pytest.mark.parametrize("H", [64, 128, 256, 512, 768, 1024, 1536, 2048, 2560])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_rate_never_falls_as_the_batch_grows(cell, H):
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
+def test_the_rate_never_falls_as_the_batch_grows(core, cell, H):
     gates = CELLS[cell]
-    rates = [rate(gates, B, H, hoisted(gates, B, H)) for B in range(1, 257)]
+    rates = [rate(core, gates, B, H, hoisted(core, gates, B, H)) for B in range(1, 257)]
     for B, (now, larger) in enumerate(zip(rates, rates[1:]), start=1):
         assert larger >= 0.999 * now, f"{B} rows reach {now:.2f}, {B + 1} {larger:.2f} operations a cycle"
 
 
-def test_it_would_fall_if_only_few_rows_were_hoisted():
-    assert rate(4, 6, 1024, 0) < 0.9 * rate(4, 5, 1024, hoisted(4, 5, 1024))
+@pytest.mark.parametrize(("core", "H"), [("zen", 1024), ("intel-avx512", 512)])
+def test_it_would_fall_if_only_few_rows_were_hoisted(core, H):
+    core = CORES[core]
+    assert rate(core, 4, 6, H, 0) < 0.9 * rate(core, 4, 5, H, hoisted(core, 4, 5, H))
 
 
-def test_what_is_hoisted_fills_tiles_and_is_bounded():
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
+def test_what_is_hoisted_fills_tiles_and_is_bounded(core):
     for B in range(1, 300):
         for H in (16, 64, 256, 1024, 4096):
-            terms = hoisted(4, B, H)
+            terms = hoisted(core, 4, B, H)
             assert terms == 0 or terms >= min(2 * TILE_ROWS, 48 * B)
             assert terms * 4 * H * ITEM <= max(1 << 18, 2 * TILE_ROWS * 16 * H, 48 * 16 * H, 2 * 128 * 16 * H)
-    assert native.hoisted_terms(64, 1, TILE_ROWS, 1 << 25, 1 << 14) == 0  # one step has nothing to share
+    assert native.hoisted_terms(64, 1, TILE_ROWS, 1 << 25, core.near_bytes, 1 << 14) == 0  # nothing to share

@@ -105,9 +105,12 @@ def read_bandwidth(ptrdiff_t bytes, int threads, double seconds):
     return rate
 
 
-def hoisted_terms(ptrdiff_t rows, ptrdiff_t T, int tile_rows, size_t weight_bytes, size_t term_bytes):
-    """How many terms' input products a share of so many rows would take at once; 0: each step its own."""
-    return fr_choose_hoisted(rows, T, tile_rows, weight_bytes, term_bytes)
+def hoisted_terms(ptrdiff_t rows, ptrdiff_t T, int tile_rows, size_t weight_bytes, size_t near_bytes, size_t term_bytes):
+    """How many terms' input products a share of so many rows would take at once; 0: each step its own.
+
+    near_bytes: weights of so many bytes come fast enough at every step.
+    """
+    return fr_choose_hoisted(rows, T, tile_rows, weight_bytes, near_bytes, term_bytes)
 
 
 def schedule(int threads, ptrdiff_t T, ptrdiff_t B, ptrdiff_t slices, double step_flop):
