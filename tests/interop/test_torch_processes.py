@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -162,3 +163,19 @@ def test_python_threads_share_a_module():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_call_on_openmps_threads_answers_ctrl_c():
+    rnn, x = fastrnn.torch.LSTM(8, 1024), torch.zeros(20_000, 8, 8)
+    threads, before = torch.get_num_threads(), signal.signal(signal.SIGALRM, signal.default_int_handler)
+    torch.set_num_threads(2)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+            rnn(x)  # 1.3 TFLOP: seconds
+        with torch.no_grad():
+            rnn(x[:2])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        torch.set_num_threads(threads)
