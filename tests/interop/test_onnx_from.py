@@ -10,6 +10,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
 
 from fastrnn.onnx import from_onnx, to_onnx  # noqa: E402
+from fastrnn.onnx.loops import Unrecognised, way_of  # noqa: E402
 
 WEIGHTS = ("W", "R", "B", "P", "initial_h", "initial_c")
 
@@ -173,3 +174,8 @@ def test_a_scan_that_goes_back():
     del ways["scan_output_directions"]
     found, _, _ = run(fastrnn.LSTM(3, 4, rng=0), "Scan", ways)
     assert not found and "reads one way" in found.skipped["loop"]
+
+
+def test_what_a_scan_has_beside_axes_and_directions_is_not_ignored():
+    with pytest.raises(Unrecognised, match="attributes of the scan: directions"):  # opset 8's
+        way_of(helper.make_node("Scan", ["", "h", "X"], ["h2", "Y"], directions=[1], num_scan_inputs=1))

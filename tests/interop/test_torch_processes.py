@@ -79,7 +79,7 @@ def test_two_ranks_of_gloo_train_as_one_process(tmp_path):
 
 
 PROGRAM = """
-import os, sys
+import os
 import torch
 import fastrnn.torch
 torch.manual_seed(0)

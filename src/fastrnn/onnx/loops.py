@@ -314,9 +314,12 @@ def read_loop(scope: Any, node: Any, make_scope: Any) -> tuple[Any, str, list[st
 def way_of(node: Any) -> dict[str, Any]:
     """The layer's direction, of a Scan; Unrecognised where its axes or directions are none of a layer's."""
     ways = {a.name: set(a.ints) for a in node.attribute if a.name not in ("num_scan_inputs", "body")}
-    if any(values - {0} for name, values in ways.items() if name.endswith("axes")):
+    directions = [ways.pop(f"scan_{end}_directions", {0}) for end in ("input", "output")]
+    axes = [ways.pop(f"scan_{end}_axes", {0}) for end in ("input", "output")]
+    if ways:
+        raise Unrecognised(f"attributes of the scan: {', '.join(ways)}")
+    if axes != [{0}, {0}]:
         raise Unrecognised("axes of the scan other than the first")
-    directions = [ways.get(f"scan_{end}_directions", {0}) for end in ("input", "output")]
     if directions not in ([{0}, {0}], [{1}, {1}]):
         raise Unrecognised("the scan reads one way and writes the other")
     return {"direction": "reverse"} if directions[0] == {1} else {}

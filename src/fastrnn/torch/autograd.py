@@ -72,12 +72,12 @@ def tensor(steps: Array, packing: Packing | None) -> torch.Tensor:
 
 def forward(spec: LayerSpec, begun: Begun) -> tuple[torch.Tensor, tuple[Array, ...], Tape]:
     """y, the final state, and what `backward` needs."""
-    backend, (packing, call, weights) = config.backend(), begun
+    backend, many, (packing, call, weights) = config.backend(), threads(), begun
     y = aligned_empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
     keep = keep_elements(spec, packing)
-    with Hosted():
-        after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=threads())
+    with Hosted(backend, many):
+        after, runs, kept, _ = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=many)
     return tensor(y, packing), after, Tape(OWNER, spec, backend, weights, call, runs, kept, [None] * len(runs))
 
 
@@ -99,8 +99,9 @@ def backward(
     dparams = [np.zeros(shape, spec.dtype) for shape in layer.shapes]
     dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype) if by_x else None
     inputs = None if dx is None else time_major(dx, spec.batch_first)
-    with Hosted():
-        before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=threads())
+    many = threads()
+    with Hosted(tape.backend, many):
+        before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=many)
     return None if dx is None else tensor(dx, packing), tuple(map(torch.from_numpy, (*before, *dparams)))
 
 
@@ -147,7 +148,7 @@ def infer(spec: LayerSpec, begun: Begun) -> tuple[torch.Tensor, ...]:
     backend, many, (packing, call, weights) = config.backend(), threads(), begun
     y = empty(sequence_shape(spec, call, spec.output_size), spec.dtype)
     outputs = time_major(y, spec.batch_first)
-    with Hosted():
+    with Hosted(backend, many):
         if spec.dropout:
             keep = keep_elements(spec, packing)
             after = stack.record(spec, backend, weights, call, outputs, keep=keep, threads=many)[0]

@@ -109,8 +109,9 @@ def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
     state = None if hx is None else state_of(hx, plan.dtype)
     if hx is not None and state is None:
         return None
-    many = threads() or config.get_num_threads()
-    with Hosted():
+    torchs = threads()
+    many = torchs or config.get_num_threads()
+    with Hosted(plan.backend, torchs):
         way = plan.way(x.shape[1 if asked.batch_first and x.dim() == 3 else 0], many)
         found = None if way is None else way.sequence(view(x), state, None, many)
     if found is None:

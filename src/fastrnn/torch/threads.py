@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import config
+from ..backends.base import Backend
 
 
 def threads() -> int | None:
@@ -38,15 +38,17 @@ def parallel() -> int:
 
 
 class Hosted:
-    """A block in which the calling thread's kernels run on torch's threads."""
+    """A block in which a backend's kernels run on torch's threads, in calls of this thread; `many` as of `threads`."""
 
-    __slots__ = ("set",)
+    __slots__ = ("many", "set")
+
+    def __init__(self, backend: Backend, many: int | None) -> None:
+        self.many = many
+        self.set = getattr(backend, "host_threads", None) if many is not None and many > 1 else None
 
     def __enter__(self) -> None:
-        many = threads()
-        self.set = getattr(config.backend(), "host_threads", None) if many is not None and many > 1 else None
         if self.set is not None:
-            self.set(parallel(), many)
+            self.set(parallel(), self.many)
 
     def __exit__(self, *raised: object) -> None:
         if self.set is not None:

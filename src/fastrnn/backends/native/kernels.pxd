@@ -165,7 +165,6 @@ cdef extern from "run/schedule.h" nogil:
         ptrdiff_t begin
         ptrdiff_t end
     fr_schedule fr_choose_schedule(int, int, ptrdiff_t, ptrdiff_t, ptrdiff_t, double)
-    size_t fr_near_bytes(int)
     ptrdiff_t fr_choose_hoisted(ptrdiff_t, ptrdiff_t, int, size_t, size_t, size_t)
     ptrdiff_t fr_rank(fr_hand, ptrdiff_t)
     fr_part fr_deal(int, int, int, ptrdiff_t, ptrdiff_t)
