@@ -61,7 +61,7 @@ typedef struct {
     ptrdiff_t proj_size; /* P, less than H, with W_hr; else 0 */
 } fr_weights;
 
-/* Their gradients; the kernels add into them. */
+/* Their gradients; the kernels add into them, or, where a run says so, write them. */
 typedef struct {
     void *w_ih, *w_hh;
     void *b_ih, *b_hh, *vectors; /* NULL: not wanted */
@@ -161,6 +161,7 @@ typedef struct {
     fr_masks masks;        /* likewise */
     void *dscale;          /* (T, B, H): the gradient of its scale, if there is one, is added to it */
     fr_span span;
+    int overwrites;        /* the gradients hold nothing yet and are written; for a whole pass of one step at least */
 } fr_backward_run;
 
 /* The backward pass of the directions of a layer; cell, dtype and sizes are theirs in common. A row of length 0 gives

@@ -7,6 +7,7 @@
 #include "masks.h"
 
 enum { CHUNK_BYTES = 1 << 19 }; /* of d that stay in cache until the products are taken */
+enum { AS_IS_TERMS = 48, AS_IS_BYTES = 1 << 18 };
 
 /* A source's weights, packed. */
 static size_t weight_bytes(const backward_state *b, int source) {
@@ -60,6 +61,15 @@ static size_t lay_out(backward_state *b, char *scratch) {
     return taken;
 }
 
+/* Whether so many rows of weights are multiplied as they are. Packing reads and writes them once more, and saves what
+ * tile after tile of terms would read a whole row apart; that comes from the second-level cache while a panel of it is
+ * small. Below AVX-512 a tile is half as high: nothing gained. */
+static int reads_as_is(const backward_state *b, ptrdiff_t rows) {
+    const ptrdiff_t terms = b->batch->T * b->batch->B;
+    return b->few || (VEC_BYTES == 64 && terms <= AS_IS_TERMS && rows * COLUMNS * VEC_BYTES <= AS_IS_BYTES &&
+                      !b->run->span.last);
+}
+
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.P = run->weights.proj_size ? run->weights.proj_size : b.H;
@@ -86,7 +96,8 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
         if (!has_source(&b, source))
             continue;
         const int wide = fr_cells[b.cell].columns == 1 || source == FROM_OUT;
-        b.unpacked[source] = b.few && source != FROM_OUT && row_length(&b, source) >= LANES;
+        b.unpacked[source] =
+            source != FROM_OUT && row_length(&b, source) >= LANES && reads_as_is(&b, weight_rows(&b, source));
         b.last_runs[source] = LEVEL(fr_runs_of)(&b, gradient_panels(&b, source) - 1, source);
         b.full_runs[source] = b.last_runs[source];
         b.full_runs[source].length = wide ? COLUMNS * LANES : LANES;
@@ -209,6 +220,7 @@ static void run_steps(const backward_state *b, int *met) {
     ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
     ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
     ptrdiff_t opened = terms_before(b) % BLOCK;
+    int writes = b->run->overwrites;
     step s = {.resumes = b->last < batch->T};
     ptrdiff_t live = s.resumes ? fr_live(batch, b->run->reverse ? batch->T - 1 - b->last : b->last, 0) : 0;
     s.live = live;
@@ -236,10 +248,11 @@ static void run_steps(const backward_state *b, int *met) {
             dx_part(b, fresh, stored, end, met);
         ptrdiff_t whole = (opened + end - summed) / BLOCK * BLOCK - opened + summed;
         whole = ends ? end : whole > summed ? whole : summed;
-        LEVEL(fr_add_terms)(b, summed, whole, opened, ends && live_before > 0);
+        LEVEL(fr_add_terms)(b, summed, whole, opened, ends && live_before > 0, writes);
         if (ends)
             return;
         opened = whole > summed ? 0 : opened;
+        writes &= whole == summed;
         summed = whole;
         ptrdiff_t keep = summed < s.term ? summed : s.term;
         if (fr_barrier_wait(team) || keep_terms(b, keep, end))

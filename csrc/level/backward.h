@@ -55,8 +55,8 @@ typedef struct {
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
     real *left;              /* (capacity, H): what the first of two phases left, or the outputs that are projected */
     real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
-    int few;                 /* at most FEW_TERMS: gradients are added to as they are; */
-    int unpacked[SOURCES];   /* and the weights read so, if their rows fill a vector */
+    int few;                 /* at most FEW_TERMS: gradients are added to as they are */
+    int unpacked[SOURCES];   /* whether the weights are read as they are */
     vec *dh;                 /* (wide panels of P, capacity, COLUMNS), where it is kept */
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;
@@ -170,16 +170,24 @@ void LEVEL(fr_d_times_w_pair)(const backward_state *b, int source, const ptrdiff
                               vec *sum);
 /* dx of the terms begin .. end-1: stored, or added to what is there. Left unfinished where the call is to end. */
 void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, int adds);
-/* What the open sums are to some terms: they begin from them, they stay in them. */
+/* What the open sums are to some terms: they begin from them, they stay in them. `writes`: the gradients hold nothing
+ * yet. */
 typedef struct {
-    int begin, stay;
+    int begin, stay, writes;
 } open_ends;
+
+/* What is in a gradient before a block of terms: nothing, which is zero, where the block writes it. */
+INLINE vec added_to(open_ends ends, const real *gradient, int lanes) {
+    return ends.writes ? (vec){0} : vload_n(gradient, lanes);
+}
 
 /* Adds a block of terms to the gains' gradients that the share owns, of a cell that normalises. */
 void LEVEL(fr_add_gains)(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms);
 
 /* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. `opened` terms of the first block
- * are in the span's open sums; `stays`: there a last block goes that is not full. */
-void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays);
+ * are in the span's open sums; `stays`: there a last block goes that is not full. `writes`: the gradients hold nothing
+ * before the first block. */
+void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays,
+                         int writes);
 
 #endif

@@ -11,26 +11,45 @@ static void pack_block(const real *const *rows, ptrdiff_t terms, ptrdiff_t n, pt
             *block++ = vload_n(rows[k] + j + c * LANES, min_lanes(n - j - c * LANES));
 }
 
+/* Where a tile's sums come from and go to: zero where they start; a panel of rows of W's gradient where they end. */
+typedef struct {
+    int starts;
+    real *const *out;  /* the rows, or NULL: the sums wait in memory */
+    int lanes;         /* of the last vector of each */
+    open_ends ends;
+} outer_way;
+
 /* sum (R, COLUMNS) += R rows of W's gradient, C vectors wide, over some terms. */
 INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t terms, const vec *block,
-                       vec *sum_out) {
+                       vec *sum_out, const outer_way *way) {
     vec sum[TILE_ROWS * COLUMNS];
     if (R > tile_limit(C))
         return;
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        move_sums(sum + r * COLUMNS, sum_out + r * COLUMNS, C);
+        UNROLL(4)
+        for (int c = 0; c < C; c++)
+            sum[r * COLUMNS + c] = way->starts ? (vec){0} : sum_out[r * COLUMNS + c];
     product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0, NULL);
     UNROLL(8)
     for (int r = 0; r < R; r++)
-        move_sums(sum_out + r * COLUMNS, sum + r * COLUMNS, C);
+        UNROLL(4)
+        for (int c = 0; c < C; c++) {
+            const int lanes = c < C - 1 ? LANES : way->lanes;
+            real *out = way->out ? way->out[r] + c * LANES : NULL;
+            if (out)
+                vstore_n(out, added_to(way->ends, out, lanes) + sum[r * COLUMNS + c], lanes);
+            else
+                sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
+        }
 }
 
-typedef void outer_function(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum);
+typedef void outer_function(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum, const outer_way *way);
 
 #define OUTER(name, R, C) \
-    static __attribute__((noinline)) void name(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum) { \
-        outer_rows(R, C, d, terms, block, sum); \
+    static __attribute__((noinline)) void name(const real *const *d, ptrdiff_t terms, const vec *block, vec *sum, \
+                                               const outer_way *way) { \
+        outer_rows(R, C, d, terms, block, sum, way); \
     }
 DEFINE_TILES(outer_function, outer_1, OUTER, 1)
 DEFINE_TILES(outer_function, outer_2, OUTER, 2)
@@ -41,50 +60,58 @@ DEFINE_TILES(outer_function, outer_4, OUTER, 4)
  * tile to tile. The sums wait in memory meanwhile. */
 enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
+/* Copies `count` rows of sums from the open ones, whose rows are `out`, or back to them. */
+static void move_open_rows(real *const *out, int count, int C, int lanes, vec *sum, int stay) {
+    for (int i = 0; i < count; i++)
+        for (int c = 0; c < C; c++) {
+            const int n = c < C - 1 ? LANES : lanes;
+            if (stay)
+                vstore_n(out[i] + c * LANES, sum[i * COLUMNS + c], n);
+            else
+                sum[i * COLUMNS + c] = vload_n(out[i] + c * LANES, n);
+        }
+}
+
 /* Adds a block's part of the gradient of a source's weights: the rows of panel p, one panel of columns. */
 static void add_outer(const backward_state *b, open_ends ends, int source, ptrdiff_t term, ptrdiff_t terms,
                       ptrdiff_t p, ptrdiff_t panel, const vec *block) {
     static outer_function *const *const by_columns[] = {outer_1, outer_2, outer_3, outer_4};
     const ptrdiff_t n = row_length(b, source), j = panel * COLUMNS * LANES;
-    real *gradient = gradient_in(&b->run->gradients, source) + j;
-    real *opened = ends.begin || ends.stay ? gradient_in(&b->run->span.open, source) + j : NULL;
     const vec *terms_d = gradients_of(b, source) + (p * b->capacity + term) * COLUMNS;
     const real *d[COLUMNS * LANES], *term_d = (const real *)terms_d;
+    real *rows[COLUMNS * LANES], *opened[COLUMNS * LANES];
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
-    const int C = wide_columns(n, panel);
+    const int C = wide_columns(n, panel), lanes = min_lanes(n - j - (C - 1) * LANES);
     int count = 0, tile;
     for (int g = 0; g < runs.count; g++)
-        for (int k = 0; k < runs.length; k++, count++)
+        for (int k = 0; k < runs.length; k++, count++) {
+            const ptrdiff_t at_row = (runs.row[g] + k) * n + j;
             d[count] = term_d + runs.start + g * LANES + k;
-    memset(sum, 0, (size_t)count * COLUMNS * sizeof *sum);
-    for (int g = 0; ends.begin && g < runs.count; g++)
-        for (int k = 0; k < runs.length; k++)
-            for (int c = 0; c < C; c++)
-                sum[(g * runs.length + k) * COLUMNS + c] =
-                    vload_n(opened + (runs.row[g] + k) * n + c * LANES, min_lanes(n - j - c * LANES));
-    for (ptrdiff_t done = 0, now; done < terms; done += now) {
+            rows[count] = gradient_in(&b->run->gradients, source) + at_row;
+            opened[count] = ends.begin || ends.stay ? gradient_in(&b->run->span.open, source) + at_row : NULL;
+        }
+    if (ends.begin)
+        move_open_rows(opened, count, C, lanes, sum, 0);
+    outer_way way = {.starts = !ends.begin, .lanes = lanes, .ends = ends};
+    for (ptrdiff_t done = 0, now; done < terms; done += now, way.starts = 0) {
         now = terms - done < OUTER_TERMS ? terms - done : OUTER_TERMS;
         for (int i = 0; i < count; i += tile) {
+            way.out = done + now == terms && !ends.stay ? rows + i : NULL;
             tile = tile_rows(count - i, tile_limit(C));
-            by_columns[C - 1][tile - 1](d + i, now, block + done * C, sum + i * COLUMNS);
+            by_columns[C - 1][tile - 1](d + i, now, block + done * C, sum + i * COLUMNS, &way);
         }
         for (int i = 0; i < count; i++)
             d[i] += now * COLUMNS * LANES;
     }
-    count = 0;
-    for (int g = 0; g < runs.count; g++)
-        for (int k = 0; k < runs.length; k++, count++)
-            for (int c = 0; c < C; c++) {
-                const int lanes = min_lanes(n - j - c * LANES);
-                real *out = (ends.stay ? opened : gradient) + (runs.row[g] + k) * n + c * LANES;
-                const vec here = sum[count * COLUMNS + c];
-                vstore_n(out, ends.stay ? here : vload_n(out, lanes) + here, lanes);
-            }
+    if (ends.stay)
+        move_open_rows(opened, count, C, lanes, sum, 1);
 }
 
 /* Adds R terms' part of a row of W's gradient: n elements. */
-INLINE void add_row_terms(const int R, const real *const *x, const real *const *d, ptrdiff_t n, real *out) {
+INLINE void add_row_terms(const int R, const int writes, const real *const *x, const real *const *d, ptrdiff_t n,
+                          real *out) {
+    const open_ends ends = {.writes = writes};
     spread value[FEW_TERMS];
     UNROLL(8)
     for (int r = 0; r < R; r++)
@@ -95,7 +122,7 @@ INLINE void add_row_terms(const int R, const real *const *x, const real *const *
         UNROLL(8)
         for (int r = 0; r < R; r++)
             sum = vfma_spread(value[r], vload_n(x[r] + j, lanes), sum);
-        vstore_n(out + j, vload_n(out + j, lanes) + sum, lanes);
+        vstore_n(out + j, added_to(ends, out + j, lanes) + sum, lanes);
     }
 }
 
@@ -104,7 +131,11 @@ typedef void row_terms_function(const real *const *x, const real *const *d, ptrd
 #define DEFINE_ROW_TERMS(R) \
     static __attribute__((noinline)) void row_terms_##R(const real *const *x, const real *const *d, ptrdiff_t n, \
                                                         real *out) { \
-        add_row_terms(R, x, d, n, out); \
+        add_row_terms(R, 0, x, d, n, out); \
+    } \
+    static __attribute__((noinline)) void new_row_terms_##R(const real *const *x, const real *const *d, ptrdiff_t n, \
+                                                            real *out) { \
+        add_row_terms(R, 1, x, d, n, out); \
     }
 DEFINE_ROW_TERMS(1)
 DEFINE_ROW_TERMS(2)
@@ -117,9 +148,11 @@ DEFINE_ROW_TERMS(8)
 
 /* Adds at most FEW_TERMS terms' part of the rows of the gradient of a source's weights that panel p of d, or dh, stands
  * for. */
-static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
-    static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
-                                                            row_terms_5, row_terms_6, row_terms_7, row_terms_8};
+static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p, int writes) {
+    static row_terms_function *const by_terms[2][FEW_TERMS] = {
+        {row_terms_1, row_terms_2, row_terms_3, row_terms_4, row_terms_5, row_terms_6, row_terms_7, row_terms_8},
+        {new_row_terms_1, new_row_terms_2, new_row_terms_3, new_row_terms_4, new_row_terms_5, new_row_terms_6,
+         new_row_terms_7, new_row_terms_8}};
     const ptrdiff_t n = row_length(b, source);
     real *gradient = gradient_in(&b->run->gradients, source);
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
@@ -129,15 +162,18 @@ static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff
             for (ptrdiff_t r = 0; r < terms; r++)
                 d[r] = (const real *)(gradients_of(b, source) + (p * b->capacity + term + r) * COLUMNS) + runs.start +
                        g * LANES + k;
-            by_terms[terms - 1](b->from[source] + term, d, n, gradient + (runs.row[g] + k) * n);
+            by_terms[writes][terms - 1](b->from[source] + term, d, n, gradient + (runs.row[g] + k) * n);
         }
 }
 
-static void add_bias(const backward_state *b, int source, const vec *sum, ptrdiff_t p, real *gradient) {
+static void add_bias(const backward_state *b, open_ends ends, int source, const vec *sum, ptrdiff_t p,
+                     real *gradient) {
     panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     for (int g = 0; gradient && g < runs.count; g++)
-        for (int k = 0; k < runs.length; k++)
-            gradient[runs.row[g] + k] += ((const real *)sum)[runs.start + g * LANES + k];
+        for (int k = 0; k < runs.length; k++) {
+            real *here = gradient + runs.row[g] + k;
+            *here = (ends.writes ? 0 : *here) + ((const real *)sum)[runs.start + g * LANES + k];
+        }
 }
 
 /* The sums of a bias from its open ones, or back to them. */
@@ -154,17 +190,17 @@ static void move_open(const backward_state *b, int source, vec *sum, ptrdiff_t p
 }
 
 /* Adds few terms to the rows of W's gradients that the share owns. Returns whether the call ends. */
-static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms) {
+static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms, int writes) {
     const int index = b->share->index, size = b->share->size;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
         for (int source = 0; source < b->sources; source++)
-            add_few(b, source, term, terms, p);
+            add_few(b, source, term, terms, p, writes);
         if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->P) * COLUMNS * LANES)))
             return 1;
     }
     const ptrdiff_t panels = b->projects ? wide_panels(b->P) : 0;
     for (ptrdiff_t p = fr_cut(panels, index, size); p < fr_cut(panels, index + 1, size); p++) {
-        add_few(b, FROM_OUT, term, terms, p);
+        add_few(b, FROM_OUT, term, terms, p, writes);
         if (fr_share_worked(b->share, FR_PACK_FLOP * (double)(b->H * COLUMNS * LANES)))
             return 1;
     }
@@ -221,8 +257,9 @@ static int add_outer_blocks(const backward_state *b, open_ends ends, int of_out,
                 if (fr_share_worked(b->share, item_flop))
                     return 1;
                 const vec *block = blocks_of(b, wide - begin);
-                for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS)
-                    add_outer(b, ends, at.source, k, block_terms(k, end_term), p, at.panel, block);
+                open_ends here = ends;
+                for (ptrdiff_t k = term; k < end_term; k += BLOCK, block += BLOCK * COLUMNS, here.writes = 0)
+                    add_outer(b, here, at.source, k, block_terms(k, end_term), p, at.panel, block);
             }
     }
     return 0;
@@ -249,7 +286,7 @@ static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, 
             continue;
         }
         for (int source = 0; source < b->sources; source++)
-            add_bias(b, source, sum, p, bias_in(gradients, source));
+            add_bias(b, ends, source, sum, p, bias_in(gradients, source));
     }
 }
 
@@ -269,27 +306,31 @@ static void add_vectors(const backward_state *b, open_ends ends, ptrdiff_t term,
             vec sum = ends.begin ? vload_n(opened, lanes) : (vec){0};
             for (ptrdiff_t i = 0; i < terms; i++)
                 sum += *vector_terms(b, p, term + i, k / blocks, k % blocks);
-            vstore_n(ends.stay ? opened : out, ends.stay ? sum : vload_n(out, lanes) + sum, lanes);
+            vstore_n(ends.stay ? opened : out, ends.stay ? sum : added_to(ends, out, lanes) + sum, lanes);
         }
 }
 
-void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays) {
-    for (ptrdiff_t next; begin < end; begin = next, opened = 0) {
+void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t opened, int stays,
+                         int writes) {
+    for (ptrdiff_t next; begin < end; begin = next, opened = writes = 0) {
         const ptrdiff_t most = opened ? BLOCK - opened : OUTER_BLOCKS * BLOCK;
         next = end - begin < most ? end : begin + most;
-        open_ends ends = {.begin = opened > 0};
+        open_ends ends = {.begin = opened > 0, .writes = writes};
         const ptrdiff_t odd = (opened + next - begin) % BLOCK;
         if (stays && odd) {
             ends.stay = next - begin <= odd;
             next -= ends.stay ? 0 : odd;
         }
-        if (b->few ? add_few_block(b, begin, next - begin) : add_outer_blocks(b, ends, 0, begin, next))
+        if (b->few ? add_few_block(b, begin, next - begin, writes) : add_outer_blocks(b, ends, 0, begin, next))
             return;
         if (b->projects && !b->few && add_outer_blocks(b, ends, 1, begin, next))
             return;
-        for (ptrdiff_t term = begin; term < next; term += BLOCK)
-            add_biases(b, ends, term, block_terms(term, next)), add_vectors(b, ends, term, block_terms(term, next));
-        for (ptrdiff_t term = begin; term < next && b->vectors_before; term += BLOCK)
-            LEVEL(fr_add_gains)(b, ends, term, block_terms(term, next));
+        for (ptrdiff_t term = begin; term < next; term += BLOCK, ends.writes = 0) {
+            const ptrdiff_t terms = block_terms(term, next);
+            add_biases(b, ends, term, terms);
+            add_vectors(b, ends, term, terms);
+            if (b->vectors_before)
+                LEVEL(fr_add_gains)(b, ends, term, terms);
+        }
     }
 }

@@ -198,7 +198,7 @@ INLINE void add_gains(const int cell, const int source, const backward_state *b,
     UNROLL(4)
     for (int k = 0; k < count; k++) {
         real *out = (ends.stay ? opened : gradient) + fed_part(cell, source)->gate[k] * H;
-        vstore_n(out, ends.stay ? sums[k] : vload_n(out, n) + sums[k], n);
+        vstore_n(out, ends.stay ? sums[k] : added_to(ends, out, n) + sums[k], n);
     }
 }
 

@@ -45,38 +45,49 @@ if TYPE_CHECKING:
 SUFFIXES = [[""]]  # of the parameters of a cell's only layer and direction
 
 
-def record_cell(owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weights]], x: ArrayLike, state: Any) -> Any:
+class StepTape(Tape):
+    """The tape of a step that went the backend's short way. What only a closer look needs is made when asked for."""
+
+    __slots__ = ("_cell", "recorded")
+
+    def __init__(self, owner: object, cell: Cell, backend: Backend, recorded: Any) -> None:
+        self.owner, self._cell, self.backend, self.recorded = owner, cell, backend, recorded
+
+    def __getattr__(self, name: str) -> Any:
+        """The other parts of a tape, all at once. Only where one is not there yet is this called."""
+        if name not in Tape.__slots__:
+            raise AttributeError(f"a Tape has no {name}")
+        I, H, bias, dtype, batched = self.recorded.sizes
+        x, weights, before, y, saved = self.recorded.contents
+        spec = LayerSpec(self._cell, I, H, 1, bias, False, 0.0, False, dtype)
+        call = Call(x, before, CallSteps(), batched, cell=True)
+        run = Run(x, before, Steps(), spec.reverse_of(0), y, saved)
+        super().__init__(self.owner, spec, self.backend, [(Weights(*weights),)], call, [run])
+        return getattr(self, name)
+
+    def backprop(self, *gradients: ArrayLike | None) -> Any:
+        """The gradients of x, the state and the weights; None if an argument needs a closer look."""
+        return self.recorded.backprop(gradients, config.get_num_threads())
+
+
+def record_at_once(backend: Backend, owner: object, cell: Cell, x: Any, state: Any, *weights: Any) -> Any:
+    """One step by the backend's short way: the next state and the tape.
+
+    None where there is no such way, or an argument needs a closer look.
+    """
+    short = getattr(backend, "cell_step", None)
+    found = None if short is None else short.record(cell, x, state, *weights, config.get_num_threads())
+    return None if found is None else (found[0], StepTape(owner, cell, backend, found[1]))
+
+
+def record_cell(
+    backend: Backend, owner: object, spec: LayerSpec, weights: Sequence[Sequence[Weights]], x: ArrayLike, state: Any
+) -> Any:
     """One step from and to the caller's layout: the next state and the tape."""
-    backend = config.backend()
-    recorded = record_at_once(backend, owner, spec, weights[0][0], x, state)
-    if recorded is not None:
-        return recorded
     call = read_cell_call(spec, x, state, copy_state=True)
     B, H = call.x.shape[1], spec.hidden_size
     after, runs, *_ = stack.record(spec, backend, weights, call, empty((1, B, H), spec.dtype))
     return as_state(after, cell_state_shapes(spec, B, call.batched)), Tape(owner, spec, backend, weights, call, runs)
-
-
-def record_at_once(backend: Backend, owner: object, spec: LayerSpec, weights: Weights, x: Any, state: Any) -> Any:
-    """As `record_cell` by the backend's short way; None where it has none, or an argument needs a closer look."""
-    short = getattr(backend, "cell_step", None)
-    found = None if short is None else short.record(spec.cell, x, state, *weights[:4], config.get_num_threads())
-    if found is None:
-        return None
-    after, y, before, saved = found
-    call = Call(one_step(x), before, CallSteps(), x.ndim == 2, cell=True)
-    run = Run(call.x, before, Steps(), spec.reverse_of(0), y, saved)
-    return after, Tape(owner, spec, backend, [(weights,)], call, [run])
-
-
-def backprop_at_once(tape: Tape, named: Sequence[tuple[str, ArrayLike | None]]) -> Any:
-    """The gradients of x, the state and the weights by the backend's short way; None as `record_at_once`."""
-    short = getattr(tape.backend, "cell_step", None)
-    if short is None or not tape.runs:
-        return None
-    given = [gradient for _, gradient in named]
-    weights, run = tape.weights[0][0], tape.runs[0]
-    return short.backprop(tape.spec.cell, weights, run, tape.call.batched, given, config.get_num_threads())
 
 
 def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tuple[Array | None, ...]:
@@ -149,12 +160,14 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
         The tape refers to x and the parameters: leave them unchanged until `backward` has been called.
         """
-        return record_cell(self, self._spec, self._weights, x, state)
+        spec, backend, weights = self._spec, config.backend(), self._weights
+        recorded = record_at_once(backend, self, spec.cell, x, state, *weights[0][0][:4])
+        return record_cell(backend, self, spec, weights, x, state) if recorded is None else recorded
 
     def _backward(self, tape: Tape, named: Sequence[tuple[str, ArrayLike | None]], accumulate: Any) -> Grads[S]:
         check_tape(tape, self)
-        if accumulate is None:
-            found = backprop_at_once(tape, named)
+        if accumulate is None and isinstance(tape, StepTape):
+            found = tape.backprop(*[gradient for _, gradient in named])
             if found is not None:
                 dx, dstate, sums = found
                 return Grads(dx, dstate, dict(zip(self._params, [array for array in sums if array is not None])))

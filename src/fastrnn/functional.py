@@ -19,12 +19,9 @@ than for a wrong argument, such as KeyboardInterrupt, leaves the arrays of `accu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .cells import backprop_at_once, backprop_cell, read_cell_gradients, record_at_once, record_cell
+from .cells import StepTape, backprop_cell, read_cell_gradients, record_at_once, record_cell
 from .core import checks, config, stack
 from .core.geometry import Array, LayerSpec
 from .core.params import Accumulators
@@ -66,31 +63,24 @@ def infer(cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
     return infer_cell(spec, backend, stack.packing(spec, backend, [(read,)], steps=1), x, state)
 
 
-@lru_cache(maxsize=64)
-def spec_of(cell: Cell, I: int, H: int, bias: bool, dtype: np.dtype) -> LayerSpec:
-    return LayerSpec(cell, I, H, 1, bias, False, 0.0, False, dtype)
-
-
 def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> Any:
-    # Views stay what they are, whatever shape the caller's arrays are given meanwhile.
-    kept = Weights(*[w.view() if type(w) is np.ndarray else w for w in weights])
-    w_ih, w_hh, b_ih, b_hh = kept[:4]
-    if type(w_ih) is np.ndarray and type(w_hh) is np.ndarray and w_ih.ndim == 2 and w_hh.ndim == 2:
-        spec = spec_of(cell, w_ih.shape[1], w_hh.shape[1], b_ih is not None or b_hh is not None, w_hh.dtype)
-        recorded = record_at_once(config.backend(), owner, spec, kept, x, state)
-        if recorded is not None:
-            return recorded
+    backend = config.backend()
+    recorded = record_at_once(backend, owner, cell, x, state, *weights)
+    if recorded is not None:
+        return recorded
     spec, read = read_weights(cell, *weights)
-    return record_cell(owner, spec, [(Weights._make([w if w is None else w.view() for w in read]),)], x, state)
+    # Views stay what they are, whatever shape the caller's arrays are given meanwhile.
+    kept = Weights._make([None if w is None else w.view() for w in read])
+    return record_cell(backend, owner, spec, [(kept,)], x, state)
 
 
 def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLike | None]) -> Any:
     check_tape(tape, owner)
-    if accumulate is None:
-        found = backprop_at_once(tape, named)
+    if accumulate is None and isinstance(tape, StepTape):
+        found = tape.backprop(*[gradient for _, gradient in named])
         if found is not None:
             dx, dstate, sums = found
-            return CellGrads(dx, dstate, *sums[:4])
+            return CellGrads(dx, dstate, *sums)
     dafter = read_cell_gradients(tape, *named)
     if isinstance(accumulate, CellGrads):
         accumulate = {name: getattr(accumulate, name) for name in Weights._fields[:4]}

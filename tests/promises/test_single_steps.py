@@ -141,7 +141,7 @@ def arrays_of(grads):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [(1, 19, 37), (3, 5, 16), (9, 17, 40)], ids=str)
+@pytest.mark.parametrize("size", [(1, 19, 37), (3, 5, 16), (9, 17, 40), (30, 21, 70), (600, 19, 37)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_ways_give_the_same_gradients(kernels, kind, size, dtype):
     cases = [{}, {"bias": False}]
@@ -152,6 +152,29 @@ def test_all_ways_give_the_same_gradients(kernels, kind, size, dtype):
         for way, arrays in others:
             for array, right in zip(arrays, expected[1], strict=True):
                 assert_same_bits(array, right.reshape(array.shape), f"{way}, {options}")
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tape_shows_the_same_whichever_way_it_was_made(kernels, kind, batched):
+    make_cell, _, _, function_forward = CELLS[kind]
+    cell = make_cell(5, 16, rng=1, **({"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}))
+    x, *state = np.random.default_rng(2).standard_normal((3, 3, 16) if batched else (3, 16)).astype(np.float32)
+    x, state = x[..., :5].copy(), bare(tuple(state[: 2 if kind == "lstm" else 1]))
+    made = {
+        "function": function_forward(x, state, *cell.params.values())[1],
+        "function, closer look": function_forward(x.tolist(), state, *cell.params.values())[1],
+        "cell": cell.forward(x, state)[1],
+        "cell, closer look": cell.forward(x.tolist(), state)[1],
+    }
+    expected = made.pop("cell, closer look")
+    for way, tape in made.items():
+        assert tape.spec == expected.spec and tape.masks == expected.masks == ({},)
+        assert [list(gates) for gates in tape.gates] == [list(gates) for gates in expected.gates]
+        shown, right = ([*t.outputs, *t.gates[0].values()] for t in (tape, expected))
+        for array, of_right in zip(shown, right, strict=True):
+            assert_same_bits(array, of_right, way)
+            assert array.shape == of_right.shape and not array.flags.writeable
 
 
 def test_a_tape_keeps_the_state_it_began_with(kernels):
@@ -183,7 +206,7 @@ def test_a_wrong_gradient_is_refused_by_name(kernels, dh, error, match):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [(1, 1, 5), (1, 200, 150), (3, 70, 64), (8, 33, 130), (8, 9, 257)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1, 5), (1, 200, 150), (3, 70, 64), (8, 33, 130), (8, 9, 257), (48, 33, 70)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_terms_by_weights_as_they_are_have_the_bits_of_packed_ones(kernels, kind, size, dtype):
     """Beside rows of zeros, whose gradients are zero, too many for weights to be read as they are."""
@@ -195,7 +218,7 @@ def test_few_terms_by_weights_as_they_are_have_the_bits_of_packed_ones(kernels, 
     states = 2 if kind == "lstm" else 1
     x, *parts = (rng.standard_normal((1, B, n)).astype(dtype) for n in (I, *[H] * (1 + 2 * states)))
     found = []
-    for rows in (B, 16):
+    for rows in (B, 64):
         padded = [np.concatenate([p, np.zeros((1, rows - B, p.shape[2]), dtype)], axis=1) for p in (x, *parts)]
         _, _, tape = layer.forward(padded[0], bare(tuple(padded[1 : 1 + states])))
         grads = layer.backward(tape, padded[1 + states], bare(tuple(padded[2 + states :])))

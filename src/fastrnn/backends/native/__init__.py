@@ -66,4 +66,4 @@ def cap_level(word: str) -> None:
 if not levels():
     raise ImportError("fastrnn's native kernels need SSE4.2 and POPCNT (x86-64-v2), which this CPU lacks")
 
-cell_step = CellStep(np.ndarray, np.empty, np.zeros, (np.dtype(np.float32), np.dtype(np.float64)))
+cell_step = CellStep(np.ndarray, np.empty, (np.dtype(np.float32), np.dtype(np.float64)))

@@ -31,6 +31,20 @@ cdef int run_forward(
     return check(status)
 
 
+cdef int run_backward(
+    fr_backward_run *runs, int count, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads, double flop
+) except -1:
+    """As `run_forward`; the work is twice as much."""
+    cdef fr_status status
+    cdef fr_interrupted *ask
+    if 2 * flop < LEAST_FLOP_WITHOUT_GIL:
+        return check(fr_backward(runs, count, T, B, lengths, threads, NULL))
+    ask = asker()
+    with nogil:
+        status = fr_backward(runs, count, T, B, lengths, threads, ask)
+    return check(status)
+
+
 def host_threads(size_t parallel, int threads):
     """Have the calling thread's calls run on another library's threads, so many, or, with 0, on the pool's again.
 
@@ -196,8 +210,6 @@ def backward(cell, weights, run, given, wanted, int threads):
     cdef ptrdiff_t steps = s.T if run.span is None else run.span.last - run.span.first + 1
     cdef ptrdiff_t saved_size = steps * s.B * s.H * fr_cells[code].saved * s.item
     cdef char *saved = <char *>pointer(run.saved if saved_size else None)
-    cdef fr_status status
-    cdef fr_interrupted *ask
     cdef fr_options room
     cdef fr_options *options = options_of(cell, &room)
     cdef int d, count = len(weights)
@@ -230,7 +242,4 @@ def backward(cell, weights, run, given, wanted, int threads):
         set_masks(&r.masks, run.steps, d, &s)
         if wanted.dscale is not None:
             r.dscale = pointer(wanted.dscale[d], PyBUF_WRITABLE)
-    ask = asker()
-    with nogil:
-        status = fr_backward(runs, count, s.T, s.B, lengths, threads, ask)
-    check(status)
+    run_backward(runs, count, s.T, s.B, lengths, threads, flop(code, &s, count))

@@ -100,6 +100,7 @@ cdef extern from "fastrnn.h" nogil:
         fr_masks masks
         void *dscale
         fr_span span
+        int overwrites
     fr_status fr_pack(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *, int,
                       fr_interrupted *, fr_packed **)
     fr_status fr_unpacked(fr_cell, fr_dtype, ptrdiff_t, ptrdiff_t, const fr_weights *, const fr_options *,

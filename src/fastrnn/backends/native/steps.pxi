@@ -14,13 +14,13 @@ cdef struct StepCall:  # a cell's step as it was asked for
 cdef class CellStep:
     """One step of a cell on bare arrays that need no conversion, with weights that are read once, as they are.
 
-    `ndarray`, `empty` and `zeros` are NumPy's; `dtypes` are float32 and float64.
+    `ndarray` and `empty` are NumPy's; `dtypes` are float32 and float64.
     """
 
-    cdef object ndarray, empty, zeros, single, double
+    cdef object ndarray, empty, single, double
 
-    def __cinit__(self, ndarray, empty, zeros, dtypes):
-        self.ndarray, self.empty, self.zeros = ndarray, empty, zeros
+    def __cinit__(self, ndarray, empty, dtypes):
+        self.ndarray, self.empty = ndarray, empty
         self.single, self.double = dtypes
 
     cdef bint matrix(self, char kind, object array, Plain *result, ptrdiff_t rows) except -1:
@@ -72,9 +72,7 @@ cdef class CellStep:
                 and self.vectors(s.kind, (<tuple>state)[1], &s.now[1], &s.x, s.H))
 
     cdef object array(self, StepCall *s, object shape, Plain *result):
-        cdef object made = self.empty(shape, self.single if s.kind == c"f" else self.double)
-        plain_array(self.ndarray, s.kind, made, result, PyBUF_WRITABLE)
-        return made
+        return plain_empty(self.ndarray, self.empty, s.kind, self.single if s.kind == c"f" else self.double, shape, result)
 
     cdef int step(self, StepCall *s, void *y, void *saved, int threads) except -1:
         """From s.now to s.after."""
@@ -116,64 +114,125 @@ cdef class CellStep:
         return h if s.parts == 1 else (h, c)
 
     def record(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, int threads):
-        """(the next state, y, the state before, saved) for a tape, the latter as a backend's backward takes them.
-
-        None if an argument is not plain or does not fit.
-        """
-        cdef StepCall s
-        cdef Plain y, saved
+        """(the next state, the RecordedStep); None if an argument is not plain or does not fit."""
+        cdef RecordedStep made = RecordedStep.__new__(RecordedStep)
+        cdef StepCall *s = &made.call
+        cdef Plain kept
+        cdef ptrdiff_t part
         cdef char *given
-        cdef object shape, inner, kept = None
-        cdef list after = [], before = []
+        cdef object shape, h, c = None
         cdef int i
-        if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, &s):
+        if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, s):
             return None
-        inner = (1, s.B, s.H)
-        shape = inner[1 if s.x.ndim == 2 else 2:]
+        shape = (s.H,)
+        if s.x.ndim == 2:
+            shape = (s.B, s.H)
+        made.ndarray, made.empty, made.dtype = self.ndarray, self.empty, self.single if s.kind == c"f" else self.double
+        made.arrays = x, w_ih, w_hh, b_ih, b_hh
+        made.kept = self.array(s, ((1 + s.parts + fr_cells[s.code].saved) * s.B, s.H), &kept)
+        part = s.B * s.H * (4 if s.kind == c"f" else 8)
+        made.y, made.saved = kept.data, kept.data + (1 + s.parts) * part
+        h = self.array(s, shape, &s.after[0])
+        if s.parts == 2:
+            c = self.array(s, shape, &s.after[1])
         for i in range(s.parts):
-            after.append(self.array(&s, shape, &s.after[i]))
             given = s.now[i].data
-            before.append(self.array(&s, inner, &s.now[i]))  # a copy: the caller's state may change meanwhile
+            s.now[i].data = kept.data + (1 + i) * part
             if state is None:
-                memset(s.now[i].data, 0, s.now[i].bytes)
+                memset(s.now[i].data, 0, part)
             else:
-                memcpy(s.now[i].data, given, s.now[i].bytes)
-        output = self.array(&s, inner, &y)
-        saved.data = NULL
-        if cell.saved:
-            kept = self.array(&s, (s.B * fr_cells[s.code].saved, s.H), &saved)
-            kept = kept.reshape((1, 1, s.B, len(cell.saved), s.H))
-        self.step(&s, y.data, saved.data, threads)
-        return after[0] if s.parts == 1 else tuple(after), output, tuple(before), kept
+                memcpy(s.now[i].data, given, part)
+        self.step(s, made.y, made.saved if fr_cells[s.code].saved else NULL, threads)
+        return h if s.parts == 1 else (h, c), made
 
-    def backprop(self, cell, weights, run, bint batched, given, int threads):
-        """(dx, dstate, dweights) of a step that a tape's `run` is of, by its dh, or dh and dc, one of which may be None.
+
+cdef object plain_empty(object ndarray, object empty, char kind, object dtype, object shape, Plain *result):
+    """A new array, whose elements are anything."""
+    cdef object made = empty(shape, dtype)
+    plain_array(ndarray, kind, made, result, PyBUF_WRITABLE)
+    return made
+
+
+cdef class RecordedStep:
+    """What the backward of a step needs: the caller's arrays, and what the step made of them."""
+
+    cdef StepCall call  # its `now` lies in `kept`
+    cdef object ndarray, empty, dtype
+    cdef tuple arrays  # x, w_ih, w_hh, b_ih, b_hh, to which `call` points
+    cdef object kept  # ((1 + parts + saved) * B, H): y, the state before, which the caller may change, what was saved
+    cdef char *y
+    cdef char *saved
+
+    @property
+    def sizes(self):
+        """I, H, whether there is a bias, the dtype, whether there is a batch."""
+        return self.call.I, self.call.H, self.arrays[3] is not None or self.arrays[4] is not None, self.dtype, self.call.x.ndim == 2
+
+    @property
+    def contents(self):
+        """(x, the weights, the state before, y, saved), as the backend contract has them."""
+        cdef ptrdiff_t B = self.call.B, I = self.call.I, H = self.call.H
+        cdef int parts = self.call.parts, i
+        x, w_ih, w_hh, b_ih, b_hh = self.arrays
+        rows = self.kept.reshape((-1, 1, B, H))
+        weights = w_ih.reshape((self.call.rows, I)), w_hh.reshape((self.call.rows, H)), b_ih, b_hh
+        saved = self.kept[(1 + parts) * B :].reshape((1, 1, B, -1, H)) if len(rows) > 1 + parts else None
+        return x.reshape((1, B, I)), weights, tuple([rows[1 + i] for i in range(parts)]), rows[0], saved
+
+    cdef object array(self, object shape, Plain *result):
+        return plain_empty(self.ndarray, self.empty, self.call.kind, self.dtype, shape, result)
+
+    def backprop(self, tuple given, int threads):
+        """(dx, dstate, (dw_ih, dw_hh, db_ih, db_hh)) by dh, or dh and dc, one of which may be None.
 
         None if one is not plain or does not fit, or there is none.
         """
-        cdef Shape s = shape_of(run.x, run.state)
-        cdef Plain gradient
-        cdef object inner = (1, s.B, s.H), inner_x = (1, s.B, s.I)
-        cdef int outer = 1 if batched else 2  # axes that the caller's arrays do not have
-        cdef object dtype = self.single if s.dtype == FR_F32 else self.double
-        cdef list dafter = [], before = [], dweights = []
+        cdef StepCall *s = &self.call
+        cdef Plain gradients[2]
+        cdef Plain made
+        cdef fr_backward_run run
+        cdef object shape = (s.H,), x_shape = (s.I,), dh, dc = None, db_ih = None, db_hh = None
         cdef bint some = False
-        for array in given:
-            if array is not None:
-                some = True
-                if not plain_array(self.ndarray, c"f" if s.dtype == FR_F32 else c"d", array, &gradient, 0):
-                    return None
-                if gradient.ndim != 1 + batched or gradient.shape[batched] != s.H or (batched and gradient.shape[0] != s.B):
-                    return None
-                array = array.reshape(inner)
-            dafter.append(array)
-            before.append(self.empty(inner[outer:], dtype))
+        cdef int i
+        if s.x.ndim == 2:
+            shape, x_shape = (s.B, s.H), (s.B, s.I)
+        for i in range(s.parts):
+            gradients[i].data = NULL
+            if given[i] is None:
+                continue
+            some = True
+            if not plain_array(self.ndarray, s.kind, given[i], &gradients[i], 0) or gradients[i].ndim != s.x.ndim:
+                return None
+            if gradients[i].shape[s.x.ndim - 1] != s.H or (s.x.ndim == 2 and gradients[i].shape[0] != s.B):
+                return None
         if not some:
             return None
-        dx = self.empty(inner_x[outer:], dtype)
-        for array in weights:
-            dweights.append(None if array is None else self.zeros(array.shape, dtype))
-        sums = type(weights)._make(dweights)
-        wanted = Wanted(dx.reshape(inner_x), [array.reshape(inner) for array in before], (sums,))
-        backward(cell, (weights,), run, Given(None, dafter), wanted, threads)
-        return dx, before[0] if len(before) == 1 else tuple(before), sums
+        memset(&run, 0, sizeof(run))
+        run.cell, run.dtype, run.input_size, run.hidden_size = s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H
+        run.weights.w_ih, run.weights.w_hh = s.ih.data, s.hh.data
+        run.weights.b_ih, run.weights.b_hh = s.bias_ih.data, s.bias_hh.data
+        run.x.data, run.x.row = s.x.data, s.I
+        run.y.data, run.y.row = self.y, s.H
+        run.h0, run.dh = s.now[0].data, gradients[0].data
+        run.saved = self.saved
+        dx = self.array(x_shape, &made)
+        run.dx.data, run.dx.row = made.data, s.I
+        dh = self.array(shape, &made)
+        run.dh0 = made.data
+        if s.parts == 2:
+            run.c0, run.dc = s.now[1].data, gradients[1].data
+            dc = self.array(shape, &made)
+            run.dc0 = made.data
+        run.overwrites = True
+        dw_ih = self.array((s.rows, s.I), &made)
+        run.gradients.w_ih = made.data
+        dw_hh = self.array((s.rows, s.H), &made)
+        run.gradients.w_hh = made.data
+        if s.bias_ih.data != NULL:
+            db_ih = self.array((s.rows,), &made)
+            run.gradients.b_ih = made.data
+        if s.bias_hh.data != NULL:
+            db_hh = self.array((s.rows,), &made)
+            run.gradients.b_hh = made.data
+        run_backward(&run, 1, 1, s.B, NULL, threads, 4 * 2.0 * s.rows * s.B * (s.I + s.H))
+        return dx, dh if s.parts == 1 else (dh, dc), (dw_ih, dw_hh, db_ih, db_hh)
