@@ -11,11 +11,10 @@ static void pack_block(const real *const *rows, ptrdiff_t terms, ptrdiff_t n, pt
             *block++ = vload_n(rows[k] + j + c * LANES, min_lanes(n - j - c * LANES));
 }
 
-/* Where a tile's sums come from and go to: zero where they start; a panel of rows of W's gradient where they end. */
+/* Where a tile's sums come from and go to. */
 typedef struct {
-    int starts;
-    real *const *out;  /* the rows, or NULL: the sums wait in memory */
-    int lanes;         /* of the last vector of each */
+    int starts;       /* from zero, not from memory, where they wait between some terms and the next */
+    real *const *out; /* to the rows of W's gradient, if they end and all their vectors are whole; else NULL */
     open_ends ends;
 } outer_way;
 
@@ -31,16 +30,18 @@ INLINE void outer_rows(const int R, const int C, const real *const *d, ptrdiff_t
         for (int c = 0; c < C; c++)
             sum[r * COLUMNS + c] = way->starts ? (vec){0} : sum_out[r * COLUMNS + c];
     product(sum, R, 1, C, 0, d, COLUMNS * LANES, terms, (const real *)block, 0, NULL);
+    if (!way->out) {
+        UNROLL(8)
+        for (int r = 0; r < R; r++)
+            move_sums(sum_out + r * COLUMNS, sum + r * COLUMNS, C);
+        return;
+    }
     UNROLL(8)
     for (int r = 0; r < R; r++)
         UNROLL(4)
         for (int c = 0; c < C; c++) {
-            const int lanes = c < C - 1 ? LANES : way->lanes;
-            real *out = way->out ? way->out[r] + c * LANES : NULL;
-            if (out)
-                vstore_n(out, added_to(way->ends, out, lanes) + sum[r * COLUMNS + c], lanes);
-            else
-                sum_out[r * COLUMNS + c] = sum[r * COLUMNS + c];
+            real *out = way->out[r] + c * LANES;
+            vstore(out, added_to(way->ends, out, LANES) + sum[r * COLUMNS + c]);
         }
 }
 
@@ -60,15 +61,24 @@ DEFINE_TILES(outer_function, outer_4, OUTER, 4)
  * tile to tile. The sums wait in memory meanwhile. */
 enum { OUTER_TERMS = VEC_BYTES == 64 ? 128 : 64 };
 
-/* Copies `count` rows of sums from the open ones, whose rows are `out`, or back to them. */
-static void move_open_rows(real *const *out, int count, int C, int lanes, vec *sum, int stay) {
-    for (int i = 0; i < count; i++)
-        for (int c = 0; c < C; c++) {
-            const int n = c < C - 1 ? LANES : lanes;
-            if (stay)
-                vstore_n(out[i] + c * LANES, sum[i * COLUMNS + c], n);
-            else
-                sum[i * COLUMNS + c] = vload_n(out[i] + c * LANES, n);
+/* One panel of rows of W's gradient, `count` of them, C vectors wide, of which the last has so many lanes. */
+typedef struct {
+    real *rows[COLUMNS * LANES];
+    int count, C, lanes;
+} outer_panel;
+
+/* Loads the sums that a panel's rows hold; or stores them there, added to what is there or instead of it. */
+static void load_sums(const outer_panel *panel, vec *sum) {
+    for (int i = 0; i < panel->count; i++)
+        for (int c = 0; c < panel->C; c++)
+            sum[i * COLUMNS + c] = vload_n(panel->rows[i] + c * LANES, c < panel->C - 1 ? LANES : panel->lanes);
+}
+static void store_sums(const outer_panel *panel, const vec *sum, int adds) {
+    for (int i = 0; i < panel->count; i++)
+        for (int c = 0; c < panel->C; c++) {
+            const int lanes = c < panel->C - 1 ? LANES : panel->lanes;
+            const vec before = adds ? vload_n(panel->rows[i] + c * LANES, lanes) : (vec){0};
+            vstore_n(panel->rows[i] + c * LANES, before + sum[i * COLUMNS + c], lanes);
         }
 }
 
@@ -79,25 +89,28 @@ static void add_outer(const backward_state *b, open_ends ends, int source, ptrdi
     const ptrdiff_t n = row_length(b, source), j = panel * COLUMNS * LANES;
     const vec *terms_d = gradients_of(b, source) + (p * b->capacity + term) * COLUMNS;
     const real *d[COLUMNS * LANES], *term_d = (const real *)terms_d;
-    real *rows[COLUMNS * LANES], *opened[COLUMNS * LANES];
     vec sum[COLUMNS * LANES * COLUMNS];
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
     const int C = wide_columns(n, panel), lanes = min_lanes(n - j - (C - 1) * LANES);
+    outer_panel gradient, open; /* of the latter, without open sums, no row is set or read */
     int count = 0, tile;
     for (int g = 0; g < runs.count; g++)
         for (int k = 0; k < runs.length; k++, count++) {
             const ptrdiff_t at_row = (runs.row[g] + k) * n + j;
             d[count] = term_d + runs.start + g * LANES + k;
-            rows[count] = gradient_in(&b->run->gradients, source) + at_row;
-            opened[count] = ends.begin || ends.stay ? gradient_in(&b->run->span.open, source) + at_row : NULL;
+            gradient.rows[count] = gradient_in(&b->run->gradients, source) + at_row;
+            if (ends.begin || ends.stay)
+                open.rows[count] = gradient_in(&b->run->span.open, source) + at_row;
         }
+    gradient.count = open.count = count, gradient.C = open.C = C, gradient.lanes = open.lanes = lanes;
     if (ends.begin)
-        move_open_rows(opened, count, C, lanes, sum, 0);
-    outer_way way = {.starts = !ends.begin, .lanes = lanes, .ends = ends};
+        load_sums(&open, sum);
+    const int straight = lanes == LANES && !ends.stay;
+    outer_way way = {.starts = !ends.begin, .ends = ends};
     for (ptrdiff_t done = 0, now; done < terms; done += now, way.starts = 0) {
         now = terms - done < OUTER_TERMS ? terms - done : OUTER_TERMS;
         for (int i = 0; i < count; i += tile) {
-            way.out = done + now == terms && !ends.stay ? rows + i : NULL;
+            way.out = straight && done + now == terms ? gradient.rows + i : NULL;
             tile = tile_rows(count - i, tile_limit(C));
             by_columns[C - 1][tile - 1](d + i, now, block + done * C, sum + i * COLUMNS, &way);
         }
@@ -105,7 +118,9 @@ static void add_outer(const backward_state *b, open_ends ends, int source, ptrdi
             d[i] += now * COLUMNS * LANES;
     }
     if (ends.stay)
-        move_open_rows(opened, count, C, lanes, sum, 1);
+        store_sums(&open, sum, 0);
+    else if (!straight)
+        store_sums(&gradient, sum, !ends.writes);
 }
 
 /* Adds R terms' part of a row of W's gradient: n elements. */

@@ -3,7 +3,7 @@
 
 /* --- One row: W's rows are transposed in registers and multiplied at once. */
 
-enum { LINE = 64 / sizeof(real) };
+enum { LINE = 64 / sizeof(real), ROW_GROUPS = (LANES + 3) / 4 };
 
 /* sum (C) += the whole lines of one row, a, times C columns, whose LANES rows lie K apart from first[c] on; returns
  * how many terms that is. A column's rows are read a whole line after the other: those of all columns, a power of
@@ -13,15 +13,20 @@ INLINE ptrdiff_t add_lines(const int C, vec *sum, const real *a, const real *con
     UNROLL(4)
     for (int c = 0; c < C; c++)
         total[c] = sum[c];
-    ptrdiff_t k = 0;
+    ptrdiff_t k = 0, K3 = 3 * K;
+    __asm__("" : "+r"(K3));
     for (; k + LINE <= K; k += LINE)
         UNROLL(4)
         for (int c = 0; c < C; c++) {
-            const real *row = first[c] + k, *rows[LANES];
-            __asm__ volatile("" : "+r"(row)); /* made anew: all columns' pointers would wait in memory */
+            const real *base[ROW_GROUPS], *rows[LANES];
+            UNROLL(4)
+            for (int i = 0; i < ROW_GROUPS; i++) {
+                base[i] = i ? base[i - 1] + 4 * K : first[c] + k;
+                __asm__ volatile("" : "+r"(base[i])); /* made anew: all columns' pointers would wait in memory */
+            }
             UNROLL(16)
             for (int lane = 0; lane < LANES; lane++)
-                rows[lane] = row + lane * K;
+                rows[lane] = base[lane / 4] + (lane % 4 == 3 ? K3 : lane % 4 * K);
             UNROLL(4)
             for (int from = 0; from < LINE; from += QUARTER) {
                 vec block[QUARTER];
@@ -48,6 +53,10 @@ DEFINE_ROW(1)
 DEFINE_ROW(2)
 DEFINE_ROW(3)
 DEFINE_ROW(4)
+
+/* Columns' rows up to so much are read together: each waits for its chain of sums. Of more the processor does not fetch
+ * ahead of so many rows, and two columns go at a time. */
+enum { TOGETHER_BYTES = 1 << 15 };
 
 /* --- Any number of rows: a block of W at a time is transposed into the first-level cache and multiplied from there. */
 
@@ -86,7 +95,12 @@ static void multiply(const fr_packed *packed, ptrdiff_t p, int fed, int source, 
         first[c] = w[c][0];
         whole &= lanes[c] == LANES;
     }
-    ptrdiff_t k = whole ? row_of[fed - 1](sums, *a, first, K) : 0;
+    ptrdiff_t k = 0;
+    const ptrdiff_t together = fed * LANES * K * (ptrdiff_t)sizeof(real) <= TOGETHER_BYTES ? fed : PAIR;
+    for (int c = 0, columns; whole && c < fed; c += columns) {
+        columns = fed - c < together ? fed - c : together;
+        k = row_of[columns - 1](sums + c, *a, first + c, K);
+    }
     for (int c = 0; c < fed; c++)
         for (int lane = 0; lane < LANES; lane++)
             w[c][lane] += k;
