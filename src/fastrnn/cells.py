@@ -98,11 +98,13 @@ def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tup
     return dafter
 
 
-def backprop_cell(tape: Tape, dafter: tuple[Array | None, ...], dweights: Sequence[Sequence[Weights]]) -> Any:
+def backprop_cell(
+    tape: Tape, dafter: tuple[Array | None, ...], dweights: Sequence[Sequence[Weights]], fresh: bool
+) -> Any:
     """The gradients of x and the initial state in the caller's layout; those of the weights are added in place."""
     spec, (_, B, I), batched = tape.spec, tape.call.x.shape, tape.call.batched
     dx = empty(cell_shape(B, I, batched), spec.dtype)
-    before, _ = stack.backprop(tape, Given(None, dafter), one_step(dx), dweights)
+    before, _ = stack.backprop(tape, Given(None, dafter), one_step(dx), dweights, fresh=fresh)
     return dx, as_state(before, cell_state_shapes(spec, B, batched))
 
 
@@ -174,7 +176,7 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
         dafter = read_cell_gradients(tape, *named)
         read = [("x", tape.call.x), *zip([name for name, _ in named], dafter)]
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
-        dx, dstate = backprop_cell(tape, dafter, group(sums.inner, self._suffixes))
+        dx, dstate = backprop_cell(tape, dafter, group(sums.inner, self._suffixes), sums.fresh)
         return Grads(dx, dstate, sums.finish())
 
     def freeze(self) -> FrozenCell[S]:

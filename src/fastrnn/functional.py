@@ -88,7 +88,7 @@ def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLi
         accumulate = {name: array for name, array in accumulate.items() if array is not None}
     weights = {name: array for name, array in tape.weights[0][0]._asdict().items() if array is not None}
     into = Accumulators(weights, accumulate, [("x", tape.call.x), *zip([name for name, _ in named], dafter)])
-    dx, dstate = backprop_cell(tape, dafter, [(Weights(**into.inner),)])
+    dx, dstate = backprop_cell(tape, dafter, [(Weights(**into.inner),)], into.fresh)
     return CellGrads(dx, dstate, **into.finish())
 
 

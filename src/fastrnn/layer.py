@@ -278,7 +278,7 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
         dsteps = None
         if checks.flag("states", states):
             dsteps = tuple(zeros((runs, T, B, width), spec.dtype) for runs, _, width in spec.inner_state(B))
-        before, dscale = stack.backprop(tape, Given(dy, dafter), filled, inner, dsteps)
+        before, dscale = stack.backprop(tape, Given(dy, dafter), filled, inner, dsteps, fresh=sums.fresh)
         call.steps.scatter(filled, inputs)
         by_step = None
         if dsteps is not None:

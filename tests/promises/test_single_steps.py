@@ -10,6 +10,7 @@ import fastrnn
 # (B, I, H): rows that are multiplied at once and more, lines of weights and what is left of one, units that do not fill
 # a vector, and steps that several threads divide.
 SIZES = [(1, 19, 37), (2, 64, 64), (3, 5, 16), (4, 33, 70), (5, 16, 33), (9, 17, 40), (1, 130, 3), (1, 1, 1)]
+FEW = [(1, 1, 5), (1, 200, 150), (3, 70, 64), (8, 33, 130), (8, 9, 257), (48, 33, 70)]
 DIVIDED = [(1, 700, 600), (3, 500, 430), (9, 400, 300), (40, 130, 260)]
 CELLS = {
     "rnn_tanh": (fastrnn.RNNCell, fastrnn.RNN, fastrnn.rnn_tanh_cell, fastrnn.rnn_tanh_cell_forward),
@@ -206,7 +207,7 @@ def test_a_wrong_gradient_is_refused_by_name(kernels, dh, error, match):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [(1, 1, 5), (1, 200, 150), (3, 70, 64), (8, 33, 130), (8, 9, 257), (48, 33, 70)], ids=str)
+@pytest.mark.parametrize("size", FEW, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_terms_by_weights_as_they_are_have_the_bits_of_packed_ones(kernels, kind, size, dtype):
     """Beside rows of zeros, whose gradients are zero, too many for weights to be read as they are."""

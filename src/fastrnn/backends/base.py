@@ -94,6 +94,14 @@ class Wanted(NamedTuple):
     dsteps: State | None = None
     # (D, T, B, H), C-contiguous: of the scale, if there is one; by features of h and units of c
     dscale: np.ndarray | None = None
+    fresh: bool = False  # the parameters' gradients hold nothing yet, and count as zero; of a run that is not cut
+
+    def clear(self) -> None:
+        """Zero the parameters' gradients if they are fresh: for a backend that adds to them in any case."""
+        for direction in self.dweights if self.fresh else ():
+            for array in direction:
+                if array is not None:
+                    array.fill(0)
 
 
 class Backend(Protocol):

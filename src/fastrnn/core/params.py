@@ -307,8 +307,8 @@ def under(prefix: Any, mapping: Any) -> Any:
 class Accumulators:
     """Where the gradients of parameters go: `named` as the caller gets them, `inner` as a backend writes them.
 
-    `apart` has the elements of those into which a backend cannot write; `read` are the arrays of the caller's that the
-    backward pass reads, apart from the parameters.
+    `apart` has the elements of those into which a backend cannot write; `fresh`: none of them holds anything yet.
+    `read` are the arrays of the caller's that the backward pass reads, apart from the parameters.
     """
 
     def __init__(
@@ -320,11 +320,12 @@ class Accumulators:
         self.named: dict[str, Array] = {}
         self.inner: dict[str, Array] = {}
         self.apart: dict[str, Array] = {}
+        self.fresh = accumulate is None
         if accumulate is not None:
             checks.names("accumulate", accumulate, list(params))
         for name, param in params.items():
             if accumulate is None:
-                self.named[name] = self.inner[name] = np.zeros(param.shape, param.dtype)
+                self.named[name] = self.inner[name] = np.empty(param.shape, param.dtype)
                 continue
             label = f"accumulate[{name!r}]"
             given = accumulate[name]  # once: a mapping may make its arrays as they are asked for
@@ -335,6 +336,11 @@ class Accumulators:
             self.named[name], self.inner[name] = given, array
             if not (array.flags.c_contiguous and array.flags.aligned):
                 self.apart[name], self.inner[name] = array, np.zeros(param.shape, param.dtype)
+
+    def clear(self) -> None:
+        """Zero them if they hold nothing yet: for who adds to them in any case."""
+        for array in self.inner.values() if self.fresh else ():
+            array.fill(0)
 
     def finish(self) -> dict[str, Array]:
         """Add what could not be written in place, and return the caller's arrays."""

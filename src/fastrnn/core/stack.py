@@ -135,16 +135,19 @@ def backprop(
     dweights: Sequence[Sequence[Weights]],
     dsteps: tuple[Array, ...] | None = None,
     threads: int | None = None,
+    fresh: bool = False,
 ) -> tuple[tuple[Array, ...], Array | None]:
     """Fill dx, add to `dweights`; return the gradients of the initial state and of the scale, (T, B, H), if any.
 
-    A dx of None is not wanted.
+    A dx of None is not wanted. `fresh`: what is in `dweights` counts as zero.
     What is given and dx are laid out as y, x and the state in `record`. dsteps, each part (L·D, T, B, its width),
     takes the gradients of the state after every step.
     """
     spec, call = tape.spec, tape.call
     dscale = None if call.steps.scale is None else zeros((*call.x.shape[:2], spec.hidden_size), spec.dtype)
     if not tape.runs:
+        for layer in dweights:
+            Wanted(None, (), layer, fresh=fresh).clear()
         return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, given.dstate)), dscale
     dstate = tuple(empty(part.shape, spec.dtype) for part in call.state)
     D, threads, dy = spec.directions, threads or config.get_num_threads(), given.dy
@@ -157,11 +160,14 @@ def backprop(
             dweights[k],
             None if dsteps is None else layer_state(dsteps, k, D),
             by_scale,
+            fresh,
         )
         given_here, weights = Given(dy, layer_state(given.dstate, k, D)), tape.weights[k]
         if parts is None:
             tape.backend.backward(spec.cell, weights, run, given_here, wanted, threads)
         else:
+            wanted.clear()
+            wanted = wanted._replace(fresh=False)
             checkpoint.backward(spec.cell, tape.backend, weights, run, parts, given_here, wanted, threads)
         if by_scale is not None:
             dscale += by_scale.sum(axis=0)

@@ -172,6 +172,7 @@ class ScanLayer(Layer[Array]):
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)
         dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype)
         inner = group(sums.inner, self._suffixes)
+        sums.clear()
         before = backprop(tape, dy, dafter, time_major(dx, spec.batch_first), inner)
         return Grads(dx, as_state((before,), shapes), sums.finish())
 

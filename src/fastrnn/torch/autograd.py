@@ -96,12 +96,12 @@ def backward(
         given = array(dy) if packing is None else packing.spread(array(dy))
         given = time_major(checks.strided(given, spec.dtype), spec.batch_first)
     parts = tuple(None if part is None else contiguous(part) for part in dstate)
-    dparams = [np.zeros(shape, spec.dtype) for shape in layer.shapes]
+    dparams = [np.empty(shape, spec.dtype) for shape in layer.shapes]
     dx = empty(sequence_shape(spec, call, spec.input_size), spec.dtype) if by_x else None
     inputs = None if dx is None else time_major(dx, spec.batch_first)
     many = threads()
     with Hosted(tape.backend, many):
-        before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=many)
+        before, _ = stack.backprop(tape, Given(given, parts), inputs, layer.grouped(dparams), threads=many, fresh=True)
     return None if dx is None else tensor(dx, packing), tuple(map(torch.from_numpy, (*before, *dparams)))
 
 

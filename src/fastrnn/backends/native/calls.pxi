@@ -213,6 +213,10 @@ def backward(cell, weights, run, given, wanted, int threads):
     cdef fr_options room
     cdef fr_options *options = options_of(cell, &room)
     cdef int d, count = len(weights)
+    cdef bint overwrites = wanted.fresh
+    if overwrites and lengths != NULL and not run.steps.lengths.any():  # no step writes them
+        wanted.clear()
+        overwrites = False
     memset(runs, 0, sizeof(runs))
     for d in range(count):
         r = &runs[d]
@@ -233,6 +237,7 @@ def backward(cell, weights, run, given, wanted, int threads):
             r.dc0 = part(wanted.dstate[1], d, c, PyBUF_WRITABLE)
         r.saved = NULL if saved == NULL else saved + d * saved_size
         r.gradients = gradients_of(wanted.dweights[d])
+        r.overwrites = overwrites
         if run.span is not None:
             set_span(r, run.span, wanted.dweights[d], d)
         if wanted.dsteps is not None:

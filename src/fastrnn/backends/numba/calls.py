@@ -189,6 +189,7 @@ def backward(cell, weights, run, given, wanted, threads):
     x, y, state, saved, dscale = run.x, run.y, run.state, run.saved, wanted.dscale
     dx = np.empty(x.shape, x.dtype) if wanted.dx is None else wanted.dx  # the loops have no other kind
     (T, B, I), H, P = x.shape, state[-1].shape[-1], state[0].shape[-1]
+    wanted.clear()
     order, ends = longest_first(run.steps.lengths, T, B)
     loop, options = (
         backward_loop(cell.name, cell.options is not None, P != H, x.dtype),

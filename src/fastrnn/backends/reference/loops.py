@@ -83,6 +83,7 @@ def backward(cell, weights, run, given, wanted, threads):
     x, steps, y, saved, dx = run.x, run.steps, run.y, run.saved, wanted.dx
     step = EQUATIONS[cell.equation][1]
     T, P = len(x), run.state[0].shape[-1]
+    wanted.clear()
     first, last = (0, T) if run.span is None else run.span[:2]
     starts = [0 if run.span is None else run.span.start(T, reverse) for reverse in run.reverse]  # of what is saved
     if last == T and dx is not None:
