@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import fastrnn  # noqa: E402
 import fastrnn.torch  # noqa: E402
+from fastrnn.torch import threads as torch_threads  # noqa: E402
 
 
 class Encoded(torch.utils.data.Dataset):
@@ -138,7 +139,7 @@ def test_torchs_number_of_threads_is_followed(monkeypatch):
         rnn(torch.randn(2, 2, 3))
         torch.set_num_threads(3)
         rnn(torch.randn(2, 2, 3))
-        monkeypatch.setenv("FASTRNN_NUM_THREADS", "2")
+        monkeypatch.setattr(torch_threads, "own_threads", True)  # as FASTRNN_NUM_THREADS would have it at import
         rnn(torch.randn(2, 2, 3))
     finally:
         torch.set_num_threads(before)

@@ -6,8 +6,9 @@ same objects, of the same memory and shape.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import numpy as np
 import torch
@@ -28,19 +29,23 @@ class Plan:
 
     __slots__ = ("asked", "backend", "dtype", "grouped", "layer", "params", "places", "step", "views")
 
-    def __init__(self, asked: Asked, layer: FlatLayer, backend: Backend, params: list[torch.Tensor]) -> None:
+    def __init__(
+        self, asked: Asked, layer: FlatLayer, backend: Backend, names: Sequence[str], params: list[torch.Tensor]
+    ) -> None:
         self.asked, self.layer, self.backend, self.params = asked, layer, backend, params
         self.dtype = params[0].dtype
-        self.places = [(param.data_ptr(), param.shape) for param in params]
+        self.places = [(name, param, param.data_ptr(), param.shape) for name, param in zip(names, params)]
         self.views = [array(param) for param in params]
         self.grouped: list[tuple[Weights, ...]] = layer.grouped(self.views)
         self.step: Any = None  # the way of single steps, if the backend reads the weights where they are
 
-    def holds(self, params: list[torch.Tensor], backend: Backend) -> bool:
+    def holds(self, parameters: Mapping[str, torch.Tensor | None], backend: Backend) -> bool:
         if backend is not self.backend:
             return False
-        for param, own, (place, shape) in zip(params, self.params, self.places):
-            if param is not own or param.data_ptr() != place or param.shape != shape or not param.is_contiguous():
+        for name, own, place, shape in self.places:
+            if parameters.get(name) is not own or own.data_ptr() != place or own.shape != shape:
+                return False
+            if not own.is_contiguous():
                 return False
         return True
 
@@ -58,22 +63,25 @@ class Plan:
         return way
 
 
-plans: WeakKeyDictionary[torch.nn.Module, Plan] = WeakKeyDictionary()
+# By what a module is known while it lives, beside a reference whose end takes the plan away: sooner looked up than a
+# WeakKeyDictionary, which makes a reference at every call.
+plans: dict[int, tuple[ref[torch.nn.Module], Plan]] = {}
 
 
-def plan_for(module: torch.nn.Module, asked: Asked, names: Any) -> Plan | None:
-    """The plan of a module as it is now, or None where there is none."""
-    own = module._parameters  # getattr takes as long as the step does
-    params: list[Any] = [own[name] if name in own else getattr(module, name) for name in names]
-    plan, backend = plans.get(module), config.backend()
-    if plan is not None and plan.asked == asked and plan.holds(params, backend):
-        return plan
+def plan_for(module: torch.nn.Module, given: tuple[Any, ...], names: Any) -> Plan | None:
+    """The plan of a module as it is now, or None where there is none. `given` are the parts of an Asked."""
+    key, backend = id(module), config.backend()
+    known = plans.get(key)
+    if known is not None and known[1].asked == given and known[1].holds(module._parameters, backend):
+        return known[1]
+    asked, params = Asked(*given), [getattr(module, name) for name in names]
     if refused(params) or not all([param.is_contiguous() for param in params]):
         return None
     layer = flat_layer(asked, tuple([param.shape for param in params]), params[0].dtype)
     if layer is None or not hasattr(backend, "Shortcut"):
         return None
-    plan = plans[module] = Plan(asked, layer, backend, params)
+    plan = Plan(asked, layer, backend, names, params)
+    plans[key] = ref(module, lambda _: plans.pop(key, None)), plan
     return plan
 
 
@@ -99,9 +107,8 @@ def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
     """What a module of sequences gives, (y, state); None where the call needs a closer look."""
     if (module.training and module.dropout) or refusal():
         return None
-    mode = module.mode.lower()
-    asked = Asked(mode, module.bias, module.num_layers, 0.0, module.bidirectional, module.batch_first)
-    plan = plan_for(module, asked, module._flat_weights_names)
+    given = module.mode.lower(), module.bias, module.num_layers, 0.0, module.bidirectional, module.batch_first
+    plan = plan_for(module, given, module._flat_weights_names)
     if plan is None or not plain(x, plan.dtype) or not x.numel():
         return None
     if torch.is_grad_enabled():
@@ -112,7 +119,7 @@ def layer_at_once(module: Any, x: Any, hx: Any) -> Any:
     torchs = threads()
     many = torchs or config.get_num_threads()
     with Hosted(plan.backend, torchs):
-        way = plan.way(x.shape[1 if asked.batch_first and x.dim() == 3 else 0], many)
+        way = plan.way(x.shape[1 if plan.asked.batch_first and x.dim() == 3 else 0], many)
         found = None if way is None else way.sequence(view(x), state, None, many)
     if found is None:
         return None
@@ -141,7 +148,7 @@ def cell_at_once(module: Any, x: Any, hx: Any) -> Any:
     if torch.is_grad_enabled() or hx is None or module._mode not in CELLS or refusal():
         return None  # torch says what a nonlinearity is that it does not know
     mode, names = module._mode, CELL_PARAMETERS[: 4 if module.bias else 2]
-    plan = plan_for(module, Asked(mode, module.bias, 1, 0.0, False, False), names)
+    plan = plan_for(module, (mode, module.bias, 1, 0.0, False, False), names)
     if plan is None or not plain(x, plan.dtype):
         return None
     state = state_of(hx, plan.dtype)

@@ -15,10 +15,12 @@ import torch
 
 from ..backends.base import Backend
 
+own_threads = bool(os.environ.get("FASTRNN_NUM_THREADS"))  # read at import, as all that the environment says
+
 
 def threads() -> int | None:
     """torch's number of threads; None, fastrnn's own, where the environment says it."""
-    return None if "FASTRNN_NUM_THREADS" in os.environ else torch.get_num_threads()
+    return None if own_threads else torch.get_num_threads()
 
 
 @cache
