@@ -65,7 +65,7 @@ typedef struct {
 static next_panel ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
                           ptrdiff_t rows, ptrdiff_t terms) {
     next_panel n = {(const char *)(panel_at(f, p) + begin), first, 0, 0};
-    if (rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > FAR_BYTES) {
+    if (rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > AHEAD_BYTES) {
         n.row = numbers * (ptrdiff_t)sizeof(real) / rows;
         n.term = n.row / terms;
     }

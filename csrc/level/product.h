@@ -159,8 +159,8 @@ INLINE void product(vec *sum, const int R, const int P, const int C, const int f
     product_of_runs(sum, R, P, C, first, a, a_step, K, 1, 0, p, panel_step, next);
 }
 
-/* Weights of so many bytes may come from beyond the second-level cache. */
-enum { FAR_BYTES = 1 << 19 };
+/* More bytes of weights than these may come from beyond the second-level cache, and are asked for ahead. */
+enum { AHEAD_BYTES = 1 << 19 };
 
 /* Whether a tile of R rows and C columns asks ahead: those of whole batches with AVX-512, whose FMAs take weights twice as
  * fast. With sixteen registers two terms at a time spill sums, and asking gained nothing. */

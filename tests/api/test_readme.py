@@ -4,14 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from paths import ROOT
+from paths import ROOT, python_blocks
 
 import fastrnn
 
 README = ROOT / "README.md"
 if not README.exists():
     pytest.skip("the README is not beside the tests", allow_module_level=True)
-CODE = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+CODE = python_blocks(README)
 LOOP = "for step in range(100):\n"
 
 

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from paths import ROOT
+from paths import ROOT, python_blocks
 
 DOCS = ROOT / "docs"
 PAGES = {
-    page.name: re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.M)
+    page.name: python_blocks(page)
     for page in DOCS.glob("*.md")
     if page.name != "models.md"  # test_models.py runs it, with the packages
 }
