@@ -139,6 +139,9 @@ def beatnet(page):
     yield "torch", "20 s of music", lambda: module(given), lambda: page["beats"](frames)
     zeros = (np.zeros((2, 150), np.float32),) * 2
     yield "torch", "a frame of it", lambda: module(given[:, :1]), lambda: page["beats"](frames[:1], zeros)
+    x = uniform(1000, 150)
+    row = torch.from_numpy(x)[None]
+    yield "torch", "its LSTM alone, 20 s", lambda: module.lstm(row), lambda: page["lstm"](x)
 
 
 PROGRAMS = {

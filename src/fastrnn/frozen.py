@@ -79,6 +79,16 @@ def step_at_once(backend: Backend, cell: Cell, x: ArrayLike, state: Any, *weight
     return None if short is None else short(cell, x, state, *weights, config.get_num_threads())
 
 
+def layer_at_once(
+    spec: LayerSpec, backend: Backend, weights: Sequence[Sequence[Weights]], x: ArrayLike, state: Any
+) -> Any:
+    """(y, state) of a sequence of one step, as `step_at_once`: for a single layer that goes forward."""
+    short = getattr(backend, "cell_step", None)
+    if short is None or spec.num_layers > 1 or spec.bidirectional or spec.backward:
+        return None
+    return short.layer(spec.cell, x, state, *weights[0][0][:4], spec.batch_first, config.get_num_threads())
+
+
 def infer_cell(spec: LayerSpec, backend: Backend, packed: Iterable[Any], x: ArrayLike, state: Any) -> Any:
     """The next state of a cell, from and to the caller's layout."""
     call = read_cell_call(spec, x, state)

@@ -46,7 +46,7 @@ from .core.params import Accumulators, Parameters, check_memory, group, layer_su
 from .core.portable import portable
 from .core.statedict import read_arrays, read_sizes
 from .core.tape import Grads, S, Tape, check_tape
-from .frozen import FrozenLayer, infer, shortcut
+from .frozen import FrozenLayer, infer, layer_at_once, shortcut
 from .spec import LSTM_COUPLED, Cell
 
 if TYPE_CHECKING:
@@ -191,8 +191,12 @@ class Layer(Parameters, DescribedLayer, Generic[S]):
             >>> lstm = fastrnn.LSTM(input_size=3, hidden_size=5)
             >>> y, (h, c) = lstm(np.zeros((7, 2, 3)), lengths=[7, 4])  # y (7, 2, 5), h and c (1, 2, 5)
         """
-        spec, backend = self._spec, config.backend()
-        packed = stack.packing(spec, backend, self._weights, count_steps(spec, x))
+        spec, backend, steps = self._spec, config.backend(), count_steps(self._spec, x)
+        if steps == 1 and lengths is resets is state_scale is mask is noise is None:
+            stepped = layer_at_once(spec, backend, self._weights, x, state)
+            if stepped is not None:
+                return stepped
+        packed = stack.packing(spec, backend, self._weights, steps)
         short = shortcut(spec, backend, packed)
         return infer(spec, backend, packed, short, x, state, lengths, resets, state_scale, mask, noise)
 

@@ -26,7 +26,9 @@ def steps(kind, B, I, H, dtype, bias=True, batched=True):
     options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
     cell = make_cell(I, H, bias=bias, dtype=dtype, rng=1, **options)
     layer = make_layer(I, H, bias=bias, dtype=dtype, **options)
-    layer.load_state_dict({f"{name}_l0": array for name, array in cell.params.items()})
+    turned = make_layer(I, H, bias=bias, dtype=dtype, batch_first=True, **options)
+    for one in (layer, turned):
+        one.load_state_dict({f"{name}_l0": array for name, array in cell.params.items()})
     rng = np.random.default_rng(2)
     x, *state = (rng.standard_normal((B, n)).astype(dtype) for n in (I, *[H] * (2 if kind == "lstm" else 1)))
     if not batched:
@@ -43,6 +45,8 @@ def steps(kind, B, I, H, dtype, bias=True, batched=True):
         "cell forward": cell.forward(x, state)[0],
         "frozen cell": cell.freeze()(x, state),
         "layer": layer(x[None], stacked)[1],
+        "layer, closer look": layer(x[None].tolist(), stacked)[1],
+        "layer, batch first": turned(x[:, None] if batched else x[None], stacked)[1],
         "layer forward": layer.forward(x[None], stacked)[1],
     }
     return {way: [part.reshape(x.shape[:-1] + (H,)) for part in parts_of(after)] for way, after in ways.items()}
@@ -80,6 +84,26 @@ def test_on_any_number_of_threads(kernels, kind, size):
                     assert_same_bits(part, right, f"{way} on {n} threads")
     finally:
         fastrnn.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_of_one_step(kernels, kind):
+    """Its outputs are h, memory of their own, and shaped as those of a longer one."""
+    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    for shape, first in (((1, 4, 6), False), ((4, 1, 6), True), ((1, 6), False), ((1, 1, 6), True)):
+        layer = CELLS[kind][1](6, 20, rng=4, batch_first=first, **options)
+        x = np.random.default_rng(3).standard_normal(shape, np.float32)
+        y, state = layer(x)
+        longer, _ = layer(np.repeat(x, 2, axis=1 if first and x.ndim == 3 else 0))
+        assert_same_bits(y, longer[:, :1] if first and x.ndim == 3 else longer[:1], "the first of two steps")
+        h = parts_of(state)[0]
+        assert h.shape == ((1, x.size // 6, 20) if x.ndim == 3 else (1, 20)) and not np.shares_memory(h, y)
+        assert_same_bits(y.reshape(h.shape), h, "h")
+        zeros = bare(tuple(np.zeros_like(part) for part in parts_of(state)))
+        for part, right in zip(parts_of(layer(x, zeros)[1]), parts_of(state), strict=True):
+            assert_same_bits(part, right, "a state of zeros")
+    with pytest.raises(ValueError, match="state"):
+        layer(x[0], zeros)
 
 
 @pytest.mark.parametrize("kind", KINDS)

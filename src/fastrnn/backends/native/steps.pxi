@@ -6,6 +6,7 @@ cdef struct StepCall:  # a cell's step as it was asked for
     char kind
     int parts  # of the state
     ptrdiff_t rows, B, I, H  # rows: of the weights
+    int time_axis  # of a layer's x, whose length is 1, and its state has such an axis, too, the first; -1: of a cell
     Plain x, ih, hh, bias_ih, bias_hh
     Plain now[2]
     Plain after[2]
@@ -35,10 +36,23 @@ cdef class CellStep:
             plain_array(self.ndarray, kind, array, result, 0) and result.ndim == 1 and result.shape[0] == rows
         )
 
-    cdef bint vectors(self, char kind, object array, Plain *result, Plain *x, ptrdiff_t size) except -1:
-        """Whether `array` is plain, with so many features for each row of x."""
-        return (plain_array(self.ndarray, kind, array, result, 0) and result.ndim == x.ndim
-                and result.shape[x.ndim - 1] == size and (x.ndim == 1 or result.shape[0] == x.shape[0]))
+    cdef bint rows(self, object array, StepCall *s, Plain *result, int axis, ptrdiff_t size) except -1:
+        """Whether `array` is plain and not empty, with so many features for each row; of a layer without its axis."""
+        if not plain_array(self.ndarray, s.kind, array, result, 0) or result.bytes == 0:
+            return False
+        if s.time_axis >= 0 and (result.ndim == 1 or result.shape[0 if result.ndim == 2 else axis] != 1):
+            return False
+        if result.ndim == 3:
+            if s.time_axis < 0:
+                return False
+            result.shape[0], result.shape[1], result.ndim = result.shape[1 - axis], result.shape[2], 2
+        return result.shape[result.ndim - 1] == size
+
+    cdef bint part(self, object array, StepCall *s, Plain *result, bint batched) except -1:
+        """Whether `array` is plain and a part of a state that fits x."""
+        return (self.rows(array, s, result, 0, s.H) and result.ndim == s.x.ndim
+                and (result.ndim == 1 or result.shape[0] == s.B)
+                and (s.time_axis < 0 or batched == (array.ndim == 3)))
 
     cdef bint read(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, StepCall *s) except -1:
         """Whether all arguments are plain and fit together; else the caller checks and converts."""
@@ -58,18 +72,17 @@ cdef class CellStep:
         s.I = s.ih.shape[1]
         if not self.bias(s.kind, b_ih, &s.bias_ih, s.rows) or not self.bias(s.kind, b_hh, &s.bias_hh, s.rows):
             return False
-        if not plain_array(self.ndarray, s.kind, x, &s.x, 0) or s.x.ndim > 2 or s.x.bytes == 0:
-            return False
-        if s.x.shape[s.x.ndim - 1] != s.I:
+        if not self.rows(x, s, &s.x, s.time_axis, s.I):
             return False
         s.B = s.x.shape[0] if s.x.ndim == 2 else 1
         if state is None:
             return True
+        cdef bint batched = x.ndim == 3
         if s.parts == 1:
-            return self.vectors(s.kind, state, &s.now[0], &s.x, s.H)
+            return self.part(state, s, &s.now[0], batched)
         return (type(state) is tuple and len(<tuple>state) == 2
-                and self.vectors(s.kind, (<tuple>state)[0], &s.now[0], &s.x, s.H)
-                and self.vectors(s.kind, (<tuple>state)[1], &s.now[1], &s.x, s.H))
+                and self.part((<tuple>state)[0], s, &s.now[0], batched)
+                and self.part((<tuple>state)[1], s, &s.now[1], batched))
 
     cdef object array(self, StepCall *s, object shape, Plain *result):
         return plain_empty(self.ndarray, self.empty, s.kind, self.single if s.kind == c"f" else self.double, shape, result)
@@ -92,26 +105,45 @@ cdef class CellStep:
         finally:
             fr_packed_free(packed)
 
+    cdef object advance(self, StepCall *s, bint from_zeros, object shape, Plain *y, int threads):
+        """The next state, of this shape. y: where it goes besides, or NULL."""
+        cdef object h = self.array(s, shape, &s.after[0]), c = None, zero = None
+        cdef int i
+        if s.parts == 2:
+            c = self.array(s, shape, &s.after[1])
+        if from_zeros:
+            zero = self.array(s, shape, &s.now[0])  # h before the step is read while h after it is written
+            s.now[1] = s.after[1]  # c is not
+            for i in range(s.parts):
+                memset(s.now[i].data, 0, s.now[i].bytes)
+        self.step(s, s.after[0].data if y == NULL else y.data, NULL, threads)
+        return h if s.parts == 1 else (h, c)
+
     def __call__(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, int threads):
         """The next state; None if an argument is not plain or does not fit."""
         cdef StepCall s
-        cdef object shape, h, c = None
-        cdef int i
+        cdef object shape
+        s.time_axis = -1
         if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, &s):
             return None
         shape = (s.H,)
         if s.x.ndim == 2:
             shape = (s.B, s.H)
-        h = self.array(&s, shape, &s.after[0])
-        if s.parts == 2:
-            c = self.array(&s, shape, &s.after[1])
-        if state is None:
-            zero = self.array(&s, shape, &s.now[0])  # h before the step is read while h after it is written
-            s.now[1] = s.after[1]  # c is not
-            for i in range(s.parts):
-                memset(s.now[i].data, 0, s.now[i].bytes)
-        self.step(&s, s.after[0].data, NULL, threads)
-        return h if s.parts == 1 else (h, c)
+        return self.advance(&s, state is None, shape, NULL, threads)
+
+    def layer(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, bint batch_first, int threads):
+        """(y, state) of a layer of one direction and a sequence of one step, as `__call__`."""
+        cdef StepCall s
+        cdef Plain y
+        cdef object shape, outputs
+        s.time_axis = 1 if batch_first else 0
+        if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, &s):
+            return None
+        shape = (1, s.H)
+        outputs = self.array(&s, (*x.shape[: len(x.shape) - 1], s.H), &y)
+        if y.ndim == 3:
+            shape = (1, s.B, s.H)
+        return outputs, self.advance(&s, state is None, shape, &y, threads)
 
     def record(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, int threads):
         """(the next state, the RecordedStep); None if an argument is not plain or does not fit."""
@@ -122,6 +154,7 @@ cdef class CellStep:
         cdef char *given
         cdef object shape, h, c = None
         cdef int i
+        s.time_axis = -1
         if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, s):
             return None
         shape = (s.H,)
