@@ -85,10 +85,41 @@ INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int sourc
     return lanes;
 }
 
-/* out[k][lane] = rows[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. */
+/* LANES rows, `apart` apart from `first` on, by few pointers, which stay in registers. `apart_3` is three times as much,
+ * in a register of its own. */
+INLINE void spaced_rows(const real **rows, const real *first, ptrdiff_t apart, ptrdiff_t apart_3) {
+    const real *base = first;
+    UNROLL(16)
+    for (int lane = 0; lane < LANES; lane++) {
+        if (lane % 4 == 0) {
+            base = lane ? base + 4 * apart : first;
+            __asm__ volatile("" : "+r"(base)); /* made anew: the pointers of more rows would wait in memory */
+        }
+        rows[lane] = base + (lane % 4 == 3 ? apart_3 : lane % 4 * apart);
+    }
+}
+
+/* out[k][lane] = rows[lane][k] of LANES rows `apart` apart, by whole quarters; returns how many k that is. */
+INLINE ptrdiff_t transpose_whole(real *out, ptrdiff_t step, const real *first, ptrdiff_t apart, ptrdiff_t K) {
+    ptrdiff_t k = 0, apart_3 = 3 * apart;
+    __asm__("" : "+r"(apart_3));
+    for (; k + QUARTER <= K; k += QUARTER) {
+        const real *rows[LANES];
+        vec block[QUARTER];
+        spaced_rows(rows, first + k, apart, apart_3);
+        vload_transposed(block, rows, 0);
+        UNROLL(4)
+        for (int i = 0; i < QUARTER; i++)
+            *(vec *)(out + (k + i) * step) = block[i];
+    }
+    return k;
+}
+
+/* out[k][lane] = rows[lane][k] for the first `lanes` lanes, zero in the others; out's rows lie `step` apart. All lanes'
+ * rows are as far apart as the first two. */
 INLINE void transpose(real *out, ptrdiff_t step, const real *const *rows, ptrdiff_t K, int lanes) {
     const ivec mask = vfirst(lanes);
-    ptrdiff_t k = 0;
+    ptrdiff_t k = lanes == LANES ? transpose_whole(out, step, rows[0], rows[1] - rows[0], K) : 0;
     for (; k + QUARTER <= K; k += QUARTER) {
         vec block[QUARTER];
         vload_transposed(block, rows, k);

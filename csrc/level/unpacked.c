@@ -3,7 +3,7 @@
 
 /* --- One row: W's rows are transposed in registers and multiplied at once. */
 
-enum { LINE = 64 / sizeof(real), ROW_GROUPS = (LANES + 3) / 4 };
+enum { LINE = 64 / sizeof(real) };
 
 /* sum (C) += the whole lines of one row, a, times C columns, whose LANES rows lie K apart from first[c] on; returns
  * how many terms that is. A column's rows are read a whole line after the other: those of all columns, a power of
@@ -18,15 +18,8 @@ INLINE ptrdiff_t add_lines(const int C, vec *sum, const real *a, const real *con
     for (; k + LINE <= K; k += LINE)
         UNROLL(4)
         for (int c = 0; c < C; c++) {
-            const real *base[ROW_GROUPS], *rows[LANES];
-            UNROLL(4)
-            for (int i = 0; i < ROW_GROUPS; i++) {
-                base[i] = i ? base[i - 1] + 4 * K : first[c] + k;
-                __asm__ volatile("" : "+r"(base[i])); /* made anew: all columns' pointers would wait in memory */
-            }
-            UNROLL(16)
-            for (int lane = 0; lane < LANES; lane++)
-                rows[lane] = base[lane / 4] + (lane % 4 == 3 ? K3 : lane % 4 * K);
+            const real *rows[LANES];
+            spaced_rows(rows, first[c] + k, K, K3);
             UNROLL(4)
             for (int from = 0; from < LINE; from += QUARTER) {
                 vec block[QUARTER];
