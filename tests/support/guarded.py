@@ -116,6 +116,11 @@ class Job:
         backend.backward(self.cell, weights, run, given, wanted, threads)
         gradients = results(wanted)
         wanted = Wanted(*(map_arrays(write, value) for value in wanted))
+        for array in filter(lambda array: array is not None, itertools.chain.from_iterable(wanted.dweights)):
+            array.fill(np.nan)
+        backend.backward(self.cell, weights, run, given, wanted._replace(fresh=True), threads)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(results(wanted), gradients, strict=True)), self.cell
+        wanted = Wanted(*(map_arrays(write, value) for value in wanted))
         self.backward_in_parts(backend, read, weights, run, given, wanted, threads)
         assert all(a.tobytes() == b.tobytes() for a, b in zip(results(wanted), gradients, strict=True)), self.cell
         return [array.copy() for array in (y, *after)] + gradients
@@ -137,9 +142,11 @@ class Job:
 
 
 def map_arrays(function, value):
-    """An array, or what is made of arrays, through a function."""
-    if value is None or isinstance(value, np.ndarray):
-        return None if value is None else function(value)
+    """An array, or what is made of arrays, through a function; what is neither stays."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, np.ndarray):
+        return function(value)
     made = [map_arrays(function, part) for part in value]
     return Weights(*made) if isinstance(value, Weights) else made
 
