@@ -61,9 +61,9 @@ static size_t lay_out(backward_state *b, char *scratch) {
     return taken;
 }
 
-/* Whether so many rows of weights are multiplied as they are. Packing reads and writes them once more, and saves what
- * tile after tile of terms would read a whole row apart; that comes from the second-level cache while a panel of it is
- * small. Below AVX-512 a tile is half as high: nothing gained. */
+/* Whether so many rows of weights are multiplied as they are: by few terms always. Packing reads and writes them once
+ * more, and saves what tile after tile of more terms would read a whole row apart; that comes from the second-level
+ * cache while a panel of it is small. Below AVX-512 a tile is half as high: nothing gained. */
 static int reads_as_is(const backward_state *b, ptrdiff_t rows) {
     const ptrdiff_t terms = b->batch->T * b->batch->B;
     return b->few || (VEC_BYTES == 64 && terms <= AS_IS_TERMS && rows * COLUMNS * VEC_BYTES <= AS_IS_BYTES &&

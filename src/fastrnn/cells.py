@@ -65,10 +65,6 @@ class StepTape(Tape):
         super().__init__(self.owner, spec, self.backend, [(Weights(*weights),)], call, [run])
         return getattr(self, name)
 
-    def backprop(self, *gradients: ArrayLike | None) -> Any:
-        """The gradients of x, the state and the weights; None if an argument needs a closer look."""
-        return self.recorded.backprop(gradients, config.get_num_threads())
-
 
 def record_at_once(backend: Backend, owner: object, cell: Cell, x: Any, state: Any, *weights: Any) -> Any:
     """One step by the backend's short way: the next state and the tape.
@@ -78,6 +74,16 @@ def record_at_once(backend: Backend, owner: object, cell: Cell, x: Any, state: A
     short = getattr(backend, "cell_step", None)
     found = None if short is None else short.record(cell, x, state, *weights, config.get_num_threads())
     return None if found is None else (found[0], StepTape(owner, cell, backend, found[1]))
+
+
+def backprop_at_once(tape: Tape, accumulate: Any, named: Sequence[tuple[str, ArrayLike | None]]) -> Any:
+    """The gradients of x, the state and the weights, (w_ih, w_hh, b_ih, b_hh), by the backend's short way.
+
+    None where the tape is of another, there is something to add to, or a gradient needs a closer look.
+    """
+    if accumulate is not None or not isinstance(tape, StepTape):
+        return None
+    return tape.recorded.backprop(tuple([gradient for _, gradient in named]), config.get_num_threads())
 
 
 def record_cell(
@@ -101,7 +107,10 @@ def read_cell_gradients(tape: Tape, *named: tuple[str, ArrayLike | None]) -> tup
 def backprop_cell(
     tape: Tape, dafter: tuple[Array | None, ...], dweights: Sequence[Sequence[Weights]], fresh: bool
 ) -> Any:
-    """The gradients of x and the initial state in the caller's layout; those of the weights are added in place."""
+    """The gradients of x and the initial state in the caller's layout; those of the weights go into `dweights`.
+
+    `fresh`: what is there counts as zero.
+    """
     spec, (_, B, I), batched = tape.spec, tape.call.x.shape, tape.call.batched
     dx = empty(cell_shape(B, I, batched), spec.dtype)
     before, _ = stack.backprop(tape, Given(None, dafter), one_step(dx), dweights, fresh=fresh)
@@ -168,11 +177,10 @@ class RecurrentCell(Parameters, DescribedCell, Generic[S]):
 
     def _backward(self, tape: Tape, named: Sequence[tuple[str, ArrayLike | None]], accumulate: Any) -> Grads[S]:
         check_tape(tape, self)
-        if accumulate is None and isinstance(tape, StepTape):
-            found = tape.backprop(*[gradient for _, gradient in named])
-            if found is not None:
-                dx, dstate, sums = found
-                return Grads(dx, dstate, dict(zip(self._params, [array for array in sums if array is not None])))
+        found = backprop_at_once(tape, accumulate, named)
+        if found is not None:
+            dx, dstate, sums = found
+            return Grads(dx, dstate, dict(zip(self._params, [array for array in sums if array is not None])))
         dafter = read_cell_gradients(tape, *named)
         read = [("x", tape.call.x), *zip([name for name, _ in named], dafter)]
         sums = Accumulators(self._params, accumulate.params if isinstance(accumulate, Grads) else accumulate, read)

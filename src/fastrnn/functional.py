@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .cells import StepTape, backprop_cell, read_cell_gradients, record_at_once, record_cell
+from .cells import backprop_at_once, backprop_cell, read_cell_gradients, record_at_once, record_cell
 from .core import checks, config, stack
 from .core.geometry import Array, LayerSpec
 from .core.params import Accumulators
@@ -76,11 +76,10 @@ def record(owner: str, cell: Cell, x: ArrayLike, state: Any, *weights: Any) -> A
 
 def backprop(owner: str, tape: Tape, accumulate: Any, *named: tuple[str, ArrayLike | None]) -> Any:
     check_tape(tape, owner)
-    if accumulate is None and isinstance(tape, StepTape):
-        found = tape.backprop(*[gradient for _, gradient in named])
-        if found is not None:
-            dx, dstate, sums = found
-            return CellGrads(dx, dstate, *sums)
+    found = backprop_at_once(tape, accumulate, named)
+    if found is not None:
+        dx, dstate, sums = found
+        return CellGrads(dx, dstate, *sums)
     dafter = read_cell_gradients(tape, *named)
     if isinstance(accumulate, CellGrads):
         accumulate = {name: getattr(accumulate, name) for name in Weights._fields[:4]}

@@ -110,6 +110,32 @@ def test_shapes_set_before_backward(backend):
         assert_same_bits(array, expected[name], name)
 
 
+@pytest.mark.parametrize("closer", [False, True], ids=["plain", "converted"])
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_shapes_and_dtypes_set_before_backward_of_a_step(backend, closer, accumulates):
+    """The memory is the same, and so is the result."""
+    rng = np.random.default_rng(0)
+    x, h, c, dh = (rng.standard_normal((3, n), np.float32) for n in (4, 8, 8, 8))
+    weights = [rng.standard_normal(shape, np.float32) for shape in ((32, 4), (32, 8), (32,), (32,))]
+    given = dh.tolist() if closer else dh
+
+    def zeros():
+        shapes = zip(("w_ih", "w_hh", "b_ih", "b_hh"), ((32, 4), (32, 8), (32,), (32,)))
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes} if accumulates else None
+
+    _, tape = fastrnn.lstm_cell_forward(x, (h, c), *weights)
+    expected = fastrnn.lstm_cell_backward(tape, given, accumulate=zeros())
+    _, tape = fastrnn.lstm_cell_forward(x, (h, c), *weights)
+    for array, shape in zip((x, *weights), ((4, 3), (8, 16), (256,), (4, 8), (2, 16))):
+        reshape(array, shape)
+        array.dtype = np.int32
+    sums = fastrnn.lstm_cell_backward(tape, given, accumulate=zeros())
+    for array, right in zip(
+        (sums.x, *sums.state, *sums[2:]), (expected.x, *expected.state, *expected[2:]), strict=True
+    ):
+        assert_same_bits(array, right, "after shapes and dtypes were set")
+
+
 def results(layer, x):
     """What a layer or cell makes of x, frozen and not, and the gradients."""
     found = [layer(x)[0], layer.freeze()(x)[0]]

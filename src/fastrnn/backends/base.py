@@ -84,7 +84,10 @@ class Given(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Where the gradients go. Those of the parameters and the scale are added to what is there, all others written."""
+    """Where the gradients go. Those of the parameters and the scale are added to what is there, all others written.
+
+    What is there in the parameters' counts as zero where they are `fresh`.
+    """
 
     dx: np.ndarray | None  # (T, B, I), strides as of x; None: not wanted
     dstate: State  # of the initial state
@@ -94,14 +97,20 @@ class Wanted(NamedTuple):
     dsteps: State | None = None
     # (D, T, B, H), C-contiguous: of the scale, if there is one; by features of h and units of c
     dscale: np.ndarray | None = None
-    fresh: bool = False  # the parameters' gradients hold nothing yet, and count as zero; of a run that is not cut
+    fresh: bool = False  # the parameters' gradients hold nothing yet; of a run that is not cut
 
     def clear(self) -> None:
         """Zero the parameters' gradients if they are fresh: for a backend that adds to them in any case."""
-        for direction in self.dweights if self.fresh else ():
-            for array in direction:
-                if array is not None:
-                    array.fill(0)
+        if self.fresh:
+            zero(self.dweights)
+
+
+def zero(directions: Sequence[Weights]) -> None:
+    """Zero the arrays of some directions."""
+    for direction in directions:
+        for array in direction:
+            if array is not None:
+                array.fill(0)
 
 
 class Backend(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import Backend, Given, Run, Steps, Wanted
+from ..backends.base import Backend, Given, Run, Steps, Wanted, zero
 from ..spec import Weights
 from . import checkpoint, config, unitmasks
 from .checkpoint import Checkpoints
@@ -146,8 +146,8 @@ def backprop(
     spec, call = tape.spec, tape.call
     dscale = None if call.steps.scale is None else zeros((*call.x.shape[:2], spec.hidden_size), spec.dtype)
     if not tape.runs:
-        for layer in dweights:
-            Wanted(None, (), layer, fresh=fresh).clear()
+        for layer in dweights if fresh else ():
+            zero(layer)
         return tuple(np.zeros_like(s) if d is None else d.copy() for s, d in zip(call.state, given.dstate)), dscale
     dstate = tuple(empty(part.shape, spec.dtype) for part in call.state)
     D, threads, dy = spec.directions, threads or config.get_num_threads(), given.dy

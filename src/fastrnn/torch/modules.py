@@ -82,6 +82,9 @@ class GRU(Layer, torch.nn.GRU):
     _torch_forward = with_kernels(torch.nn.GRU.forward)
 
 
+RNN_MODES = {"tanh": "rnn_tanh", "relu": "rnn_relu"}  # looked up, since a step takes as long as making such a word does
+
+
 class RNNCell(Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on fastrnn."""
 
@@ -90,7 +93,7 @@ class RNNCell(Cell, torch.nn.RNNCell):
 
     @property
     def _mode(self) -> str:  # type: ignore[override]
-        return f"rnn_{self.nonlinearity}"
+        return RNN_MODES.get(self.nonlinearity, self.nonlinearity)
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):

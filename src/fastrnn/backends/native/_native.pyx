@@ -2,7 +2,7 @@
 """The bridge from the backend contract (base.py) to the C kernels (csrc/fastrnn.h): pointers, strides and the GIL.
 
 Arrays come through the buffer protocol, so nothing here depends on NumPy's ABI. A pointer outlives its buffer view
-because the caller holds the array for the whole call.
+because the caller holds the array for the whole call; a RecordedStep's because it holds the arrays itself.
 
 Free threading: what the module and its objects hold does not change once they are made, but for the main thread's
 identity, which is atomic; the kernels are callable from any thread. Without `binding` a method is a plain descriptor,

@@ -1,7 +1,7 @@
-"""One step of a cell on bare arrays, forward and backward, and its backward from a tape."""
+"""One step of a cell, or of a layer of one direction, on bare arrays; and the backward of a cell's from what it left."""
 
 
-cdef struct StepCall:  # a cell's step as it was asked for
+cdef struct StepCall:  # a step as it was asked for
     fr_cell code
     char kind
     int parts  # of the state
@@ -12,8 +12,20 @@ cdef struct StepCall:  # a cell's step as it was asked for
     Plain after[2]
 
 
+cdef double step_flop(StepCall *s) noexcept:
+    """The work of a step. Its weights come from far: four times as long as their operations take."""
+    return 4 * 2.0 * s.rows * s.B * (s.I + s.H)
+
+
+cdef object rows_of(StepCall *s, ptrdiff_t size):
+    """The shape of an array with so many features for each row of a cell's x."""
+    if s.x.ndim == 2:
+        return (s.B, size)
+    return (size,)
+
+
 cdef class CellStep:
-    """One step of a cell on bare arrays that need no conversion, with weights that are read once, as they are.
+    """One step on bare arrays that need no conversion, with weights that are read once, as they are.
 
     `ndarray` and `empty` are NumPy's; `dtypes` are float32 and float64.
     """
@@ -100,8 +112,8 @@ cdef class CellStep:
         run.x.data, run.x.row = s.x.data, s.I
         run.y.data, run.y.row = y, s.H
         set_state(&run, s.parts == 2, s.now, s.after, 0, 0)
-        try:  # the weights come from far: four times as long as their operations take
-            return run_forward(&run, 1, 1, s.B, NULL, threads, 4 * 2.0 * s.rows * s.B * (s.I + s.H))
+        try:
+            return run_forward(&run, 1, 1, s.B, NULL, threads, step_flop(s))
         finally:
             fr_packed_free(packed)
 
@@ -122,14 +134,10 @@ cdef class CellStep:
     def __call__(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, int threads):
         """The next state; None if an argument is not plain or does not fit."""
         cdef StepCall s
-        cdef object shape
         s.time_axis = -1
         if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, &s):
             return None
-        shape = (s.H,)
-        if s.x.ndim == 2:
-            shape = (s.B, s.H)
-        return self.advance(&s, state is None, shape, NULL, threads)
+        return self.advance(&s, state is None, rows_of(&s, s.H), NULL, threads)
 
     def layer(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, bint batch_first, int threads):
         """(y, state) of a layer of one direction and a sequence of one step, as `__call__`."""
@@ -157,9 +165,7 @@ cdef class CellStep:
         s.time_axis = -1
         if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, s):
             return None
-        shape = (s.H,)
-        if s.x.ndim == 2:
-            shape = (s.B, s.H)
+        shape = rows_of(s, s.H)
         made.ndarray, made.empty, made.dtype = self.ndarray, self.empty, self.single if s.kind == c"f" else self.double
         made.arrays = x, w_ih, w_hh, b_ih, b_hh
         made.kept = self.array(s, ((1 + s.parts + fr_cells[s.code].saved) * s.B, s.H), &kept)
@@ -187,11 +193,14 @@ cdef object plain_empty(object ndarray, object empty, char kind, object dtype, o
 
 
 cdef class RecordedStep:
-    """What the backward of a step needs: the caller's arrays, and what the step made of them."""
+    """What the backward of a step needs: the caller's arrays, and what the step made of them.
+
+    It points to the arrays' memory as it was: what shapes and dtypes the caller gives them later does not matter.
+    """
 
     cdef StepCall call  # its `now` lies in `kept`
     cdef object ndarray, empty, dtype
-    cdef tuple arrays  # x, w_ih, w_hh, b_ih, b_hh, to which `call` points
+    cdef tuple arrays  # x, w_ih, w_hh, b_ih, b_hh, whose memory `call` points to
     cdef object kept  # ((1 + parts + saved) * B, H): y, the state before, which the caller may change, what was saved
     cdef char *y
     cdef char *saved
@@ -206,11 +215,13 @@ cdef class RecordedStep:
         """(x, the weights, the state before, y, saved), as the backend contract has them."""
         cdef ptrdiff_t B = self.call.B, I = self.call.I, H = self.call.H
         cdef int parts = self.call.parts, i
-        x, w_ih, w_hh, b_ih, b_hh = self.arrays
+        cdef ptrdiff_t G = self.call.rows
+        shapes = (1, B, I), (G, I), (G, H), (G,), (G,)
+        as_given = [array if array is None else self.ndarray(shape, self.dtype, array)
+                    for shape, array in zip(shapes, self.arrays)]
         rows = self.kept.reshape((-1, 1, B, H))
-        weights = w_ih.reshape((self.call.rows, I)), w_hh.reshape((self.call.rows, H)), b_ih, b_hh
         saved = self.kept[(1 + parts) * B :].reshape((1, 1, B, -1, H)) if len(rows) > 1 + parts else None
-        return x.reshape((1, B, I)), weights, tuple([rows[1 + i] for i in range(parts)]), rows[0], saved
+        return as_given[0], as_given[1:], tuple([rows[1 + i] for i in range(parts)]), rows[0], saved
 
     cdef object array(self, object shape, Plain *result):
         return plain_empty(self.ndarray, self.empty, self.call.kind, self.dtype, shape, result)
@@ -224,11 +235,11 @@ cdef class RecordedStep:
         cdef Plain gradients[2]
         cdef Plain made
         cdef fr_backward_run run
-        cdef object shape = (s.H,), x_shape = (s.I,), dh, dc = None, db_ih = None, db_hh = None
+        cdef object shape = rows_of(s, s.H), dh, dc = None, db_ih = None, db_hh = None
         cdef bint some = False
         cdef int i
-        if s.x.ndim == 2:
-            shape, x_shape = (s.B, s.H), (s.B, s.I)
+        if len(given) != s.parts:
+            return None
         for i in range(s.parts):
             gradients[i].data = NULL
             if given[i] is None:
@@ -247,8 +258,8 @@ cdef class RecordedStep:
         run.x.data, run.x.row = s.x.data, s.I
         run.y.data, run.y.row = self.y, s.H
         run.h0, run.dh = s.now[0].data, gradients[0].data
-        run.saved = self.saved
-        dx = self.array(x_shape, &made)
+        run.saved = self.saved if fr_cells[s.code].saved else NULL
+        dx = self.array(rows_of(s, s.I), &made)
         run.dx.data, run.dx.row = made.data, s.I
         dh = self.array(shape, &made)
         run.dh0 = made.data
@@ -267,5 +278,5 @@ cdef class RecordedStep:
         if s.bias_hh.data != NULL:
             db_hh = self.array((s.rows,), &made)
             run.gradients.b_hh = made.data
-        run_backward(&run, 1, 1, s.B, NULL, threads, 4 * 2.0 * s.rows * s.B * (s.I + s.H))
+        run_backward(&run, 1, 1, s.B, NULL, threads, step_flop(s))
         return dx, dh if s.parts == 1 else (dh, dc), (dw_ih, dw_hh, db_ih, db_hh)
