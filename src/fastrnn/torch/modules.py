@@ -93,7 +93,7 @@ class RNNCell(Cell, torch.nn.RNNCell):
 
     @property
     def _mode(self) -> str:  # type: ignore[override]
-        return RNN_MODES.get(self.nonlinearity, self.nonlinearity)
+        return RNN_MODES.get(self.nonlinearity) or f"rnn_{self.nonlinearity}"
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):
