@@ -42,17 +42,22 @@ INLINE void zone_units(const fr_options *o, const int has_c, const beside kind, 
     }
 }
 
-/* Keeps the values first .. end-1 of what the backward pass reads, at the units from j on, if it is wanted. */
+/* Keeps the values first .. end-1 of what the backward pass reads, at the units from j on, if it is wanted. Asks for the
+ * lines of the next panel's: each is a place of its own, which no processor sees coming. */
 INLINE void keep_values(const int cell, const int first, const int end, const beside kind, const int n,
                         const forward_state *f, const finish_state *s, ptrdiff_t j) {
     const ptrdiff_t H = f->weights->H;
     if (end == first || !f->run->saved)
         return;
+    const ptrdiff_t next = s->t % 2 ? -f->saved_ahead : f->saved_ahead; /* as panels are taken */
     EACH(r, n) {
         real *saved = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H;
         UNROLL(16)
-        for (int k = first; k < end; k++)
+        for (int k = first; k < end; k++) {
             vstore_n(saved + k * H + nth_unit(kind, j, r), s->units.saved[k][r], nth_lanes(kind, s, H, j, r));
+            if (next)
+                __builtin_prefetch(saved + k * H + nth_unit(kind, j, r) + next, 1, 3);
+        }
     }
 }
 

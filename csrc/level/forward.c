@@ -395,10 +395,19 @@ static void end_rows(const forward_state *f, ptrdiff_t j, ptrdiff_t units) {
     }
 }
 
+/* More saved values than the second-level cache has room for. */
+enum { SAVED_AHEAD_BYTES = 1 << 22 };
+
+static int saves_far(const fr_forward_run *run, const fr_batch *batch) {
+    const ptrdiff_t values = batch->T * batch->B * fr_cells[run->packed->cell].saved * run->packed->H;
+    return run->saved && (size_t)values * sizeof(real) > SAVED_AHEAD_BYTES;
+}
+
 void LEVEL(fr_forward)(const fr_forward_run *run, const fr_batch *batch, const fr_share *share, void *scratch) {
     const fr_packed *weights = run->packed;
     const ptrdiff_t H = weights->H;
     forward_state f = {.run = run, .weights = weights, .batch = batch};
+    f.saved_ahead = saves_far(run, batch) ? LANES : 0;
     lay_out(&f, share, scratch);
     f.full = LEVEL(fr_panel_functions)(weights->cell, weights->general, panel_columns(weights->cell, H, 0));
     f.last = LEVEL(fr_panel_functions)(weights->cell, weights->general,

@@ -52,6 +52,7 @@ struct forward_state {
     int x_columns;                  /* fed columns of a whole panel */
     ptrdiff_t terms;                /* capacity of the two */
     ptrdiff_t step_term;            /* where the current step's terms begin */
+    ptrdiff_t saved_ahead;          /* how far ahead of its place the next panel's saved values are asked for; 0: not */
     /* Of a step in two parts, for at most PHASE_ROWS owned rows at a time: */
     vec *between;                   /* (panels owned, rows, COLUMNS): columns that wait for the second; the products by
                                        h that are to be normalised */
