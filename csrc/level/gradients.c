@@ -67,18 +67,18 @@ typedef struct {
     int count, C, lanes;
 } outer_panel;
 
-/* Loads the sums that a panel's rows hold; or stores them there, added to what is there or instead of it. */
+/* Loads the sums that a panel's rows hold; or adds them to what is there. */
 static void load_sums(const outer_panel *panel, vec *sum) {
     for (int i = 0; i < panel->count; i++)
         for (int c = 0; c < panel->C; c++)
             sum[i * COLUMNS + c] = vload_n(panel->rows[i] + c * LANES, c < panel->C - 1 ? LANES : panel->lanes);
 }
-static void store_sums(const outer_panel *panel, const vec *sum, int adds) {
+static void store_sums(const outer_panel *panel, const vec *sum, open_ends ends) {
     for (int i = 0; i < panel->count; i++)
         for (int c = 0; c < panel->C; c++) {
             const int lanes = c < panel->C - 1 ? LANES : panel->lanes;
-            const vec before = adds ? vload_n(panel->rows[i] + c * LANES, lanes) : (vec){0};
-            vstore_n(panel->rows[i] + c * LANES, before + sum[i * COLUMNS + c], lanes);
+            real *out = panel->rows[i] + c * LANES;
+            vstore_n(out, added_to(ends, out, lanes) + sum[i * COLUMNS + c], lanes);
         }
 }
 
@@ -118,15 +118,14 @@ static void add_outer(const backward_state *b, open_ends ends, int source, ptrdi
             d[i] += now * COLUMNS * LANES;
     }
     if (ends.stay)
-        store_sums(&open, sum, 0);
+        store_sums(&open, sum, (open_ends){.writes = 1});
     else if (!straight)
-        store_sums(&gradient, sum, !ends.writes);
+        store_sums(&gradient, sum, ends);
 }
 
 /* Adds R terms' part of a row of W's gradient: n elements. */
-INLINE void add_row_terms(const int R, const int writes, const real *const *x, const real *const *d, ptrdiff_t n,
+INLINE void add_row_terms(const int R, open_ends ends, const real *const *x, const real *const *d, ptrdiff_t n,
                           real *out) {
-    const open_ends ends = {.writes = writes};
     spread value[FEW_TERMS];
     UNROLL(8)
     for (int r = 0; r < R; r++)
@@ -141,16 +140,12 @@ INLINE void add_row_terms(const int R, const int writes, const real *const *x, c
     }
 }
 
-typedef void row_terms_function(const real *const *x, const real *const *d, ptrdiff_t n, real *out);
+typedef void row_terms_function(open_ends ends, const real *const *x, const real *const *d, ptrdiff_t n, real *out);
 
 #define DEFINE_ROW_TERMS(R) \
-    static __attribute__((noinline)) void row_terms_##R(const real *const *x, const real *const *d, ptrdiff_t n, \
-                                                        real *out) { \
-        add_row_terms(R, 0, x, d, n, out); \
-    } \
-    static __attribute__((noinline)) void new_row_terms_##R(const real *const *x, const real *const *d, ptrdiff_t n, \
-                                                            real *out) { \
-        add_row_terms(R, 1, x, d, n, out); \
+    static __attribute__((noinline)) void row_terms_##R(open_ends ends, const real *const *x, const real *const *d, \
+                                                        ptrdiff_t n, real *out) { \
+        add_row_terms(R, ends, x, d, n, out); \
     }
 DEFINE_ROW_TERMS(1)
 DEFINE_ROW_TERMS(2)
@@ -163,11 +158,9 @@ DEFINE_ROW_TERMS(8)
 
 /* Adds at most FEW_TERMS terms' part of the rows of the gradient of a source's weights that panel p of d, or dh, stands
  * for. */
-static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p, int writes) {
-    static row_terms_function *const by_terms[2][FEW_TERMS] = {
-        {row_terms_1, row_terms_2, row_terms_3, row_terms_4, row_terms_5, row_terms_6, row_terms_7, row_terms_8},
-        {new_row_terms_1, new_row_terms_2, new_row_terms_3, new_row_terms_4, new_row_terms_5, new_row_terms_6,
-         new_row_terms_7, new_row_terms_8}};
+static void add_few(const backward_state *b, open_ends ends, int source, ptrdiff_t term, ptrdiff_t terms, ptrdiff_t p) {
+    static row_terms_function *const by_terms[FEW_TERMS] = {row_terms_1, row_terms_2, row_terms_3, row_terms_4,
+                                                            row_terms_5, row_terms_6, row_terms_7, row_terms_8};
     const ptrdiff_t n = row_length(b, source);
     real *gradient = gradient_in(&b->run->gradients, source);
     const panel_runs runs = LEVEL(fr_runs_of)(b, p, source);
@@ -177,7 +170,7 @@ static void add_few(const backward_state *b, int source, ptrdiff_t term, ptrdiff
             for (ptrdiff_t r = 0; r < terms; r++)
                 d[r] = (const real *)(gradients_of(b, source) + (p * b->capacity + term + r) * COLUMNS) + runs.start +
                        g * LANES + k;
-            by_terms[writes][terms - 1](b->from[source] + term, d, n, gradient + (runs.row[g] + k) * n);
+            by_terms[terms - 1](ends, b->from[source] + term, d, n, gradient + (runs.row[g] + k) * n);
         }
 }
 
@@ -205,17 +198,17 @@ static void move_open(const backward_state *b, int source, vec *sum, ptrdiff_t p
 }
 
 /* Adds few terms to the rows of W's gradients that the share owns. Returns whether the call ends. */
-static int add_few_block(const backward_state *b, ptrdiff_t term, ptrdiff_t terms, int writes) {
+static int add_few_block(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++) {
         for (int source = 0; source < b->sources; source++)
-            add_few(b, source, term, terms, p, writes);
+            add_few(b, ends, source, term, terms, p);
         if (fr_share_worked(b->share, FR_PACK_FLOP * (double)((b->I + b->P) * COLUMNS * LANES)))
             return 1;
     }
     const ptrdiff_t panels = b->projects ? wide_panels(b->P) : 0;
     for (ptrdiff_t p = fr_cut(panels, index, size); p < fr_cut(panels, index + 1, size); p++) {
-        add_few(b, FROM_OUT, term, terms, p, writes);
+        add_few(b, ends, FROM_OUT, term, terms, p);
         if (fr_share_worked(b->share, FR_PACK_FLOP * (double)(b->H * COLUMNS * LANES)))
             return 1;
     }
@@ -336,7 +329,7 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
             ends.stay = next - begin <= odd;
             next -= ends.stay ? 0 : odd;
         }
-        if (b->few ? add_few_block(b, begin, next - begin, writes) : add_outer_blocks(b, ends, 0, begin, next))
+        if (b->few ? add_few_block(b, ends, begin, next - begin) : add_outer_blocks(b, ends, 0, begin, next))
             return;
         if (b->projects && !b->few && add_outer_blocks(b, ends, 1, begin, next))
             return;

@@ -85,8 +85,14 @@ INLINE int find_rows(const fr_packed *packed, ptrdiff_t p, int column, int sourc
     return lanes;
 }
 
-/* LANES rows, `apart` apart from `first` on, by few pointers, which stay in registers. `apart_3` is three times as much,
- * in a register of its own. */
+/* Three times as much, kept in a register of its own. */
+INLINE ptrdiff_t thrice(ptrdiff_t apart) {
+    ptrdiff_t apart_3 = 3 * apart;
+    __asm__("" : "+r"(apart_3));
+    return apart_3;
+}
+
+/* LANES rows, `apart` apart from `first` on, by few pointers, which stay in registers. apart_3: thrice(apart). */
 INLINE void spaced_rows(const real **rows, const real *first, ptrdiff_t apart, ptrdiff_t apart_3) {
     const real *base = first;
     UNROLL(16)
@@ -101,8 +107,8 @@ INLINE void spaced_rows(const real **rows, const real *first, ptrdiff_t apart, p
 
 /* out[k][lane] = rows[lane][k] of LANES rows `apart` apart, by whole quarters; returns how many k that is. */
 INLINE ptrdiff_t transpose_whole(real *out, ptrdiff_t step, const real *first, ptrdiff_t apart, ptrdiff_t K) {
-    ptrdiff_t k = 0, apart_3 = 3 * apart;
-    __asm__("" : "+r"(apart_3));
+    const ptrdiff_t apart_3 = thrice(apart);
+    ptrdiff_t k = 0;
     for (; k + QUARTER <= K; k += QUARTER) {
         const real *rows[LANES];
         vec block[QUARTER];

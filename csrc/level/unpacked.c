@@ -13,8 +13,8 @@ INLINE ptrdiff_t add_lines(const int C, vec *sum, const real *a, const real *con
     UNROLL(4)
     for (int c = 0; c < C; c++)
         total[c] = sum[c];
-    ptrdiff_t k = 0, K3 = 3 * K;
-    __asm__("" : "+r"(K3));
+    const ptrdiff_t K3 = thrice(K);
+    ptrdiff_t k = 0;
     for (; k + LINE <= K; k += LINE)
         UNROLL(4)
         for (int c = 0; c < C; c++) {

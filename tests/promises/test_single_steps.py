@@ -20,10 +20,15 @@ CELLS = {
 }
 
 
+def options_of(kind):
+    """What the constructor of a kind takes besides."""
+    return {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+
+
 def steps(kind, B, I, H, dtype, bias=True, batched=True):
     """The next state by every way there is, the first by packed weights; and what went in."""
     make_cell, make_layer, function, function_forward = CELLS[kind]
-    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    options = options_of(kind)
     cell = make_cell(I, H, bias=bias, dtype=dtype, rng=1, **options)
     layer = make_layer(I, H, bias=bias, dtype=dtype, **options)
     turned = make_layer(I, H, bias=bias, dtype=dtype, batch_first=True, **options)
@@ -89,7 +94,7 @@ def test_on_any_number_of_threads(kernels, kind, size):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_of_one_step(kernels, kind):
     """Its outputs are h, memory of their own, and shaped as those of a longer one."""
-    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    options = options_of(kind)
     for shape, first in (((1, 4, 6), False), ((4, 1, 6), True), ((1, 6), False), ((1, 1, 6), True)):
         layer = CELLS[kind][1](6, 20, rng=4, batch_first=first, **options)
         x = np.random.default_rng(3).standard_normal(shape, np.float32)
@@ -110,7 +115,7 @@ def test_a_sequence_of_one_step(kernels, kind):
 def test_no_state_is_a_state_of_zeros(kernels, kind):
     make_cell, _, function, _ = CELLS[kind]
     x = np.random.default_rng(3).standard_normal((4, 6), np.float32)
-    cell = make_cell(6, 20, rng=4, **({"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}))
+    cell = make_cell(6, 20, rng=4, **options_of(kind))
     zeros = bare(tuple(np.zeros((4, 20), np.float32) for _ in range(2 if kind == "lstm" else 1)))
     for part, right in zip(parts_of(function(x, None, *cell.params.values())), parts_of(cell(x, zeros)), strict=True):
         assert_same_bits(part, right, "no state")
@@ -119,7 +124,7 @@ def test_no_state_is_a_state_of_zeros(kernels, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_that_goes_in_is_written(kernels, kind):
     make_cell, _, function, _ = CELLS[kind]
-    cell = make_cell(17, 33, rng=5, **({"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}))
+    cell = make_cell(17, 33, rng=5, **options_of(kind))
     arrays = [np.random.default_rng(6).standard_normal((3, n)).astype(np.float32) for n in (17, 33, 33)]
     state = bare(tuple(arrays[1 : 3 if kind == "lstm" else 2]))
     given = [*arrays, *cell.params.values()]
@@ -135,7 +140,7 @@ def gradients(kind, B, I, H, dtype, bias=True, batched=True, parts=(True, True))
     """The gradients of one step by every way there is, the first a layer's."""
     make_cell, make_layer, _, function_forward = CELLS[kind]
     backward = getattr(fastrnn, f"{kind}_cell_backward")
-    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    options = options_of(kind)
     cell = make_cell(I, H, bias=bias, dtype=dtype, rng=1, **options)
     layer = make_layer(I, H, bias=bias, dtype=dtype, **options)
     layer.load_state_dict({f"{name}_l0": array for name, array in cell.params.items()})
@@ -183,7 +188,7 @@ def test_all_ways_give_the_same_gradients(kernels, kind, size, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tape_shows_the_same_whichever_way_it_was_made(kernels, kind, batched):
     make_cell, _, _, function_forward = CELLS[kind]
-    cell = make_cell(5, 16, rng=1, **({"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}))
+    cell = make_cell(5, 16, rng=1, **options_of(kind))
     x, *state = np.random.default_rng(2).standard_normal((3, 3, 16) if batched else (3, 16)).astype(np.float32)
     x, state = x[..., :5].copy(), bare(tuple(state[: 2 if kind == "lstm" else 1]))
     made = {
@@ -237,7 +242,7 @@ def test_few_terms_by_weights_as_they_are_have_the_bits_of_packed_ones(kernels, 
     """Beside rows of zeros, whose gradients are zero, too many for weights to be read as they are."""
     B, I, H = size
     _, make_layer, _, _ = CELLS[kind]
-    options = {"nonlinearity": kind.removeprefix("rnn_")} if kind.startswith("rnn") else {}
+    options = options_of(kind)
     layer = make_layer(I, H, dtype=dtype, rng=1, **options)
     rng = np.random.default_rng(2)
     states = 2 if kind == "lstm" else 1

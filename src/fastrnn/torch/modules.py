@@ -82,9 +82,6 @@ class GRU(Layer, torch.nn.GRU):
     _torch_forward = with_kernels(torch.nn.GRU.forward)
 
 
-RNN_MODES = {"tanh": "rnn_tanh", "relu": "rnn_relu"}  # looked up, since a step takes as long as making such a word does
-
-
 class RNNCell(Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on fastrnn."""
 
@@ -93,7 +90,7 @@ class RNNCell(Cell, torch.nn.RNNCell):
 
     @property
     def _mode(self) -> str:  # type: ignore[override]
-        return RNN_MODES.get(self.nonlinearity) or f"rnn_{self.nonlinearity}"
+        return f"rnn_{self.nonlinearity}"
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):

@@ -24,6 +24,11 @@ cdef object rows_of(StepCall *s, ptrdiff_t size):
     return (size,)
 
 
+cdef bint fits(Plain *part, StepCall *s) noexcept:
+    """Whether this has a state's features for each row of x."""
+    return part.ndim == s.x.ndim and part.shape[part.ndim - 1] == s.H and (part.ndim == 1 or part.shape[0] == s.B)
+
+
 cdef class CellStep:
     """One step on bare arrays that need no conversion, with weights that are read once, as they are.
 
@@ -62,8 +67,7 @@ cdef class CellStep:
 
     cdef bint part(self, object array, StepCall *s, Plain *result, bint batched) except -1:
         """Whether `array` is plain and a part of a state that fits x."""
-        return (self.rows(array, s, result, 0, s.H) and result.ndim == s.x.ndim
-                and (result.ndim == 1 or result.shape[0] == s.B)
+        return (self.rows(array, s, result, 0, s.H) and fits(result, s)
                 and (s.time_axis < 0 or batched == (array.ndim == 3)))
 
     cdef bint read(self, cell, x, state, w_ih, w_hh, b_ih, b_hh, StepCall *s) except -1:
@@ -97,7 +101,13 @@ cdef class CellStep:
                 and self.part((<tuple>state)[1], s, &s.now[1], batched))
 
     cdef object array(self, StepCall *s, object shape, Plain *result):
-        return plain_empty(self.ndarray, self.empty, s.kind, self.single if s.kind == c"f" else self.double, shape, result)
+        """A new array, whose elements are anything."""
+        cdef object made = self.empty(shape, self.dtype(s))
+        plain_array(self.ndarray, s.kind, made, result, PyBUF_WRITABLE)
+        return made
+
+    cdef object dtype(self, StepCall *s):
+        return self.single if s.kind == c"f" else self.double
 
     cdef int step(self, StepCall *s, void *y, void *saved, int threads) except -1:
         """From s.now to s.after."""
@@ -166,7 +176,7 @@ cdef class CellStep:
         if not self.read(cell, x, state, w_ih, w_hh, b_ih, b_hh, s):
             return None
         shape = rows_of(s, s.H)
-        made.ndarray, made.empty, made.dtype = self.ndarray, self.empty, self.single if s.kind == c"f" else self.double
+        made.way = self
         made.arrays = x, w_ih, w_hh, b_ih, b_hh
         made.kept = self.array(s, ((1 + s.parts + fr_cells[s.code].saved) * s.B, s.H), &kept)
         part = s.B * s.H * (4 if s.kind == c"f" else 8)
@@ -185,13 +195,6 @@ cdef class CellStep:
         return h if s.parts == 1 else (h, c), made
 
 
-cdef object plain_empty(object ndarray, object empty, char kind, object dtype, object shape, Plain *result):
-    """A new array, whose elements are anything."""
-    cdef object made = empty(shape, dtype)
-    plain_array(ndarray, kind, made, result, PyBUF_WRITABLE)
-    return made
-
-
 cdef class RecordedStep:
     """What the backward of a step needs: the caller's arrays, and what the step made of them.
 
@@ -199,7 +202,7 @@ cdef class RecordedStep:
     """
 
     cdef StepCall call  # its `now` lies in `kept`
-    cdef object ndarray, empty, dtype
+    cdef CellStep way  # that made this
     cdef tuple arrays  # x, w_ih, w_hh, b_ih, b_hh, whose memory `call` points to
     cdef object kept  # ((1 + parts + saved) * B, H): y, the state before, which the caller may change, what was saved
     cdef char *y
@@ -208,7 +211,8 @@ cdef class RecordedStep:
     @property
     def sizes(self):
         """I, H, whether there is a bias, the dtype, whether there is a batch."""
-        return self.call.I, self.call.H, self.arrays[3] is not None or self.arrays[4] is not None, self.dtype, self.call.x.ndim == 2
+        bias = self.arrays[3] is not None or self.arrays[4] is not None
+        return self.call.I, self.call.H, bias, self.way.dtype(&self.call), self.call.x.ndim == 2
 
     @property
     def contents(self):
@@ -217,14 +221,15 @@ cdef class RecordedStep:
         cdef int parts = self.call.parts, i
         cdef ptrdiff_t G = self.call.rows
         shapes = (1, B, I), (G, I), (G, H), (G,), (G,)
-        as_given = [array if array is None else self.ndarray(shape, self.dtype, array)
+        dtype = self.way.dtype(&self.call)
+        as_given = [array if array is None else self.way.ndarray(shape, dtype, array)
                     for shape, array in zip(shapes, self.arrays)]
         rows = self.kept.reshape((-1, 1, B, H))
         saved = self.kept[(1 + parts) * B :].reshape((1, 1, B, -1, H)) if len(rows) > 1 + parts else None
         return as_given[0], as_given[1:], tuple([rows[1 + i] for i in range(parts)]), rows[0], saved
 
     cdef object array(self, object shape, Plain *result):
-        return plain_empty(self.ndarray, self.empty, self.call.kind, self.dtype, shape, result)
+        return self.way.array(&self.call, shape, result)
 
     def backprop(self, tuple given, int threads):
         """(dx, dstate, (dw_ih, dw_hh, db_ih, db_hh)) by dh, or dh and dc, one of which may be None.
@@ -245,9 +250,7 @@ cdef class RecordedStep:
             if given[i] is None:
                 continue
             some = True
-            if not plain_array(self.ndarray, s.kind, given[i], &gradients[i], 0) or gradients[i].ndim != s.x.ndim:
-                return None
-            if gradients[i].shape[s.x.ndim - 1] != s.H or (s.x.ndim == 2 and gradients[i].shape[0] != s.B):
+            if not plain_array(self.way.ndarray, s.kind, given[i], &gradients[i], 0) or not fits(&gradients[i], s):
                 return None
         if not some:
             return None
