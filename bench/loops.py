@@ -2,7 +2,7 @@
 
     python bench/loops.py                     # GCC's and Clang's code, every level, every core
     python bench/loops.py --level v3 --core znver3 --all
-    python bench/loops.py build/CMakeFiles/kernels_v3_f32.dir/csrc/level/tiles.c.o
+    python bench/loops.py build/CMakeFiles/kernels_v3_f32_products.dir/csrc/level/tiles.c.o
 
 Builds the kernels, finds the product loops in the objects (disassembly.py) and prints, for each tile and core, the
 worst loop: its cycles per multiply-add, these over the core's bound, and what the bound is. The bound of a tile, in
@@ -118,7 +118,8 @@ def build(compiler, arm, levels, directory):
     """The kernels' objects for one machine family, built as the package's are."""
     source = Path(__file__).parents[1]
     options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DFASTRNN_PORTABLE_TEST=ON", *COMPILERS[compiler][arm]]
-    targets = [f"kernels_{level}_{dtype}" for level in levels for dtype in ("f32", "f64") if (level == "neon") == arm]
+    parts = [f"{dtype}_{part}" for dtype in ("f32", "f64") for part in ("products", "around")]
+    targets = [f"kernels_{level}_{part}" for level in levels if (level == "neon") == arm for part in parts]
     configure = ["cmake", "-S", source, "-B", directory, *options]
     for command in (configure, ["cmake", "--build", directory, "--target", *targets]):
         result = subprocess.run(command, capture_output=True, text=True)
