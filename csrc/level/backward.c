@@ -269,6 +269,7 @@ void LEVEL(fr_backward)(const fr_backward_run *run, const fr_batch *batch, const
     lay_out(&b, scratch);
     fr_fp_mode mode = fr_fp_mode_enter();
     int met = 0;
+    b.options = fr_plain_options;
     if (run->options) {
         b.options = *run->options;
         LEVEL(fr_set_ends)(&b.options);

@@ -52,19 +52,16 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
     vstore_n(dh0, u.carry, n);
 }
 
-/* A cell without a c has no output to project. */
-#define DERIVE(name, cell, options, projects) \
+/* Only the general instance projects, and only a cell with a c has an output to project. */
+#define DERIVE(name, cell, options, may_project) \
     static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
-        for (int c = 0; c < C && (!projects || fr_cells[cell].states == 2); c++, j += LANES) \
+        const int projects = (may_project) && fr_cells[cell].states == 2 && b->projects; \
+        for (int c = 0; c < C; c++, j += LANES) \
             derive_block(cell, options, projects, b, s, rank, j, dh[c]); \
     }
 #define EQUATION(NAME, name) DERIVE(derive_##name, FR_##NAME, NULL, 0)
 #include "cells.def"
-#define EQUATION(NAME, name) DERIVE(derive_general_##name, FR_##NAME, &b->options, 0)
-#include "cells.def"
-#define EQUATION(NAME, name) DERIVE(derive_projected_##name, FR_##NAME, NULL, 1)
-#include "cells.def"
-#define EQUATION(NAME, name) DERIVE(derive_general_projected_##name, FR_##NAME, &b->options, 1)
+#define EQUATION(NAME, name) DERIVE(derive_general_##name, FR_##NAME, &b->options, 1)
 #include "cells.def"
 
 #define DERIVE_SECOND(name, cell, options) \
@@ -78,13 +75,11 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
 #include "cells.def"
 
 derive_function *LEVEL(fr_derive)(const backward_state *b) {
-    static derive_function *const by_cell[FR_CELLS][2][2] = {
-#define EQUATION(NAME, name) \
-    [FR_##NAME] = {{derive_##name, derive_general_##name}, \
-                   {derive_projected_##name, derive_general_projected_##name}},
+    static derive_function *const by_cell[FR_CELLS][2] = {
+#define EQUATION(NAME, name) [FR_##NAME] = {derive_##name, derive_general_##name},
 #include "cells.def"
     };
-    return by_cell[b->cell][b->projects][b->run->options != NULL];
+    return by_cell[b->cell][b->projects || b->run->options];
 }
 
 derive_function *LEVEL(fr_derive_second)(const backward_state *b) {

@@ -46,18 +46,27 @@ INLINE void zone_units(const fr_options *o, const int has_c, const beside kind, 
  * lines of the next panel's: each is a place of its own, which no processor sees coming. */
 INLINE void keep_values(const int cell, const int first, const int end, const beside kind, const int n,
                         const forward_state *f, const finish_state *s, ptrdiff_t j) {
-    const ptrdiff_t H = f->weights->H;
     if (end == first || !f->run->saved)
         return;
-    const ptrdiff_t next = s->t % 2 ? -f->saved_ahead : f->saved_ahead; /* as panels are taken */
+    const ptrdiff_t H = f->weights->H, next = s->t % 2 ? -f->saved_ahead : f->saved_ahead; /* as panels are taken */
+    real *saved[SIDE_BY_SIDE]; /* all places before the first store, after which the compiler would read anew */
+    EACH(r, n)
+        saved[r] = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H
+                   + nth_unit(kind, j, r);
     EACH(r, n) {
-        real *saved = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H;
-        UNROLL(16)
-        for (int k = first; k < end; k++) {
-            vstore_n(saved + k * H + nth_unit(kind, j, r), s->units.saved[k][r], nth_lanes(kind, s, H, j, r));
-            if (next)
-                __builtin_prefetch(saved + k * H + nth_unit(kind, j, r) + next, 1, 3);
-        }
+        const int lanes = nth_lanes(kind, s, H, j, r);
+        if (next)
+            UNROLL(16)
+            for (int k = first; k < end; k++)
+                __builtin_prefetch(saved[r] + k * H + next, 1, 3);
+        if (lanes == LANES)
+            UNROLL(16)
+            for (int k = first; k < end; k++)
+                vstore(saved[r] + k * H, s->units.saved[k][r]);
+        else
+            UNROLL(16)
+            for (int k = first; k < end; k++)
+                store_part(saved[r] + k * H, s->units.saved[k][r], lanes);
     }
 }
 
@@ -66,11 +75,17 @@ INLINE void keep_state(const int has_c, const beside kind, const int n, const fo
                        ptrdiff_t j) {
     const ptrdiff_t H = f->weights->H;
     const forward_units *u = &s->units;
-    EACH(r, n)
-        vstore_n(at(&f->out, s->t, s->row[r]) + nth_unit(kind, j, r), u->h[r], nth_lanes(kind, s, H, j, r));
-    if (has_c)
-        EACH(r, n)
-            vstore_n((real *)f->run->c + s->row[r] * H + nth_unit(kind, j, r), u->c[r], nth_lanes(kind, s, H, j, r));
+    real *h[SIDE_BY_SIDE], *c[SIDE_BY_SIDE];
+    EACH(r, n) {
+        h[r] = at(&f->out, s->t, s->row[r]) + nth_unit(kind, j, r);
+        c[r] = (real *)f->run->c + s->row[r] * H + nth_unit(kind, j, r);
+    }
+    EACH(r, n) {
+        const int lanes = nth_lanes(kind, s, H, j, r);
+        vstore_n(h[r], u->h[r], lanes);
+        if (has_c)
+            vstore_n(c[r], u->c[r], lanes);
+    }
 }
 
 /* Takes one stage of the block-th block of units of the panel. */

@@ -42,6 +42,8 @@ INLINE void row_panels(const int cell, const fr_options *o, const int P, const i
             sum[q * COLUMNS + c] = c < x ? start[c] : ((const vec *)(panel + q * panel_size))[c];
     }
     const int parts = last ? P * stages : 1;
+    if (!last) /* nothing that the stages read is kept through a step's first products, which need the registers */
+        __asm__ volatile("" : : : "memory");
     UNROLL(16)
     for (int part = 0; part < parts; part++) {
         const ptrdiff_t k = H * part / parts, end = H * (part + 1) / parts;

@@ -130,7 +130,7 @@ INLINE void store_part(real *p, vec v, int n) {
             p[i] = v[i];
 }
 #endif
-#if defined(__AVX512F__) /* a load costs no more with a mask than without */
+#if defined(__AVX2__) /* a load costs no more with a mask than without */
 INLINE vec vload_n(const real *p, int n) {
     return __builtin_constant_p(n) && n == LANES ? vload(p) : load_part(p, n);
 }
