@@ -34,7 +34,8 @@ INLINE void lstm_forward(const fr_options *opt, const int stage, const int n, fo
     }
 }
 
-INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
+/* Of h = o tanh c: d of o, and dc. */
+INLINE void lstm_output_backward(const fr_options *opt, backward_units *u) {
     const vec i = u->saved[LSTM_I], f = u->saved[LSTM_F], g = u->saved[LSTM_G], o = u->saved[LSTM_O];
     vec c = u->saved[LSTM_C], out_c;
     if (zones(opt)) /* what is saved is what zoneout left of it */
@@ -42,19 +43,26 @@ INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
     activate(opt, FR_OUTPUT, 1, &c, &out_c);
     u->out = o * out_c;
     u->d[3] = u->dh * out_c * d_activate(opt, FR_GATES, o);
-    vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
-    const int peephole = opt && u->vectors;
-    if (peephole)
-        dc = vfma(u->d[3], take_vector(u->vectors, u->step, 2, u->lanes), dc);
+    u->dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
+    if (opt && u->vectors) {
+        u->dc = vfma(u->d[3], take_vector(u->vectors, u->step, 2, u->lanes), u->dc);
+        u->d_vectors[2] = u->d[3] * c;
+    }
+}
+
+INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
+    const vec i = u->saved[LSTM_I], f = u->saved[LSTM_F], g = u->saved[LSTM_G];
+    if (!u->dc_is_whole)
+        lstm_output_backward(opt, u);
+    const vec dc = u->dc;
     u->d[0] = dc * g * d_activate(opt, FR_GATES, i);
     u->d[1] = dc * take_c_prev(u) * d_activate(opt, FR_GATES, f);
     u->d[2] = dc * i * d_activate(opt, FR_CANDIDATE, g);
     u->dc = dc * f;
-    if (peephole) {
+    if (opt && u->vectors) {
         u->dc = vfma(u->d[0], take_vector(u->vectors, u->step, 0, u->lanes), u->dc);
         u->dc = vfma(u->d[1], take_vector(u->vectors, u->step, 1, u->lanes), u->dc);
         u->d_vectors[0] = u->d[0] * take_c_prev(u);
         u->d_vectors[1] = u->d[1] * take_c_prev(u);
-        u->d_vectors[2] = u->d[3] * c;
     }
 }

@@ -145,23 +145,28 @@ static int prepare(const backward_state *b) {
     return fr_barrier_wait(b->share->barrier);
 }
 
-/* Moves the terms from `keep` on to the front of the buffers. Returns whether the call ends. */
-static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t end) {
+/* Moves `count` terms of `size` vectors each, from the term `keep` on, to the front of a buffer, but for the first `done`
+ * of them, which nobody reads any more. */
+static void move_terms(vec *terms, ptrdiff_t keep, ptrdiff_t done, ptrdiff_t count, ptrdiff_t size) {
+    memmove(terms + done * size, terms + (keep + done) * size, (size_t)((count - done) * size) * VEC_BYTES);
+}
+
+/* Moves the terms from `keep` on to the front of the buffers: the step after reads the gradients of their products by h.
+ * All else of them is read from `summed` on, where the parameters' gradients are due. Returns whether the call ends. */
+static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t summed, ptrdiff_t end) {
     const size_t count = (size_t)(end - keep);
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
-        vec *d = b->d + p * b->capacity * COLUMNS;
-        memmove(d, d + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
-        for (int source = 0; source <= FROM_X && is_normed(b->cell); source++) {
-            vec *by_source = b->d_by[source] + p * b->capacity * COLUMNS;
-            memmove(by_source, by_source + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+        const ptrdiff_t panel = p * b->capacity * COLUMNS;
+        move_terms(b->d_by[FROM_H] + panel, keep, 0, end - keep, COLUMNS);
+        if (is_normed(b->cell)) {
+            move_terms(b->d + panel, keep, summed - keep, end - keep, COLUMNS);
+            move_terms(b->d_by[FROM_X] + panel, keep, summed - keep, end - keep, COLUMNS);
         }
         if (b->vectors)
-            memmove(vector_terms(b, p, 0, 0, 0), vector_terms(b, p, keep, 0, 0),
-                    count * (size_t)(b->vectors * panel_blocks(b->cell)) * VEC_BYTES);
+            move_terms(vector_terms(b, p, 0, 0, 0), keep, summed - keep, end - keep, b->vectors * panel_blocks(b->cell));
     }
     for (ptrdiff_t p = b->share->index; b->projects && p < wide_panels(b->P); p += b->share->size) {
-        vec *dh = b->dh + p * b->capacity * COLUMNS;
-        memmove(dh, dh + keep * COLUMNS, count * COLUMNS * VEC_BYTES);
+        move_terms(b->dh + p * b->capacity * COLUMNS, keep, 0, end - keep, COLUMNS);
     }
     if (b->share->index == 0) {
         for (int source = 0; source < FROM_LEFT; source++)
@@ -255,7 +260,7 @@ static void run_steps(const backward_state *b, int *met) {
         writes &= whole == summed;
         summed = whole;
         ptrdiff_t keep = summed < s.term ? summed : s.term;
-        if (fr_barrier_wait(team) || keep_terms(b, keep, end))
+        if (fr_barrier_wait(team) || keep_terms(b, keep, summed, end))
             return;
         summed -= keep;
         stored -= keep;

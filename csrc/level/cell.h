@@ -37,6 +37,7 @@ typedef struct {
     vec saved[MAX_SAVED];               /* likewise */
     vec dh;         /* of the equation's h, whole */
     vec dc;         /* in: of c, but for what comes by way of h; out: of c_prev */
+    int dc_is_whole; /* in: dc has that too, and the column of the gate of h is done */
     vec d[COLUMNS]; /* out: of the columns; of one that h feeds, of the product by h */
     vec d_vectors[MAX_VECTORS]; /* out: of the vectors, by this row and step */
     vec out;        /* out: of a cell with two states, the h of its equation again, for W_hr's gradient */

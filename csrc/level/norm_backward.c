@@ -17,6 +17,7 @@ typedef struct {
     ptrdiff_t rank, row;
     normal of_x, of_h, of_c;
     normal by_x, by_h, by_c; /* means of dn, and, in the place of scales, of dn n */
+    const real *next;        /* what was saved of the row after it, soon to be read */
     const real *c;           /* (H): as it was made */
     real *d_normal;          /* (H): dn of c */
 } normed_row;
@@ -118,10 +119,10 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
         backward_units u;
         block_state state;
         load_units(cell, r->o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
-        if (has_c) { /* what reaches c by way of h is in dc now, and the rest of the equation is without it */
+        if (has_c) {
             const vec n = standard(&r->of_c, 0, vload_n(r->c + j, u.lanes));
             u.dc += d_standard(&r->of_c, &r->by_c, 0, vload_n(r->d_normal + j, u.lanes), n);
-            u.dh = u.saved[LSTM_C] = (vec){0};
+            u.dc_is_whole = 1;
         }
         u.vectors = NULL;
         cell_backward(cell, r->o, &u);
@@ -135,16 +136,25 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
     r->by_h = mean_of_sums(&by_h, gates, H, r->o->each_gate);
 }
 
+/* Asks for the values first .. end-1 of the next row, at the units from j on. */
+INLINE void ask_for(const normed_row *r, const int first, const int end, ptrdiff_t H, ptrdiff_t j) {
+    UNROLL(16)
+    for (int k = first; k < end; k++)
+        __builtin_prefetch(r->next + k * H + j, 0, 3);
+}
+
 /* Of the products by a source. */
 INLINE void products_row(const int cell, const backward_state *b, const normed_row *r, const int source) {
     const ptrdiff_t H = b->H;
     const normal_row products = saved_products(cell, b, r, source);
     const normal *of = source == FROM_X ? &r->of_x : &r->of_h, *by = source == FROM_X ? &r->by_x : &r->by_h;
     const real *gains = gains_by(cell, b, source);
+    const int kept = fr_cells[cell].saved;
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         const int n = min_lanes(H - j);
         const vec *d = d_at(b, b->d, r, p);
         vec *out = d_at(b, b->d_by[source], r, p);
+        ask_for(r, source == FROM_X ? 0 : kept / 2, source == FROM_X ? kept / 2 : kept, H, j);
         UNROLL(4)
         for (int k = 0; k < fed_part(cell, source)->count; k++) {
             const int g = fed_part(cell, source)->gate[k], c = fed_part(cell, source)->first + k;
@@ -154,9 +164,10 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
     }
 }
 
-INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptrdiff_t rank) {
+INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t next_rank) {
     const fr_options *o = &b->options;
     normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
+    r.next = saved_at(b, s->t, fr_row(b->batch, next_rank));
     const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
     LEVEL(fr_find_normal)(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);
     LEVEL(fr_find_normal)(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_h);
@@ -172,56 +183,65 @@ INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptr
 #define NORMED(NAME, NORMAL, normal) \
     static void backward_##normal(const backward_state *b, const step *s, ptrdiff_t owned) { \
         for (ptrdiff_t i = 0; i < owned; i++) \
-            norm_row(FR_##NAME, b, s, fr_rank(b->hand, i)); \
+            norm_row(FR_##NAME, b, s, fr_rank(b->hand, i), fr_rank(b->hand, i + 1 < owned ? i + 1 : i)); \
     }
 #include "cells.def"
 
-/* Adds a block of terms to the gradients of the gains by a source, at panel p. */
+/* The panels whose sums are taken together, so that a term's saved products are read in lines that are neighbours. */
+enum { GAIN_PANELS = 8 };
+
+/* Adds a block of terms to the gradients of the gains by a source, at `panels` panels from p on. */
 INLINE void add_gains(const int cell, const int source, const backward_state *b, open_ends ends, ptrdiff_t term,
-                      ptrdiff_t terms, ptrdiff_t p) {
-    const ptrdiff_t H = b->H, j = p * LANES, first = source == FROM_X ? 0 : fr_cells[cell].gates * H;
-    const int count = fed_part(cell, source)->count, n = min_lanes(H - j);
-    real *gradient = (real *)b->run->gradients.vectors + first + j;
-    real *opened = ends.begin || ends.stay ? (real *)b->run->span.open.vectors + first + j : NULL;
-    const vec *d = b->d + (p * b->capacity + term) * COLUMNS + fed_part(cell, source)->first;
-    vec sums[COLUMNS];
-    UNROLL(4)
-    for (int k = 0; k < count; k++)
-        sums[k] = ends.begin ? vload_n(opened + fed_part(cell, source)->gate[k] * H, n) : (vec){0};
-    for (ptrdiff_t i = term; i < term + terms; i++, d += COLUMNS)
+                      ptrdiff_t terms, ptrdiff_t p, ptrdiff_t panels) {
+    const ptrdiff_t H = b->H, first = (source == FROM_X ? 0 : fr_cells[cell].gates * H) + p * LANES;
+    const ptrdiff_t d_panel = b->capacity * COLUMNS;
+    const fr_fed *fed = fed_part(cell, source);
+    real *gradient = (real *)b->run->gradients.vectors + first;
+    real *opened = ends.begin || ends.stay ? (real *)b->run->span.open.vectors + first : NULL;
+    vec sums[GAIN_PANELS][COLUMNS] = {0};
+    for (ptrdiff_t q = 0; q < panels && ends.begin; q++)
         UNROLL(4)
-        for (int k = 0; k < count; k++) {
-            const int g = fed_part(cell, source)->gate[k];
-            const vec v = vload_n(b->products[i] + saved_product(cell, source, g) * H + j, n);
-            sums[k] = vfma(d[k], standard(&b->normals[source][i], g, v), sums[k]);
+        for (int k = 0; k < fed->count; k++)
+            sums[q][k] = vload_n(opened + fed->gate[k] * H + q * LANES, min_lanes(H - (p + q) * LANES));
+    for (ptrdiff_t i = term; i < term + terms; i++) {
+        const vec *d = b->d + p * d_panel + i * COLUMNS + fed->first;
+        const real *saved = b->products[i] + p * LANES;
+        const normal of = b->normals[source][i];
+        for (ptrdiff_t q = 0; q < panels; q++, d += d_panel, saved += LANES) {
+            const int n = min_lanes(H - (p + q) * LANES);
+            UNROLL(4)
+            for (int k = 0; k < fed->count; k++) {
+                const int g = fed->gate[k];
+                const vec v = vload_n(saved + saved_product(cell, source, g) * H, n);
+                sums[q][k] = vfma(d[k], standard(&of, g, v), sums[q][k]);
+            }
         }
-    UNROLL(4)
-    for (int k = 0; k < count; k++) {
-        real *out = (ends.stay ? opened : gradient) + fed_part(cell, source)->gate[k] * H;
-        vstore_n(out, ends.stay ? sums[k] : added_to(ends, out, n) + sums[k], n);
     }
+    for (ptrdiff_t q = 0; q < panels; q++)
+        UNROLL(4)
+        for (int k = 0; k < fed->count; k++) {
+            const int n = min_lanes(H - (p + q) * LANES);
+            real *out = (ends.stay ? opened : gradient) + fed->gate[k] * H + q * LANES;
+            vstore_n(out, ends.stay ? sums[q][k] : added_to(ends, out, n) + sums[q][k], n);
+        }
 }
-
-#define NORMED(NAME, NORMAL, normal) \
-    static void gains_##normal(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms, \
-                               ptrdiff_t p) { \
-        add_gains(FR_##NAME, FROM_X, b, ends, term, terms, p); \
-        add_gains(FR_##NAME, FROM_H, b, ends, term, terms, p); \
-    }
-#include "cells.def"
 
 void LEVEL(fr_add_gains)(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size;
-    for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++)
+    const ptrdiff_t end = fr_cut(b->panels, index + 1, size);
+    for (ptrdiff_t p = fr_cut(b->panels, index, size), panels; p < end; p += panels) {
+        panels = end - p < GAIN_PANELS ? end - p : GAIN_PANELS;
         switch (b->cell) {
 #define NORMED(NAME, NORMAL, normal) \
     case FR_##NAME: \
-        gains_##normal(b, ends, term, terms, p); \
+        add_gains(FR_##NAME, FROM_X, b, ends, term, terms, p, panels); \
+        add_gains(FR_##NAME, FROM_H, b, ends, term, terms, p, panels); \
         break;
 #include "cells.def"
         default:
             __builtin_unreachable();
         }
+    }
 }
 
 void LEVEL(fr_norm_backward)(const backward_state *b, const step *s, ptrdiff_t owned) {
