@@ -141,5 +141,12 @@ cdef bint plain_array(object ndarray, char expected, object array, Plain *result
     return good
 
 
+cdef inline fr_sequence one_step(char *data, ptrdiff_t features) noexcept:
+    """A sequence of one step, its rows one after the other."""
+    cdef fr_sequence result
+    result.data, result.time, result.row = data, 0, features
+    return result
+
+
 cdef bint overlap(Plain *a, Plain *b) noexcept:
     return a.data < b.data + b.bytes and b.data < a.data + a.bytes

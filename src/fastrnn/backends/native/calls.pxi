@@ -53,11 +53,45 @@ def host_threads(size_t parallel, int threads):
     fr_host_set(<fr_parallel *>parallel, threads)
 
 
-cdef void set_state(fr_forward_run *run, bint has_c, Plain *now, Plain *after, ptrdiff_t h, ptrdiff_t c) noexcept:
-    """The state before and after the run, its parts from so many bytes on."""
-    run.h0, run.h = now[0].data + h, after[0].data + h
-    if has_c:
-        run.c0, run.c = now[1].data + c, after[1].data + c
+cdef struct States:  # the parts of a state, or of its gradient; NULL for one that is absent
+    char *h
+    char *c
+
+
+cdef inline States states_at(Plain *parts, bint has_c, ptrdiff_t h, ptrdiff_t c) noexcept:
+    """Of plain arrays, so many bytes from where they begin."""
+    cdef States result
+    result.h, result.c = parts[0].data + h, parts[1].data + c if has_c else NULL
+    return result
+
+
+cdef States states_of(object arrays, bint has_c, ptrdiff_t d, ptrdiff_t h, ptrdiff_t c, int flags=0) except *:
+    """Of the d-th direction, in arrays that have so many bytes of each."""
+    cdef States result
+    result.h, result.c = part(arrays[0], d, h, flags), part(arrays[1], d, c, flags) if has_c else NULL
+    return result
+
+
+cdef inline void set_forward(
+    fr_forward_run *run, fr_packed *packed, bint reverse, fr_sequence x, fr_sequence y, States before, States after,
+    char *saved
+) noexcept:
+    """What every forward run has; all else of it is absent."""
+    memset(run, 0, sizeof(fr_forward_run))
+    run.packed, run.reverse, run.x, run.y, run.saved = packed, reverse, x, y, saved
+    run.h0, run.c0, run.h, run.c = before.h, before.c, after.h, after.c
+
+
+cdef inline void set_backward(
+    fr_backward_run *run, fr_weights weights, fr_gradients gradients, bint overwrites, fr_sequence x, fr_sequence y,
+    fr_sequence dx, States before, States d_after, States d_before, char *saved
+) noexcept:
+    """What every backward run has but for its sizes; all else of it is absent."""
+    memset(run, 0, sizeof(fr_backward_run))
+    run.weights, run.gradients, run.overwrites = weights, gradients, overwrites
+    run.x, run.y, run.dx, run.saved = x, y, dx, saved
+    run.h0, run.c0, run.dh, run.dc = before.h, before.c, d_after.h, d_after.c
+    run.dh0, run.dc0 = d_before.h, d_before.c
 
 
 cdef fr_options *options_of(object cell, fr_options *room) except? NULL:
@@ -168,15 +202,11 @@ def forward(Packed packed not None, run, after, int threads):
     cdef int d
     for d in range(packed.count):
         r = &runs[d]
-        r.packed = packed.directions[d]
-        r.reverse = run.reverse[d]
-        r.x = sequence(run.x, 0, s.item)
-        r.y = sequence(run.y, d * s.P, s.item, PyBUF_WRITABLE)
-        r.h0 = part(run.state[0], d, h)
-        r.h = part(after[0], d, h, PyBUF_WRITABLE)
-        r.c0 = part(run.state[1], d, c) if has_c else NULL
-        r.c = part(after[1], d, c, PyBUF_WRITABLE) if has_c else NULL
-        r.saved = NULL if saved == NULL else saved + d * saved_size
+        set_forward(
+            r, packed.directions[d], run.reverse[d], sequence(run.x, 0, s.item),
+            sequence(run.y, d * s.P, s.item, PyBUF_WRITABLE), states_of(run.state, has_c, d, h, c),
+            states_of(after, has_c, d, h, c, PyBUF_WRITABLE), NULL if saved == NULL else saved + d * saved_size,
+        )
         set_entry(&r.entry, run.steps, d, &s)
         set_masks(&r.masks, run.steps, d, &s)
         r.noise = sequence(run.steps.noise, d * s.H, s.item)
@@ -217,27 +247,16 @@ def backward(cell, weights, run, given, wanted, int threads):
     if overwrites and lengths != NULL and not run.steps.lengths.any():  # no step writes them
         wanted.clear()
         overwrites = False
-    memset(runs, 0, sizeof(runs))
     for d in range(count):
         r = &runs[d]
+        set_backward(
+            r, weights_of(weights[d]), gradients_of(wanted.dweights[d]), overwrites, sequence(run.x, 0, s.item),
+            sequence(run.y, d * s.P, s.item), sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE),
+            states_of(run.state, has_c, d, h, c), states_of(given.dstate, has_c, d, h, c),
+            states_of(wanted.dstate, has_c, d, h, c, PyBUF_WRITABLE), NULL if saved == NULL else saved + d * saved_size,
+        )
         r.cell, r.dtype, r.input_size, r.hidden_size = code, s.dtype, s.I, s.H
-        r.weights = weights_of(weights[d])
-        r.options = options
-        r.reverse = run.reverse[d]
-        r.x = sequence(run.x, 0, s.item)
-        r.y = sequence(run.y, d * s.P, s.item)
-        r.dy = sequence(given.dy, d * s.P, s.item)
-        r.dx = sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE)
-        r.h0 = part(run.state[0], d, h)
-        r.dh = part(given.dstate[0], d, h)
-        r.dh0 = part(wanted.dstate[0], d, h, PyBUF_WRITABLE)
-        if has_c:
-            r.c0 = part(run.state[1], d, c)
-            r.dc = part(given.dstate[1], d, c)
-            r.dc0 = part(wanted.dstate[1], d, c, PyBUF_WRITABLE)
-        r.saved = NULL if saved == NULL else saved + d * saved_size
-        r.gradients = gradients_of(wanted.dweights[d])
-        r.overwrites = overwrites
+        r.options, r.reverse, r.dy = options, run.reverse[d], sequence(given.dy, d * s.P, s.item)
         if run.span is not None:
             set_span(r, run.span, wanted.dweights[d], d)
         if wanted.dsteps is not None:

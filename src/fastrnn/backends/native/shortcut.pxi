@@ -120,26 +120,17 @@ cdef class Shortcut:
         cdef fr_forward_run run
         cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0]
         cdef ptrdiff_t h = B * self.widths[0] * self.item, c = B * self.widths[1] * self.item
+        cdef fr_sequence given = one_step(x.data, self.input_size), output = one_step(y.data, self.widths[0])
         cdef int k = 0
-        memset(&run, 0, sizeof(run))
-        run.x.data, run.x.row = x.data, self.input_size
-        run.y.data, run.y.row = y.data, self.widths[0]
         for layer in self.layers:
-            set_state(&run, self.has_c, now, after, k * h, k * c)
-            self.run(layer, &run, 1, B, NULL, threads, False)
-            run.x.data, run.x.row = run.h, self.widths[0]
+            set_forward(
+                &run, (<Packed>layer).directions[0], False, given, output, states_at(now, self.has_c, k * h, k * c),
+                states_at(after, self.has_c, k * h, k * c), NULL,
+            )
+            run_forward(&run, 1, 1, B, NULL, threads, B * self.row_flop)
+            given = one_step(<char *>run.h, self.widths[0])
             k += 1
         return 0
-
-    cdef int run(
-        self, Packed layer, fr_forward_run *runs, ptrdiff_t T, ptrdiff_t B, const int64_t *lengths, int threads,
-        bint backward
-    ) except -1:
-        """One layer: its directions' runs, but for the weights; backward: its only direction is the reverse one."""
-        cdef int d
-        for d in range(layer.count):
-            runs[d].packed, runs[d].reverse = layer.directions[d], d or backward
-        return run_forward(runs, layer.count, T, B, lengths, threads, T * B * self.row_flop)
 
     def sequence(self, sequence, state, lengths, int threads):
         """(y, state) of a layer; None if an argument is not plain: the caller checks and converts then."""
@@ -150,6 +141,8 @@ cdef class Shortcut:
         cdef fr_forward_run runs[2]
         cdef ptrdiff_t T, B = 1, rows = -1, P = self.widths[0], h, c, width = self.directions * P
         cdef const int64_t *row_lengths
+        cdef fr_sequence given, output
+        cdef Packed layer
         cdef int parts = 2 if self.has_c else 1, batch = 0 if self.batch_first else 1, i, k, d
         cdef bint backward
         cdef tuple state_shape, shape
@@ -172,21 +165,24 @@ cdef class Shortcut:
             for i in range(parts):
                 now[i] = after[i]
                 memset(now[i].data, 0, now[i].bytes)
-        memset(runs, 0, sizeof(runs))
         h, c = B * P * self.item, B * self.widths[1] * self.item
         layers = iter(self.layers)
         for k in range(self.num_layers):
             check_signals()  # layers each too short to ask may be many
             target = self.empty(shape, self.dtype)
             self.plain(target, &y, PyBUF_WRITABLE)
-            for d in range(self.directions):
-                runs[d].x = self.strides(&x, T, B)
-                runs[d].y = self.strides(&y, T, B)
-                runs[d].y.data = y.data + d * P * self.item
-                i = k * self.directions + d
-                set_state(&runs[d], self.has_c, now, after, i * h, i * c)
+            given, output = self.strides(&x, T, B), self.strides(&y, T, B)
+            layer = next(layers)  # and nothing else holds its weights
             backward = self.backward and self.backward[k]
-            self.run(next(layers), runs, T, B, row_lengths, threads, backward)  # and nothing holds its weights
+            for d in range(self.directions):
+                i = k * self.directions + d
+                set_forward(
+                    &runs[d], layer.directions[d], d or backward, given, output,
+                    states_at(now, self.has_c, i * h, i * c), states_at(after, self.has_c, i * h, i * c), NULL,
+                )
+                output.data = <char *>output.data + P * self.item
+            run_forward(runs, self.directions, T, B, row_lengths, threads, T * B * self.row_flop)
+            layer = None
             sequence, x = target, y
         return sequence, after_state
 

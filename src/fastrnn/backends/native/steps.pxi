@@ -17,6 +17,13 @@ cdef double step_flop(StepCall *s) noexcept:
     return 4 * 2.0 * s.rows * s.B * (s.I + s.H)
 
 
+cdef inline fr_weights weights_at(StepCall *s) noexcept:
+    cdef fr_weights result
+    memset(&result, 0, sizeof(result))
+    result.w_ih, result.w_hh, result.b_ih, result.b_hh = s.ih.data, s.hh.data, s.bias_ih.data, s.bias_hh.data
+    return result
+
+
 cdef object rows_of(StepCall *s, ptrdiff_t size):
     """The shape of an array with so many features for each row of a cell's x."""
     if s.x.ndim == 2:
@@ -109,19 +116,16 @@ cdef class CellStep:
     cdef object dtype(self, StepCall *s):
         return self.single if s.kind == c"f" else self.double
 
-    cdef int step(self, StepCall *s, void *y, void *saved, int threads) except -1:
+    cdef int step(self, StepCall *s, char *y, char *saved, int threads) except -1:
         """From s.now to s.after."""
-        cdef fr_weights weights
+        cdef fr_weights weights = weights_at(s)
         cdef fr_forward_run run
         cdef fr_packed *packed = NULL
-        weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh = s.ih.data, s.hh.data, s.bias_ih.data, s.bias_hh.data
-        memset(&run, 0, sizeof(run))
-        weights.vectors, weights.w_hr, weights.proj_size = NULL, NULL, 0
         check(fr_unpacked(s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H, &weights, NULL, &packed), "weights")
-        run.packed, run.saved = packed, saved
-        run.x.data, run.x.row = s.x.data, s.I
-        run.y.data, run.y.row = y, s.H
-        set_state(&run, s.parts == 2, s.now, s.after, 0, 0)
+        set_forward(
+            &run, packed, False, one_step(s.x.data, s.I), one_step(y, s.H), states_at(s.now, s.parts == 2, 0, 0),
+            states_at(s.after, s.parts == 2, 0, 0), saved,
+        )
         try:
             return run_forward(&run, 1, 1, s.B, NULL, threads, step_flop(s))
         finally:
@@ -238,10 +242,13 @@ cdef class RecordedStep:
         """
         cdef StepCall *s = &self.call
         cdef Plain gradients[2]
+        cdef Plain d_before[2]
+        cdef Plain d_x
         cdef Plain made
+        cdef fr_gradients d_weights
         cdef fr_backward_run run
+        cdef bint has_c = s.parts == 2, some = False
         cdef object shape = rows_of(s, s.H), dh, dc = None, db_ih = None, db_hh = None
-        cdef bint some = False
         cdef int i
         if len(given) != s.parts:
             return None
@@ -254,32 +261,26 @@ cdef class RecordedStep:
                 return None
         if not some:
             return None
-        memset(&run, 0, sizeof(run))
-        run.cell, run.dtype, run.input_size, run.hidden_size = s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H
-        run.weights.w_ih, run.weights.w_hh = s.ih.data, s.hh.data
-        run.weights.b_ih, run.weights.b_hh = s.bias_ih.data, s.bias_hh.data
-        run.x.data, run.x.row = s.x.data, s.I
-        run.y.data, run.y.row = self.y, s.H
-        run.h0, run.dh = s.now[0].data, gradients[0].data
-        run.saved = self.saved if fr_cells[s.code].saved else NULL
-        dx = self.array(rows_of(s, s.I), &made)
-        run.dx.data, run.dx.row = made.data, s.I
-        dh = self.array(shape, &made)
-        run.dh0 = made.data
-        if s.parts == 2:
-            run.c0, run.dc = s.now[1].data, gradients[1].data
-            dc = self.array(shape, &made)
-            run.dc0 = made.data
-        run.overwrites = True
+        dx = self.array(rows_of(s, s.I), &d_x)
+        dh = self.array(shape, &d_before[0])
+        if has_c:
+            dc = self.array(shape, &d_before[1])
+        memset(&d_weights, 0, sizeof(d_weights))
         dw_ih = self.array((s.rows, s.I), &made)
-        run.gradients.w_ih = made.data
+        d_weights.w_ih = made.data
         dw_hh = self.array((s.rows, s.H), &made)
-        run.gradients.w_hh = made.data
+        d_weights.w_hh = made.data
         if s.bias_ih.data != NULL:
             db_ih = self.array((s.rows,), &made)
-            run.gradients.b_ih = made.data
+            d_weights.b_ih = made.data
         if s.bias_hh.data != NULL:
             db_hh = self.array((s.rows,), &made)
-            run.gradients.b_hh = made.data
+            d_weights.b_hh = made.data
+        set_backward(
+            &run, weights_at(s), d_weights, True, one_step(s.x.data, s.I), one_step(self.y, s.H),
+            one_step(d_x.data, s.I), states_at(s.now, has_c, 0, 0), states_at(gradients, has_c, 0, 0),
+            states_at(d_before, has_c, 0, 0), self.saved if fr_cells[s.code].saved else NULL,
+        )
+        run.cell, run.dtype, run.input_size, run.hidden_size = s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H
         run_backward(&run, 1, 1, s.B, NULL, threads, step_flop(s))
-        return dx, dh if s.parts == 1 else (dh, dc), (dw_ih, dw_hh, db_ih, db_hh)
+        return dx, (dh, dc) if has_c else dh, (dw_ih, dw_hh, db_ih, db_hh)
