@@ -28,7 +28,4 @@ static const fr_cell_facts fr_cells[FR_CELLS] = {
 #include "cells.def"
 };
 
-/* What a cell without options has in their place. */
-static const fr_options fr_plain_options = {.functions = {{.kind = FR_F_SIGMOID}, {.kind = FR_F_TANH}, {.kind = FR_F_TANH}}};
-
 #endif

@@ -34,7 +34,7 @@ INLINE void lstm_forward(const fr_options *opt, const int stage, const int n, fo
     }
 }
 
-/* Of h = o tanh c: d of o, and dc. */
+/* Leaves, of h = o tanh c, the gradient of o's column, dc whole, and h again in u->out. */
 INLINE void lstm_output_backward(const fr_options *opt, backward_units *u) {
     const vec i = u->saved[LSTM_I], f = u->saved[LSTM_F], g = u->saved[LSTM_G], o = u->saved[LSTM_O];
     vec c = u->saved[LSTM_C], out_c;

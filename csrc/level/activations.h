@@ -3,7 +3,8 @@
  * The results are kept in registers (VEC_KEEP), since GCC puts a division off to where its result is used, past a
  * product that was to hide it. Of up to SIDE_BY_SIDE vectors, operation by operation: one chain of them takes some
  * eighty cycles, and a processor that looks a hundred operations ahead sees hardly two chains that stand one after
- * the other. One vector alone, a third of the code, where it was as fast, because the products take longer there. */
+ * the other. One vector alone in float64 and where instructions overwrite operands: a third of the code, and as fast,
+ * because the products take longer there. */
 #ifndef FR_ACTIVATIONS_H
 #define FR_ACTIVATIONS_H
 

@@ -70,6 +70,11 @@ static int reads_as_is(const backward_state *b, ptrdiff_t rows) {
                       !b->run->span.last);
 }
 
+/* A cell without options that projects goes the general way, which reads them. */
+static const fr_options fr_plain_options = {
+    .functions = {{.kind = FR_F_SIGMOID}, {.kind = FR_F_TANH}, {.kind = FR_F_TANH}},
+};
+
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.P = run->weights.proj_size ? run->weights.proj_size : b.H;
@@ -145,29 +150,27 @@ static int prepare(const backward_state *b) {
     return fr_barrier_wait(b->share->barrier);
 }
 
-/* Moves `count` terms of `size` vectors each, from the term `keep` on, to the front of a buffer, but for the first `done`
- * of them, which nobody reads any more. */
-static void move_terms(vec *terms, ptrdiff_t keep, ptrdiff_t done, ptrdiff_t count, ptrdiff_t size) {
-    memmove(terms + done * size, terms + (keep + done) * size, (size_t)((count - done) * size) * VEC_BYTES);
+/* Moves the terms from..end-1 of `size` vectors each towards the front of a buffer, by `keep` terms. */
+static void move_terms(vec *terms, ptrdiff_t size, ptrdiff_t keep, ptrdiff_t from, ptrdiff_t end) {
+    memmove(terms + (from - keep) * size, terms + from * size, (size_t)((end - from) * size) * VEC_BYTES);
 }
 
-/* Moves the terms from `keep` on to the front of the buffers: the step after reads the gradients of their products by h.
- * All else of them is read from `summed` on, where the parameters' gradients are due. Returns whether the call ends. */
+/* Moves the terms from `keep` on to the front of the buffers. The step that comes next reads their gradients by h. What
+ * else the large buffers have of them is read from `summed` on only. Returns whether the call ends. */
 static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t summed, ptrdiff_t end) {
     const size_t count = (size_t)(end - keep);
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
         const ptrdiff_t panel = p * b->capacity * COLUMNS;
-        move_terms(b->d_by[FROM_H] + panel, keep, 0, end - keep, COLUMNS);
+        move_terms(b->d_by[FROM_H] + panel, COLUMNS, keep, keep, end);
         if (is_normed(b->cell)) {
-            move_terms(b->d + panel, keep, summed - keep, end - keep, COLUMNS);
-            move_terms(b->d_by[FROM_X] + panel, keep, summed - keep, end - keep, COLUMNS);
+            move_terms(b->d + panel, COLUMNS, keep, summed, end);
+            move_terms(b->d_by[FROM_X] + panel, COLUMNS, keep, summed, end);
         }
         if (b->vectors)
-            move_terms(vector_terms(b, p, 0, 0, 0), keep, summed - keep, end - keep, b->vectors * panel_blocks(b->cell));
+            move_terms(vector_terms(b, p, 0, 0, 0), b->vectors * panel_blocks(b->cell), keep, summed, end);
     }
-    for (ptrdiff_t p = b->share->index; b->projects && p < wide_panels(b->P); p += b->share->size) {
-        move_terms(b->dh + p * b->capacity * COLUMNS, keep, 0, end - keep, COLUMNS);
-    }
+    for (ptrdiff_t p = b->share->index; b->projects && p < wide_panels(b->P); p += b->share->size)
+        move_terms(b->dh + p * b->capacity * COLUMNS, COLUMNS, keep, summed, end);
     if (b->share->index == 0) {
         for (int source = 0; source < FROM_LEFT; source++)
             memmove(b->from[source], b->from[source] + keep, count * sizeof *b->from[source]);

@@ -26,7 +26,7 @@ typedef struct {
     const fr_batch *batch;
     const fr_share *share;
     int cell;
-    fr_options options;
+    fr_options options;      /* the plain ones if the run has none */
     ptrdiff_t I, H, P;
     int projects;            /* P < H: h is W_hr times the output of the cell's equation */
     fr_hand hand;            /* the ranks this share owns in the sequential part */

@@ -37,7 +37,7 @@ typedef struct {
     vec saved[MAX_SAVED];               /* likewise */
     vec dh;         /* of the equation's h, whole */
     vec dc;         /* in: of c, but for what comes by way of h; out: of c_prev */
-    int dc_is_whole; /* in: dc has that too, and the column of the gate of h is done */
+    int dc_is_whole; /* in: dc has that too, and d that of h's gate: a cell that normalises has done both */
     vec d[COLUMNS]; /* out: of the columns; of one that h feeds, of the product by h */
     vec d_vectors[MAX_VECTORS]; /* out: of the vectors, by this row and step */
     vec out;        /* out: of a cell with two states, the h of its equation again, for W_hr's gradient */
@@ -69,8 +69,8 @@ INLINE void look_at_c(const fr_options *o, const int k, const int n, const forwa
 #define CALLS_ACTIVATIONS 1
 #endif
 
-/* result = an activation of v: of a plain cell (o is NULL) the sigmoid of a gate and the tanh of all else. The two may
- * be the same; v is clipped where o says so. */
+/* result = an activation of v: of a plain instance (o is NULL) the sigmoid of a gate and the tanh of all else. The two
+ * may be the same; v is clipped where o says so. */
 INLINE void activate(const fr_options *o, const int role, const int n, vec *v, vec *result) {
     if (o && (CALLS_ACTIVATIONS || is_called(o, role))) {
         LEVEL(fr_call_function)(o, role, n, v, result);

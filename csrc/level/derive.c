@@ -3,7 +3,7 @@
 
 /* From dh of `rank` at units j .. j+LANES-1 to the gradients of its columns; of a cell that projects, from the gradient
  * of its equation's output. */
-INLINE void derive_block(const int cell, const fr_options *o, const int projects, const backward_state *b,
+INLINE void derive_block(const int cell, const fr_options *o, int projects, const backward_state *b,
                          const step *s, ptrdiff_t rank, ptrdiff_t j, vec dh) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, at_step = (s->t * b->batch->B + fr_row(b->batch, rank)) * H + j;
@@ -55,7 +55,7 @@ INLINE void derive_second_block(const int cell, const fr_options *o, const backw
 /* Only the general instance projects, and only a cell with a c has an output to project. */
 #define DERIVE(name, cell, options, may_project) \
     static void name(const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t j, const vec *dh, int C) { \
-        const int projects = (may_project) && fr_cells[cell].states == 2 && b->projects; \
+        int projects = (may_project) && fr_cells[cell].states == 2 && b->projects; \
         for (int c = 0; c < C; c++, j += LANES) \
             derive_block(cell, options, projects, b, s, rank, j, dh[c]); \
     }

@@ -53,7 +53,7 @@ typedef struct {
 
 /* What the derivative reads at the units j .. j+LANES-1 of `rank`, whose gradient by h is dh: of a cell that projects
  * (`projects`), by its output. */
-INLINE void load_units(const int cell, const fr_options *o, const int projects, const backward_state *b, const step *s,
+INLINE void load_units(const int cell, const fr_options *o, int projects, const backward_state *b, const step *s,
                        ptrdiff_t rank, ptrdiff_t j, vec dh, backward_units *u, block_state *state) {
     const fr_backward_run *run = b->run;
     const ptrdiff_t H = b->H, row = fr_row(b->batch, rank);

@@ -49,7 +49,7 @@ INLINE void keep_values(const int cell, const int first, const int end, const be
     if (end == first || !f->run->saved)
         return;
     const ptrdiff_t H = f->weights->H, next = s->t % 2 ? -f->saved_ahead : f->saved_ahead; /* as panels are taken */
-    real *saved[SIDE_BY_SIDE]; /* all places before the first store, after which the compiler would read anew */
+    real *saved[SIDE_BY_SIDE]; /* before the first store, after which a compiler reads every pointer anew */
     EACH(r, n)
         saved[r] = (real *)f->run->saved + (s->t * f->batch->B + s->row[r]) * fr_cells[cell].saved * H
                    + nth_unit(kind, j, r);
@@ -59,7 +59,7 @@ INLINE void keep_values(const int cell, const int first, const int end, const be
             UNROLL(16)
             for (int k = first; k < end; k++)
                 __builtin_prefetch(saved[r] + k * H + next, 1, 3);
-        if (lanes == LANES)
+        if (lanes == LANES) /* one branch for all values */
             UNROLL(16)
             for (int k = first; k < end; k++)
                 vstore(saved[r] + k * H, s->units.saved[k][r]);
@@ -78,7 +78,8 @@ INLINE void keep_state(const int has_c, const beside kind, const int n, const fo
     real *h[SIDE_BY_SIDE], *c[SIDE_BY_SIDE];
     EACH(r, n) {
         h[r] = at(&f->out, s->t, s->row[r]) + nth_unit(kind, j, r);
-        c[r] = (real *)f->run->c + s->row[r] * H + nth_unit(kind, j, r);
+        if (has_c)
+            c[r] = (real *)f->run->c + s->row[r] * H + nth_unit(kind, j, r);
     }
     EACH(r, n) {
         const int lanes = nth_lanes(kind, s, H, j, r);

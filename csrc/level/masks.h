@@ -5,7 +5,7 @@
 
 #include "panels.h"
 
-/* Whether units keep a share of their state; false of a plain cell, for which `o` is NULL. */
+/* Whether units keep a share of their state; false of a plain instance, for which `o` is NULL. */
 INLINE int zones(const fr_options *o) { return o && (o->zoneout[0] > 0 || o->zoneout[1] > 0); }
 
 /* The share of a part of the state, 0 for h and 1 for c, that a row's units j .. j+n-1 keep in step t. */

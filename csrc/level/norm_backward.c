@@ -17,7 +17,7 @@ typedef struct {
     ptrdiff_t rank, row;
     normal of_x, of_h, of_c;
     normal by_x, by_h, by_c; /* means of dn, and, in the place of scales, of dn n */
-    const real *next;        /* what was saved of the row after it, soon to be read */
+    const real *next;        /* what was saved of the row that comes next; of the last one, its own */
     const real *c;           /* (H): as it was made */
     real *d_normal;          /* (H): dn of c */
 } normed_row;
@@ -136,7 +136,7 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
     r->by_h = mean_of_sums(&by_h, gates, H, r->o->each_gate);
 }
 
-/* Asks for the values first .. end-1 of the next row, at the units from j on. */
+/* Asks for the saved values first .. end-1 of the next row, at the units from j on. */
 INLINE void ask_for(const normed_row *r, const int first, const int end, ptrdiff_t H, ptrdiff_t j) {
     UNROLL(16)
     for (int k = first; k < end; k++)

@@ -42,7 +42,7 @@ INLINE void row_panels(const int cell, const fr_options *o, const int P, const i
             sum[q * COLUMNS + c] = c < x ? start[c] : ((const vec *)(panel + q * panel_size))[c];
     }
     const int parts = last ? P * stages : 1;
-    if (!last) /* nothing that the stages read is kept through a step's first products, which need the registers */
+    if (!last) /* what the stages load stays behind this, because a step's first products need the registers */
         __asm__ volatile("" : : : "memory");
     UNROLL(16)
     for (int part = 0; part < parts; part++) {

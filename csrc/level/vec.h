@@ -130,7 +130,8 @@ INLINE void store_part(real *p, vec v, int n) {
             p[i] = v[i];
 }
 #endif
-#if defined(__AVX2__) /* a load costs no more with a mask than without */
+/* With a mask, which is made once for all loads of a block, a load costs no more. */
+#if defined(__AVX2__)
 INLINE vec vload_n(const real *p, int n) {
     return __builtin_constant_p(n) && n == LANES ? vload(p) : load_part(p, n);
 }

@@ -90,7 +90,7 @@ AGAINST_IEEE = (
 ).split() + ["-fassociative-math -fno-signed-zeros -fno-trapping-math"]
 BEYOND_X86_64 = ["-mfpmath=387", "-march=native", "-mavx2 -mfma", "-mavx512f -mavx512vl"]
 DENORMALS_ARE_ZERO = ["-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-mdaz-ftz"]
-SMALLER = ("-fno-asynchronous-unwind-tables", "-fno-schedule-insns2", "-fno-gcse", "-fno-tree-pre")  # of the build
+SMALLER = ("-fno-asynchronous-unwind-tables", "-fno-schedule-insns2", "-fno-gcse", "-fno-tree-pre")  # by the build
 # What every flag against IEEE arithmetic would change somewhere.
 FUNCTIONS = """
 double sum(const double *a) { double s = 0; for (int i = 0; i < 64; i++) s += a[i]; return s; }

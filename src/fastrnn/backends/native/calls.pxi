@@ -59,14 +59,14 @@ cdef struct States:  # the parts of a state, or of its gradient; NULL for one th
 
 
 cdef inline States states_at(Plain *parts, bint has_c, ptrdiff_t h, ptrdiff_t c) noexcept:
-    """Of plain arrays, so many bytes from where they begin."""
+    """A state's parts in plain arrays, so many bytes from where those begin."""
     cdef States result
     result.h, result.c = parts[0].data + h, parts[1].data + c if has_c else NULL
     return result
 
 
 cdef States states_of(object arrays, bint has_c, ptrdiff_t d, ptrdiff_t h, ptrdiff_t c, int flags=0) except *:
-    """Of the d-th direction, in arrays that have so many bytes of each."""
+    """A state's parts of the d-th direction, in arrays that have so many bytes of each."""
     cdef States result
     result.h, result.c = part(arrays[0], d, h, flags), part(arrays[1], d, c, flags) if has_c else NULL
     return result
@@ -76,18 +76,20 @@ cdef inline void set_forward(
     fr_forward_run *run, fr_packed *packed, bint reverse, fr_sequence x, fr_sequence y, States before, States after,
     char *saved
 ) noexcept:
-    """What every forward run has; all else of it is absent."""
+    """Set what every forward run has; all else of it is absent."""
     memset(run, 0, sizeof(fr_forward_run))
     run.packed, run.reverse, run.x, run.y, run.saved = packed, reverse, x, y, saved
     run.h0, run.c0, run.h, run.c = before.h, before.c, after.h, after.c
 
 
 cdef inline void set_backward(
-    fr_backward_run *run, fr_weights weights, fr_gradients gradients, bint overwrites, fr_sequence x, fr_sequence y,
-    fr_sequence dx, States before, States d_after, States d_before, char *saved
+    fr_backward_run *run, fr_cell cell, fr_dtype dtype, ptrdiff_t I, ptrdiff_t H, fr_weights weights,
+    fr_gradients gradients, bint overwrites, fr_sequence x, fr_sequence y, fr_sequence dx,
+    States before, States d_after, States d_before, char *saved
 ) noexcept:
-    """What every backward run has but for its sizes; all else of it is absent."""
+    """Set what every backward run has; all else of it is absent."""
     memset(run, 0, sizeof(fr_backward_run))
+    run.cell, run.dtype, run.input_size, run.hidden_size = cell, dtype, I, H
     run.weights, run.gradients, run.overwrites = weights, gradients, overwrites
     run.x, run.y, run.dx, run.saved = x, y, dx, saved
     run.h0, run.c0, run.dh, run.dc = before.h, before.c, d_after.h, d_after.c
@@ -250,12 +252,11 @@ def backward(cell, weights, run, given, wanted, int threads):
     for d in range(count):
         r = &runs[d]
         set_backward(
-            r, weights_of(weights[d]), gradients_of(wanted.dweights[d]), overwrites, sequence(run.x, 0, s.item),
-            sequence(run.y, d * s.P, s.item), sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE),
-            states_of(run.state, has_c, d, h, c), states_of(given.dstate, has_c, d, h, c),
+            r, code, s.dtype, s.I, s.H, weights_of(weights[d]), gradients_of(wanted.dweights[d]), overwrites,
+            sequence(run.x, 0, s.item), sequence(run.y, d * s.P, s.item),
+            sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE), states_of(run.state, has_c, d, h, c), states_of(given.dstate, has_c, d, h, c),
             states_of(wanted.dstate, has_c, d, h, c, PyBUF_WRITABLE), NULL if saved == NULL else saved + d * saved_size,
         )
-        r.cell, r.dtype, r.input_size, r.hidden_size = code, s.dtype, s.I, s.H
         r.options, r.reverse, r.dy = options, run.reverse[d], sequence(given.dy, d * s.P, s.item)
         if run.span is not None:
             set_span(r, run.span, wanted.dweights[d], d)

@@ -121,10 +121,11 @@ cdef class Shortcut:
         cdef ptrdiff_t B = 1 if x.ndim == 1 else x.shape[0]
         cdef ptrdiff_t h = B * self.widths[0] * self.item, c = B * self.widths[1] * self.item
         cdef fr_sequence given = one_step(x.data, self.input_size), output = one_step(y.data, self.widths[0])
+        cdef Packed layer
         cdef int k = 0
         for layer in self.layers:
             set_forward(
-                &run, (<Packed>layer).directions[0], False, given, output, states_at(now, self.has_c, k * h, k * c),
+                &run, layer.directions[0], False, given, output, states_at(now, self.has_c, k * h, k * c),
                 states_at(after, self.has_c, k * h, k * c), NULL,
             )
             run_forward(&run, 1, 1, B, NULL, threads, B * self.row_flop)

@@ -17,6 +17,10 @@ cdef double step_flop(StepCall *s) noexcept:
     return 4 * 2.0 * s.rows * s.B * (s.I + s.H)
 
 
+cdef inline fr_dtype dtype_of(StepCall *s) noexcept:
+    return FR_F32 if s.kind == c"f" else FR_F64
+
+
 cdef inline fr_weights weights_at(StepCall *s) noexcept:
     cdef fr_weights result
     memset(&result, 0, sizeof(result))
@@ -121,7 +125,7 @@ cdef class CellStep:
         cdef fr_weights weights = weights_at(s)
         cdef fr_forward_run run
         cdef fr_packed *packed = NULL
-        check(fr_unpacked(s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H, &weights, NULL, &packed), "weights")
+        check(fr_unpacked(s.code, dtype_of(s), s.I, s.H, &weights, NULL, &packed), "weights")
         set_forward(
             &run, packed, False, one_step(s.x.data, s.I), one_step(y, s.H), states_at(s.now, s.parts == 2, 0, 0),
             states_at(s.after, s.parts == 2, 0, 0), saved,
@@ -277,10 +281,9 @@ cdef class RecordedStep:
             db_hh = self.array((s.rows,), &made)
             d_weights.b_hh = made.data
         set_backward(
-            &run, weights_at(s), d_weights, True, one_step(s.x.data, s.I), one_step(self.y, s.H),
-            one_step(d_x.data, s.I), states_at(s.now, has_c, 0, 0), states_at(gradients, has_c, 0, 0),
+            &run, s.code, dtype_of(s), s.I, s.H, weights_at(s), d_weights, True, one_step(s.x.data, s.I),
+            one_step(self.y, s.H), one_step(d_x.data, s.I), states_at(s.now, has_c, 0, 0), states_at(gradients, has_c, 0, 0),
             states_at(d_before, has_c, 0, 0), self.saved if fr_cells[s.code].saved else NULL,
         )
-        run.cell, run.dtype, run.input_size, run.hidden_size = s.code, FR_F32 if s.kind == c"f" else FR_F64, s.I, s.H
         run_backward(&run, 1, 1, s.B, NULL, threads, step_flop(s))
         return dx, (dh, dc) if has_c else dh, (dw_ih, dw_hh, db_ih, db_hh)
