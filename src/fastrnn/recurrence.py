@@ -76,7 +76,20 @@ class Arguments(NamedTuple):
     batched: bool
 
 
+def plain_pair(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array] | None:
+    """Both, if the backends take them as they are: most calls, whose checks then take a third of the time."""
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or a.shape != b.shape or not 2 <= b.ndim <= 3:
+        return None
+    dtype, of_a, of_b = b.dtype, a.flags, b.flags
+    known = dtype == a.dtype and dtype.type in DTYPES and dtype.byteorder == a.dtype.byteorder == "="
+    return (a, b) if known and of_a.c_contiguous and of_a.aligned and of_b.c_contiguous and of_b.aligned else None
+
+
 def read(a: ArrayLike, b: ArrayLike, h0: ArrayLike | None, reverse: bool, copy_state: bool) -> Arguments:
+    if h0 is None and reverse is False and (pair := plain_pair(a, b)):
+        factors, terms = pair
+        shape, batched = terms.shape, terms.ndim == 3
+        return Arguments(*(pair if batched else (factors[:, None], terms[:, None])), None, False, shape, batched)
     terms = checks.shaped("b", checks.real("b", b, complex_too=True), ("T", "B", "D"), ("T", "D"))
     if terms.dtype.type not in DTYPES:
         raise TypeError(f"b: expected float32, float64, complex64 or complex128, got {terms.dtype}")
