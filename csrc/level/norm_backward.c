@@ -140,7 +140,7 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
 INLINE void ask_for(const normed_row *r, const int first, const int end, ptrdiff_t H, ptrdiff_t j) {
     UNROLL(16)
     for (int k = first; k < end; k++)
-        __builtin_prefetch(r->next + k * H + j, 0, 3);
+        prefetch(r->next + k * H + j, 1);
 }
 
 /* Of the products by a source. */

@@ -254,8 +254,9 @@ def backward(cell, weights, run, given, wanted, int threads):
         set_backward(
             r, code, s.dtype, s.I, s.H, weights_of(weights[d]), gradients_of(wanted.dweights[d]), overwrites,
             sequence(run.x, 0, s.item), sequence(run.y, d * s.P, s.item),
-            sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE), states_of(run.state, has_c, d, h, c), states_of(given.dstate, has_c, d, h, c),
-            states_of(wanted.dstate, has_c, d, h, c, PyBUF_WRITABLE), NULL if saved == NULL else saved + d * saved_size,
+            sequence(wanted.dx, 0, s.item, PyBUF_WRITABLE), states_of(run.state, has_c, d, h, c),
+            states_of(given.dstate, has_c, d, h, c), states_of(wanted.dstate, has_c, d, h, c, PyBUF_WRITABLE),
+            NULL if saved == NULL else saved + d * saved_size,
         )
         r.options, r.reverse, r.dy = options, run.reverse[d], sequence(given.dy, d * s.P, s.item)
         if run.span is not None:

@@ -282,8 +282,9 @@ cdef class RecordedStep:
             d_weights.b_hh = made.data
         set_backward(
             &run, s.code, dtype_of(s), s.I, s.H, weights_at(s), d_weights, True, one_step(s.x.data, s.I),
-            one_step(self.y, s.H), one_step(d_x.data, s.I), states_at(s.now, has_c, 0, 0), states_at(gradients, has_c, 0, 0),
-            states_at(d_before, has_c, 0, 0), self.saved if fr_cells[s.code].saved else NULL,
+            one_step(self.y, s.H), one_step(d_x.data, s.I), states_at(s.now, has_c, 0, 0),
+            states_at(gradients, has_c, 0, 0), states_at(d_before, has_c, 0, 0),
+            self.saved if fr_cells[s.code].saved else NULL,
         )
         run_backward(&run, 1, 1, s.B, NULL, threads, step_flop(s))
         return dx, (dh, dc) if has_c else dh, (dw_ih, dw_hh, db_ih, db_hh)
