@@ -26,7 +26,7 @@ static size_t lay_out(backward_state *b, char *scratch) {
     const ptrdiff_t rows = b->batch->B > BLOCK ? b->batch->B : BLOCK;
     const int normed = is_normed(b->cell);
     const ptrdiff_t d_bytes = b->panels * COLUMNS * VEC_BYTES; /* of a term */
-    ptrdiff_t chunk = CHUNK_BYTES / (normed ? 3 * d_bytes : d_bytes) / BLOCK * BLOCK;
+    ptrdiff_t chunk = CHUNK_BYTES / (normed ? 2 * d_bytes : d_bytes) / BLOCK * BLOCK;
     ptrdiff_t all = b->batch->T * b->batch->B;
     chunk = chunk > rows ? chunk : rows;
     b->capacity = chunk < all ? rows + chunk : all;
@@ -38,10 +38,9 @@ static size_t lay_out(backward_state *b, char *scratch) {
     size_t taken = 0;
     b->d = take(scratch, &taken, (size_t)(b->capacity * d_bytes));
     for (int source = 0; source < FROM_OUT; source++)
-        b->d_by[source] = normed && source <= FROM_X ? take(scratch, &taken, (size_t)(b->capacity * d_bytes)) : b->d;
-    b->products = take(scratch, &taken, normed ? pointers : 0);
-    for (int source = 0; source <= FROM_X; source++)
-        b->normals[source] = take(scratch, &taken, normed ? fr_aligned((size_t)b->capacity * sizeof(normal)) : 0);
+        b->d_by[source] = normed && source == FROM_H ? take(scratch, &taken, (size_t)(b->capacity * d_bytes)) : b->d;
+    b->sums = take(scratch, &taken, normed ? (size_t)b->panels * sizeof *b->sums : 0);
+    b->normed = take(scratch, &taken, normed ? fr_aligned((size_t)b->capacity * sizeof *b->normed) : 0);
     b->d_normal = take(scratch, &taken, normed ? fr_aligned((size_t)(2 * b->share->size * b->H) * sizeof(real)) : 0);
     if (scratch)
         b->d_normal += 2 * b->share->index * b->H;
@@ -84,8 +83,8 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
     b.enters = changes(&run->entry);
     b.multiplies = run->entry.scale.data || run->masks.drop.data;
     b.carries = fr_cells[b.cell].carries || zones(run->options);
-    b.vectors_before = run->gradients.vectors && is_normed(b.cell) ? 2 * fr_cells[b.cell].gates : 0;
-    b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors - b.vectors_before : 0;
+    const int gains = is_normed(b.cell) ? 2 * fr_cells[b.cell].gates : 0; /* whose parts are not kept */
+    b.vectors = run->gradients.vectors ? fr_cells[b.cell].vectors - gains : 0;
     b.panels = count_panels(b.cell, b.H);
     b.sources = count_sources(b.cell);
     b.first = run->span.first;
@@ -162,11 +161,9 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t summed,
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
         const ptrdiff_t panel = p * b->capacity * COLUMNS;
         move_terms(b->d_by[FROM_H] + panel, COLUMNS, keep, keep, end);
-        if (is_normed(b->cell)) {
+        if (is_normed(b->cell))
             move_terms(b->d + panel, COLUMNS, keep, summed, end);
-            move_terms(b->d_by[FROM_X] + panel, COLUMNS, keep, summed, end);
-        }
-        if (b->vectors)
+        else if (b->vectors)
             move_terms(vector_terms(b, p, 0, 0, 0), b->vectors * panel_blocks(b->cell), keep, summed, end);
     }
     for (ptrdiff_t p = b->share->index; b->projects && p < wide_panels(b->P); p += b->share->size)
@@ -176,11 +173,6 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t summed,
             memmove(b->from[source], b->from[source] + keep, count * sizeof *b->from[source]);
         if (b->run->dx.data)
             memmove(b->dx, b->dx + keep, count * sizeof *b->dx);
-        if (is_normed(b->cell)) {
-            memmove(b->products, b->products + keep, count * sizeof *b->products);
-            for (int source = 0; source <= FROM_X; source++)
-                memmove(b->normals[source], b->normals[source] + keep, count * sizeof(normal));
-        }
         if (has_second_phase(b->cell) || b->projects)
             memmove(b->left, b->left + keep * b->H, count * (size_t)b->H * sizeof(real));
         if (b->multiplies) {
@@ -227,11 +219,15 @@ static void run_steps(const backward_state *b, int *met) {
     fr_barrier *team = b->share->barrier;
     ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
     ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
-    ptrdiff_t opened = terms_before(b) % BLOCK;
+    ptrdiff_t passed = terms_before(b);       /* of the pass */
+    ptrdiff_t opened = passed % BLOCK;
+    const int normed = is_normed(b->cell), alone = b->share->size == 1;
     int writes = b->run->overwrites;
     step s = {.resumes = b->last < batch->T};
     ptrdiff_t live = s.resumes ? fr_live(batch, b->run->reverse ? batch->T - 1 - b->last : b->last, 0) : 0;
     s.live = live;
+    if (normed)
+        LEVEL(fr_begin_sums)(b, passed);
     for (ptrdiff_t left = b->last; left > b->first; left--, s.resumes = 0) {
         const int ends = left == b->first + 1; /* the call */
         s.t = b->run->reverse ? batch->T - left : left - 1;
@@ -245,6 +241,9 @@ static void run_steps(const backward_state *b, int *met) {
         if (LEVEL(fr_backward_step)(b, &s, live_before, ends && left > 1))
             return;
         end += s.live;
+        if (normed && alone) /* what it reads is in cache now */
+            LEVEL(fr_sum_normed)(b, s.term, end, passed);
+        passed += s.live;
         if (batch->T - left < b->share->dx_stored)
             stored = end;
         if (!fr_share_stopped(b->share, fr_owned(s.live, b->hand)) && !ends && end + live_before <= b->capacity)
@@ -252,6 +251,13 @@ static void run_steps(const backward_state *b, int *met) {
 
         if (fr_barrier_wait(team))
             return;
+        if (normed && !alone) {
+            LEVEL(fr_sum_normed)(b, fresh, end, passed - (end - fresh));
+            if (fr_barrier_wait(team))
+                return;
+        }
+        if (normed && ends)
+            LEVEL(fr_end_sums)(b, passed, live_before > 0);
         if (b->run->dx.data)
             dx_part(b, fresh, stored, end, met);
         ptrdiff_t whole = (opened + end - summed) / BLOCK * BLOCK - opened + summed;

@@ -21,6 +21,19 @@ typedef struct {
     ptrdiff_t row[COLUMNS];
 } panel_runs;
 
+/* Of a cell that normalises, a term's products among what was saved, their statistics by source, and the means of the
+ * gradients by those of x. */
+typedef struct {
+    const real *saved;
+    normal of[FROM_LEFT], by_x;
+} normed_term;
+
+/* Sums over terms at a panel, of a cell that normalises: gradients of the gains by source, of the biases, and of c's gain
+ * and bias. */
+typedef struct {
+    vec gains[FROM_LEFT][COLUMNS], d[COLUMNS], of_c[2];
+} panel_sums;
+
 typedef struct {
     const fr_backward_run *run;
     const fr_batch *batch;
@@ -46,12 +59,11 @@ typedef struct {
     real *entered;           /* (capacity, P): h as each term's product took it, if it is multiplied; if there are only
                                 resets, P zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
-    vec *d_by[SOURCES];      /* the same by what each source's products gave, where these are normalised; else d */
+    vec *d_by[SOURCES];      /* by what each source's products gave: d; where these are normalised, of h others */
     real *d_normal;          /* (share, H), twice: of a row's c that is normalised, the gradient, and c itself */
     int vectors;             /* of the cell whose gradients are wanted, and are sums of parts that are kept by term */
-    int vectors_before;      /* those before them: gains, whose parts come from d and the products */
-    const real **products;   /* (capacity): where a term's are, among what was saved, of a cell that normalises, ... */
-    normal *normals[FROM_LEFT]; /* (capacity): ... and their statistics by source */
+    normed_term *normed;     /* (capacity): of a cell that normalises */
+    panel_sums *sums;        /* (panels): likewise, of the last block of terms, which is not full */
     vec *d_vectors;          /* (panels, capacity, vectors, blocks): a term's part of them */
     real *left;              /* (capacity, H): what the first of two phases left, or the outputs that are projected */
     real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
@@ -145,8 +157,15 @@ derive_function *LEVEL(fr_derive)(const backward_state *b);
 derive_function *LEVEL(fr_derive_second)(const backward_state *b);
 
 /* From dh of the first `owned` owned ranks, all of it, to the gradients of the columns of a cell that normalises and to
- * those by its products. */
+ * those by its products by h. */
 void LEVEL(fr_norm_backward)(const backward_state *b, const step *s, ptrdiff_t owned);
+/* Adds the terms begin .. end-1 to the gradients of its gains and biases that the share owns, block by block, and turns
+ * d into those by its products by x; `before` terms of the pass come before them. */
+void LEVEL(fr_sum_normed)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t before);
+/* Before the first terms of a call, what the last call left of a block that was not full; after the last ones of the
+ * pass's first `terms`, what is in such a block: it stays for the next call, or is added to the gradients. */
+void LEVEL(fr_begin_sums)(const backward_state *b, ptrdiff_t before);
+void LEVEL(fr_end_sums)(const backward_state *b, ptrdiff_t terms, int stays);
 
 /* dh of a step, and its terms' places. `hands_on`: the step that comes next is another call's. Returns whether the call
  * ends; who learns it before the others goes on to where they meet. */
@@ -180,9 +199,6 @@ typedef struct {
 INLINE vec added_to(open_ends ends, const real *gradient, int lanes) {
     return ends.writes ? (vec){0} : vload_n(gradient, lanes);
 }
-
-/* Adds a block of terms to the gains' gradients that the share owns, of a cell that normalises. */
-void LEVEL(fr_add_gains)(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms);
 
 /* Adds the terms begin .. end-1 to the gradients that the share owns, block by block. `opened` terms of the first block
  * are in the span's open sums; `stays`: there a last block goes that is not full. `writes`: the gradients hold nothing

@@ -51,6 +51,13 @@ typedef struct {
     const real *c_before;
 } block_state;
 
+/* c before step t of a row, as the forward pass left it. */
+INLINE const real *c_before(const int cell, const backward_state *b, ptrdiff_t t, ptrdiff_t row) {
+    if (is_first(b, t, row))
+        return (const real *)b->run->c0 + row * b->H;
+    return saved_at(b, b->run->reverse ? t + 1 : t - 1, row) + fr_cells[cell].saved_c * b->H;
+}
+
 /* What the derivative reads at the units j .. j+LANES-1 of `rank`, whose gradient by h is dh: of a cell that projects
  * (`projects`), by its output. */
 INLINE void load_units(const int cell, const fr_options *o, int projects, const backward_state *b, const step *s,
@@ -72,10 +79,7 @@ INLINE void load_units(const int cell, const fr_options *o, int projects, const 
             u->saved[k] = vload_n(saved + k * H, n);
     }
     if (has_c) {
-        const real *c = is_first(b, s->t, row) ? (const real *)run->c0 + row * H
-                                               : saved_at(b, run->reverse ? s->t + 1 : s->t - 1, row)
-                                                     + fr_cells[cell].saved_c * H;
-        u->c_prev = state->c_before = c + j;
+        u->c_prev = state->c_before = c_before(cell, b, s->t, row) + j;
         if (b->enters)
             u->c_prev = enter_block(b, s->t, row, j, n, state->c_before, state->c_entered);
         u->dc = vload_n((real *)run->dc0 + row * H + j, n);

@@ -301,14 +301,13 @@ static void add_biases(const backward_state *b, open_ends ends, ptrdiff_t term, 
 /* Adds a block of terms to the vectors' gradients that the share owns. */
 static void add_vectors(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
     const int index = b->share->index, size = b->share->size, blocks = panel_blocks(b->cell);
-    const ptrdiff_t before = b->vectors_before * b->H;
-    real *gradient = (real *)b->run->gradients.vectors + before, *open = b->run->span.open.vectors;
+    real *gradient = b->run->gradients.vectors, *open = b->run->span.open.vectors;
     for (ptrdiff_t p = fr_cut(b->panels, index, size); p < fr_cut(b->panels, index + 1, size); p++)
         for (int k = 0; k < b->vectors * blocks; k++) {
             const ptrdiff_t j = p * panel_units(b->cell) + k % blocks * LANES;
             real *out = gradient + k / blocks * b->H + j;
             const int lanes = min_lanes(b->H - j);
-            real *opened = open ? open + before + k / blocks * b->H + j : NULL;
+            real *opened = open ? open + k / blocks * b->H + j : NULL;
             if (lanes <= 0)
                 continue;
             vec sum = ends.begin ? vload_n(opened, lanes) : (vec){0};
@@ -333,12 +332,10 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
             return;
         if (b->projects && !b->few && add_outer_blocks(b, ends, 1, begin, next))
             return;
-        for (ptrdiff_t term = begin; term < next; term += BLOCK, ends.writes = 0) {
+        for (ptrdiff_t term = begin; term < next && !is_normed(b->cell); term += BLOCK, ends.writes = 0) {
             const ptrdiff_t terms = block_terms(term, next);
             add_biases(b, ends, term, terms);
             add_vectors(b, ends, term, terms);
-            if (b->vectors_before)
-                LEVEL(fr_add_gains)(b, ends, term, terms);
         }
     }
 }

@@ -66,7 +66,16 @@ INLINE vec standard(const normal *found, int gate, vec v) {
     return (v - vset1(found->mean[gate])) * vset1(found->scale[gate]);
 }
 
-/* Of the vectors (V*H) of a cell that normalises, those of c: behind the gains of the gates by x and by h. */
+/* dv from dn, n, and the means of dn and, in the place of scales, of dn n. */
+INLINE vec d_standard(const normal *of, const normal *by, int gate, vec dn, vec n) {
+    return vset1(of->scale[gate]) * (dn - vset1(by->mean[gate]) - n * vset1(by->scale[gate]));
+}
+
+/* Of the vectors (V*H) of a cell that normalises, the gains of the gates by a source. */
+INLINE const real *gains_by(int cell, int source, const void *vectors, ptrdiff_t H) {
+    return (const real *)vectors + (source == FROM_X ? 0 : fr_cells[cell].gates * H);
+}
+/* Those of c: behind the gains of the gates by x and by h. */
 INLINE const real *gain_of_c(int cell, const void *vectors, ptrdiff_t H) {
     return (const real *)vectors + 2 * fr_cells[cell].gates * H;
 }

@@ -18,6 +18,7 @@ typedef struct {
     normal of_x, of_h, of_c;
     normal by_x, by_h, by_c; /* means of dn, and, in the place of scales, of dn n */
     const real *next;        /* what was saved of the row that comes next; of the last one, its own */
+    const real *next_c;      /* and its c before the step */
     const real *c;           /* (H): as it was made */
     real *d_normal;          /* (H): dn of c */
 } normed_row;
@@ -32,11 +33,6 @@ INLINE normal mean_of_sums(const normal_sums *sums, const int gates, ptrdiff_t H
     share_means(sums->dn, gates, H, each, found.mean);
     share_means(sums->along, gates, H, each, found.scale);
     return found;
-}
-
-/* dv from dn. */
-INLINE vec d_standard(const normal *of, const normal *by, int gate, vec dn, vec n) {
-    return vset1(of->scale[gate]) * (dn - vset1(by->mean[gate]) - n * vset1(by->scale[gate]));
 }
 
 /* dh of a row at the units from j on. */
@@ -93,15 +89,10 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
     r->by_c = mean_of_sums(&sums, 1, H, 0);
 }
 
-/* The gains of the gates by a source. */
-INLINE const real *gains_by(const int cell, const backward_state *b, int source) {
-    return (const real *)b->run->weights.vectors + (source == FROM_X ? 0 : fr_cells[cell].gates * b->H);
-}
-
 /* Adds what a block of units gives to the sums of the normalised products by a source. */
 INLINE void add_columns(const int cell, const int source, const backward_state *b, const normal *of, ptrdiff_t j,
                         const backward_units *u, normal_sums *sums) {
-    const real *gains = gains_by(cell, b, source) + j;
+    const real *gains = gains_by(cell, source, b->run->weights.vectors, b->H) + j;
     UNROLL(4)
     for (int k = 0; k < fed_part(cell, source)->count; k++) {
         const int g = fed_part(cell, source)->gate[k];
@@ -136,30 +127,30 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
     r->by_h = mean_of_sums(&by_h, gates, H, r->o->each_gate);
 }
 
-/* Asks for the saved values first .. end-1 of the next row, at the units from j on. */
-INLINE void ask_for(const normed_row *r, const int first, const int end, ptrdiff_t H, ptrdiff_t j) {
+/* Asks for what the derivative of the next row reads, at the units from j on. */
+INLINE void ask_for_next(const int cell, const normed_row *r, ptrdiff_t H, ptrdiff_t j) {
     UNROLL(16)
-    for (int k = first; k < end; k++)
+    for (int k = 0; k < fr_cells[cell].saved; k++)
         prefetch(r->next + k * H + j, 1);
+    if (fr_cells[cell].states == 2)
+        prefetch(r->next_c + j, 1);
 }
 
-/* Of the products by a source. */
-INLINE void products_row(const int cell, const backward_state *b, const normed_row *r, const int source) {
+/* Of the products by h. Those by x wait for the sums (norm_gradients.c). */
+INLINE void products_row(const int cell, const backward_state *b, const normed_row *r) {
     const ptrdiff_t H = b->H;
-    const normal_row products = saved_products(cell, b, r, source);
-    const normal *of = source == FROM_X ? &r->of_x : &r->of_h, *by = source == FROM_X ? &r->by_x : &r->by_h;
-    const real *gains = gains_by(cell, b, source);
-    const int kept = fr_cells[cell].saved;
+    const normal_row products = saved_products(cell, b, r, FROM_H);
+    const real *gains = gains_by(cell, FROM_H, b->run->weights.vectors, H);
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         const int n = min_lanes(H - j);
         const vec *d = d_at(b, b->d, r, p);
-        vec *out = d_at(b, b->d_by[source], r, p);
-        ask_for(r, source == FROM_X ? 0 : kept / 2, source == FROM_X ? kept / 2 : kept, H, j);
+        vec *out = d_at(b, b->d_by[FROM_H], r, p);
+        ask_for_next(cell, r, H, j);
         UNROLL(4)
-        for (int k = 0; k < fed_part(cell, source)->count; k++) {
-            const int g = fed_part(cell, source)->gate[k], c = fed_part(cell, source)->first + k;
+        for (int k = 0; k < fed_part(cell, FROM_H)->count; k++) {
+            const int g = fed_part(cell, FROM_H)->gate[k], c = fed_part(cell, FROM_H)->first + k;
             const vec dn = vload_n(gains + g * H + j, n) * d[c];
-            out[c] = d_standard(of, by, g, dn, standard(of, g, normal_value(&products, g, p, n)));
+            out[c] = d_standard(&r->of_h, &r->by_h, g, dn, standard(&r->of_h, g, normal_value(&products, g, p, n)));
         }
     }
 }
@@ -167,17 +158,18 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
 INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t next_rank) {
     const fr_options *o = &b->options;
     normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
-    r.next = saved_at(b, s->t, fr_row(b->batch, next_rank));
+    const ptrdiff_t next = fr_row(b->batch, next_rank);
+    r.next = saved_at(b, s->t, next);
+    if (fr_cells[cell].states == 2)
+        r.next_c = c_before(cell, b, s->t, next);
     const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
     LEVEL(fr_find_normal)(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);
     LEVEL(fr_find_normal)(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_h);
-    b->products[s->term + rank] = x.base;
-    b->normals[FROM_X][s->term + rank] = r.of_x, b->normals[FROM_H][s->term + rank] = r.of_h;
     if (fr_cells[cell].states == 2)
         output_row(cell, b, &r);
     gates_row(cell, b, &r);
-    products_row(cell, b, &r, FROM_X);
-    products_row(cell, b, &r, FROM_H);
+    products_row(cell, b, &r);
+    b->normed[s->term + rank] = (normed_term){x.base, {r.of_h, r.of_x}, r.by_x};
 }
 
 #define NORMED(NAME, NORMAL, normal) \
@@ -186,63 +178,6 @@ INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptr
             norm_row(FR_##NAME, b, s, fr_rank(b->hand, i), fr_rank(b->hand, i + 1 < owned ? i + 1 : i)); \
     }
 #include "cells.def"
-
-/* The panels whose sums are taken together, so that a term's saved products are read in lines that are neighbours. */
-enum { GAIN_PANELS = 8 };
-
-/* Adds a block of terms to the gradients of the gains by a source, at `panels` panels from p on. */
-INLINE void add_gains(const int cell, const int source, const backward_state *b, open_ends ends, ptrdiff_t term,
-                      ptrdiff_t terms, ptrdiff_t p, ptrdiff_t panels) {
-    const ptrdiff_t H = b->H, first = (source == FROM_X ? 0 : fr_cells[cell].gates * H) + p * LANES;
-    const ptrdiff_t d_panel = b->capacity * COLUMNS;
-    const fr_fed *fed = fed_part(cell, source);
-    real *gradient = (real *)b->run->gradients.vectors + first;
-    real *opened = ends.begin || ends.stay ? (real *)b->run->span.open.vectors + first : NULL;
-    vec sums[GAIN_PANELS][COLUMNS] = {0};
-    for (ptrdiff_t q = 0; q < panels && ends.begin; q++)
-        UNROLL(4)
-        for (int k = 0; k < fed->count; k++)
-            sums[q][k] = vload_n(opened + fed->gate[k] * H + q * LANES, min_lanes(H - (p + q) * LANES));
-    for (ptrdiff_t i = term; i < term + terms; i++) {
-        const vec *d = b->d + p * d_panel + i * COLUMNS + fed->first;
-        const real *saved = b->products[i] + p * LANES;
-        const normal of = b->normals[source][i];
-        for (ptrdiff_t q = 0; q < panels; q++, d += d_panel, saved += LANES) {
-            const int n = min_lanes(H - (p + q) * LANES);
-            UNROLL(4)
-            for (int k = 0; k < fed->count; k++) {
-                const int g = fed->gate[k];
-                const vec v = vload_n(saved + saved_product(cell, source, g) * H, n);
-                sums[q][k] = vfma(d[k], standard(&of, g, v), sums[q][k]);
-            }
-        }
-    }
-    for (ptrdiff_t q = 0; q < panels; q++)
-        UNROLL(4)
-        for (int k = 0; k < fed->count; k++) {
-            const int n = min_lanes(H - (p + q) * LANES);
-            real *out = (ends.stay ? opened : gradient) + fed->gate[k] * H + q * LANES;
-            vstore_n(out, ends.stay ? sums[q][k] : added_to(ends, out, n) + sums[q][k], n);
-        }
-}
-
-void LEVEL(fr_add_gains)(const backward_state *b, open_ends ends, ptrdiff_t term, ptrdiff_t terms) {
-    const int index = b->share->index, size = b->share->size;
-    const ptrdiff_t end = fr_cut(b->panels, index + 1, size);
-    for (ptrdiff_t p = fr_cut(b->panels, index, size), panels; p < end; p += panels) {
-        panels = end - p < GAIN_PANELS ? end - p : GAIN_PANELS;
-        switch (b->cell) {
-#define NORMED(NAME, NORMAL, normal) \
-    case FR_##NAME: \
-        add_gains(FR_##NAME, FROM_X, b, ends, term, terms, p, panels); \
-        add_gains(FR_##NAME, FROM_H, b, ends, term, terms, p, panels); \
-        break;
-#include "cells.def"
-        default:
-            __builtin_unreachable();
-        }
-    }
-}
 
 void LEVEL(fr_norm_backward)(const backward_state *b, const step *s, ptrdiff_t owned) {
     switch (b->cell) {
