@@ -12,6 +12,7 @@
 #include "panels.h"
 
 enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
+enum { ROWS_TOGETHER = 2, NORM_SCRATCH = 2 * ROWS_TOGETHER }; /* of a cell that normalises */
 
 /* The runs of neighbouring elements in a panel of d that belong to the columns a source feeds: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
@@ -60,7 +61,7 @@ typedef struct {
                                 resets, P zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     vec *d_by[SOURCES];      /* by what each source's products gave: d; where these are normalised, of h others */
-    real *d_normal;          /* (share, H), twice: of a row's c that is normalised, the gradient, and c itself */
+    real *d_normal;          /* (share, ROWS_TOGETHER, 2, H): of a row's c that is normalised, the gradient, and c itself */
     int vectors;             /* of the cell whose gradients are wanted, and are sums of parts that are kept by term */
     normed_term *normed;     /* (capacity): of a cell that normalises */
     panel_sums *sums;        /* (panels): likewise, of the last block of terms, which is not full */

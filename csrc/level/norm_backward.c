@@ -54,6 +54,21 @@ INLINE vec *d_at(const backward_state *b, vec *d, const normed_row *r, ptrdiff_t
     return d + (p * b->capacity + r->s->term + r->rank) * COLUMNS;
 }
 
+/* The parts of a row's way. */
+enum { OUTPUT, GATES, PRODUCTS, PARTS };
+
+/* Asks for a share of what the derivative of the next row reads, at the units from j on: all at once would wait for each
+ * other. */
+INLINE void ask_for_next(const int cell, const int part, const normed_row *r, ptrdiff_t H, ptrdiff_t j) {
+    const int kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
+    const int parts = has_c ? PARTS : PARTS - 1, index = part - (PARTS - parts);
+    UNROLL(16)
+    for (int k = kept * index / parts; k < kept * (index + 1) / parts; k++)
+        prefetch(r->next + k * H + j, 1);
+    if (part == OUTPUT)
+        prefetch(r->next_c + j, 1);
+}
+
 /* Of h by its c: leaves the gradient of the last gate in its column, dn of c, and the parts of gain's and bias's. */
 INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
     const ptrdiff_t H = b->H;
@@ -72,6 +87,7 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
     LEVEL(fr_find_normal)(&c, 1, H, 0, o->eps, &r->of_c);
     normal_sums sums = {0};
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
+        ask_for_next(cell, OUTPUT, r, H, j);
         load_units(cell, o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
         const vec n = standard(&r->of_c, 0, vload_n(r->c + j, u.lanes)), gate = u.saved[LSTM_O];
         vec v = vfma(vload_n(gain + j, u.lanes), n, vload_n(bias + j, u.lanes)), out;
@@ -109,6 +125,7 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         backward_units u;
         block_state state;
+        ask_for_next(cell, GATES, r, H, j);
         load_units(cell, r->o, 0, b, r->s, r->rank, j, kept_dh(b, r, j), &u, &state);
         if (has_c) {
             const vec n = standard(&r->of_c, 0, vload_n(r->c + j, u.lanes));
@@ -127,15 +144,6 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
     r->by_h = mean_of_sums(&by_h, gates, H, r->o->each_gate);
 }
 
-/* Asks for what the derivative of the next row reads, at the units from j on. */
-INLINE void ask_for_next(const int cell, const normed_row *r, ptrdiff_t H, ptrdiff_t j) {
-    UNROLL(16)
-    for (int k = 0; k < fr_cells[cell].saved; k++)
-        prefetch(r->next + k * H + j, 1);
-    if (fr_cells[cell].states == 2)
-        prefetch(r->next_c + j, 1);
-}
-
 /* Of the products by h. Those by x wait for the sums (norm_gradients.c). */
 INLINE void products_row(const int cell, const backward_state *b, const normed_row *r) {
     const ptrdiff_t H = b->H;
@@ -145,7 +153,7 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
         const int n = min_lanes(H - j);
         const vec *d = d_at(b, b->d, r, p);
         vec *out = d_at(b, b->d_by[FROM_H], r, p);
-        ask_for_next(cell, r, H, j);
+        ask_for_next(cell, PRODUCTS, r, H, j);
         UNROLL(4)
         for (int k = 0; k < fed_part(cell, FROM_H)->count; k++) {
             const int g = fed_part(cell, FROM_H)->gate[k], c = fed_part(cell, FROM_H)->first + k;
@@ -155,27 +163,44 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
     }
 }
 
-INLINE void norm_row(const int cell, const backward_state *b, const step *s, ptrdiff_t rank, ptrdiff_t next_rank) {
-    const fr_options *o = &b->options;
-    normed_row r = {.o = o, .s = s, .rank = rank, .row = fr_row(b->batch, rank), .d_normal = b->d_normal};
+/* Finds the statistics of a row's products; the row that comes next is asked for. */
+INLINE void begin_row(const int cell, const backward_state *b, normed_row *r, ptrdiff_t next_rank) {
+    const fr_options *o = r->o;
     const ptrdiff_t next = fr_row(b->batch, next_rank);
-    r.next = saved_at(b, s->t, next);
+    r->next = saved_at(b, r->s->t, next);
     if (fr_cells[cell].states == 2)
-        r.next_c = c_before(cell, b, s->t, next);
-    const normal_row x = saved_products(cell, b, &r, FROM_X), h = saved_products(cell, b, &r, FROM_H);
-    LEVEL(fr_find_normal)(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_x);
-    LEVEL(fr_find_normal)(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r.of_h);
-    if (fr_cells[cell].states == 2)
-        output_row(cell, b, &r);
-    gates_row(cell, b, &r);
-    products_row(cell, b, &r);
-    b->normed[s->term + rank] = (normed_term){x.base, {r.of_h, r.of_x}, r.by_x};
+        r->next_c = c_before(cell, b, r->s->t, next);
+    const normal_row x = saved_products(cell, b, r, FROM_X), h = saved_products(cell, b, r, FROM_H);
+    LEVEL(fr_find_normal)(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r->of_x);
+    LEVEL(fr_find_normal)(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r->of_h);
+}
+
+/* Takes n rows, the owned ones from the i-th on, through each part before the next, so that one row's sums of lanes do
+ * not hold up the others. */
+INLINE void norm_rows(const int cell, const backward_state *b, const step *s, ptrdiff_t i, const int n, ptrdiff_t owned) {
+    normed_row rows[ROWS_TOGETHER];
+    for (int k = 0; k < n; k++) {
+        const ptrdiff_t rank = fr_rank(b->hand, i + k), next = i + k + ROWS_TOGETHER;
+        rows[k] = (normed_row){.o = &b->options, .s = s, .rank = rank, .row = fr_row(b->batch, rank),
+                               .d_normal = b->d_normal + 2 * k * b->H};
+        begin_row(cell, b, &rows[k], next < owned ? fr_rank(b->hand, next) : rank);
+    }
+    for (int k = 0; k < n && fr_cells[cell].states == 2; k++)
+        output_row(cell, b, &rows[k]);
+    for (int k = 0; k < n; k++)
+        gates_row(cell, b, &rows[k]);
+    for (int k = 0; k < n; k++) {
+        const normed_row *r = &rows[k];
+        products_row(cell, b, r);
+        b->normed[s->term + r->rank] =
+            (normed_term){saved_at(b, s->t, r->row), {r->of_h, r->of_x}, r->by_x};
+    }
 }
 
 #define NORMED(NAME, NORMAL, normal) \
     static void backward_##normal(const backward_state *b, const step *s, ptrdiff_t owned) { \
-        for (ptrdiff_t i = 0; i < owned; i++) \
-            norm_row(FR_##NAME, b, s, fr_rank(b->hand, i), fr_rank(b->hand, i + 1 < owned ? i + 1 : i)); \
+        for (ptrdiff_t i = 0; i < owned; i += ROWS_TOGETHER) \
+            norm_rows(FR_##NAME, b, s, i, owned - i < ROWS_TOGETHER ? (int)(owned - i) : ROWS_TOGETHER, owned); \
     }
 #include "cells.def"
 
