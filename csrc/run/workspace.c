@@ -43,11 +43,22 @@ static unsigned exponent_in(uintptr_t word) { return word % FR_ALIGNMENT; }
 
 static header *block_in(uintptr_t word) { return (header *)(word - word % FR_ALIGNMENT); }
 
+/* Maps memory, in huge pages where the system has them: weights that are read at every step span more small ones than a
+ * core keeps the addresses of. */
+static void *map(size_t size) {
+    void *block = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(block, size, MADV_HUGEPAGE);
+#endif
+    return block;
+}
+
 static header *fresh(size_t size) {
     void *block = NULL;
     if (size >= MAPPED_BYTES) {
-        block = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        block = block == MAP_FAILED ? NULL : block;
+        block = map(size);
     } else if (posix_memalign(&block, FR_ALIGNMENT, size)) {
         block = NULL;
     }
