@@ -219,15 +219,16 @@ static void run_steps(const backward_state *b, int *met) {
     fr_barrier *team = b->share->barrier;
     ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
     ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
-    ptrdiff_t passed = terms_before(b);       /* of the pass */
-    ptrdiff_t opened = passed % BLOCK;
+    const ptrdiff_t before = terms_before(b);
+    ptrdiff_t passed = before;                /* terms of the pass */
+    ptrdiff_t opened = before % BLOCK;
     const int normed = is_normed(b->cell), alone = b->share->size == 1;
     int writes = b->run->overwrites;
     step s = {.resumes = b->last < batch->T};
     ptrdiff_t live = s.resumes ? fr_live(batch, b->run->reverse ? batch->T - 1 - b->last : b->last, 0) : 0;
     s.live = live;
     if (normed)
-        LEVEL(fr_begin_sums)(b, passed);
+        LEVEL(fr_begin_sums)(b, before);
     for (ptrdiff_t left = b->last; left > b->first; left--, s.resumes = 0) {
         const int ends = left == b->first + 1; /* the call */
         s.t = b->run->reverse ? batch->T - left : left - 1;
@@ -256,7 +257,7 @@ static void run_steps(const backward_state *b, int *met) {
             if (fr_barrier_wait(team))
                 return;
         }
-        if (normed && ends)
+        if (normed && ends && passed > before)
             LEVEL(fr_end_sums)(b, passed, live_before > 0);
         if (b->run->dx.data)
             dx_part(b, fresh, stored, end, met);

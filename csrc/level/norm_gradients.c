@@ -50,20 +50,18 @@ INLINE void sum_terms(const int cell, const backward_state *b, ptrdiff_t begin, 
     }
 }
 
-/* A sum's way at n units, `place` in a set of gradients or NULL: from there; or to there, added or not. */
-typedef enum { LOADED, ADDED, WRITTEN } way;
-INLINE void move_sum(way way, vec *sum, real *place, int n) {
-    if (!place)
-        return;
-    if (way == LOADED)
+/* A sum's way at n units: from the open ones or back to them, or to the gradients; `place` there, or NULL. */
+INLINE void move_sum(open_ends ends, vec *sum, real *place, int n) {
+    if (place && ends.begin)
         *sum = vload_n(place, n);
-    else
-        vstore_n(place, way == ADDED ? vload_n(place, n) + *sum : *sum, n);
+    else if (place)
+        vstore_n(place, ends.stay ? *sum : added_to(ends, place, n) + *sum, n);
 }
 
-/* Moves the sums of the share's panels from a set of gradients, or to it. */
-static void move_all(const backward_state *b, way way, const fr_gradients *gradients) {
+/* Moves the sums of the share's panels. */
+static void move_panels(const backward_state *b, open_ends ends) {
     const ptrdiff_t H = b->H;
+    const fr_gradients *gradients = ends.begin || ends.stay ? &b->run->span.open : &b->run->gradients;
     for (ptrdiff_t p = first_panel(b); p < end_panel(b); p++) {
         const ptrdiff_t j = p * LANES;
         const int n = min_lanes(H - j);
@@ -74,18 +72,18 @@ static void move_all(const backward_state *b, way way, const fr_gradients *gradi
             real *bias = bias_in(gradients, source);
             const ptrdiff_t gains = source == FROM_X ? 0 : fr_cells[b->cell].gates;
             for (int k = 0; k < fed->count; k++) {
-                move_sum(way, &sums->gains[source][k], vectors ? vectors + (gains + fed->gate[k]) * H : NULL, n);
-                move_sum(way, &sums->d[fed->first + k], bias ? bias + fed->gate[k] * H + j : NULL, n);
+                move_sum(ends, &sums->gains[source][k], vectors ? vectors + (gains + fed->gate[k]) * H : NULL, n);
+                move_sum(ends, &sums->d[fed->first + k], bias ? bias + fed->gate[k] * H + j : NULL, n);
             }
         }
         for (int v = 0; v < b->vectors; v++)
-            move_sum(way, &sums->of_c[v], vectors + (2 * fr_cells[b->cell].gates + v) * H, n);
+            move_sum(ends, &sums->of_c[v], vectors + (2 * fr_cells[b->cell].gates + v) * H, n);
     }
 }
 
 void LEVEL(fr_begin_sums)(const backward_state *b, ptrdiff_t before) {
     if (before % BLOCK)
-        move_all(b, LOADED, &b->run->span.open);
+        move_panels(b, (open_ends){.begin = 1});
 }
 
 void LEVEL(fr_sum_normed)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t before) {
@@ -105,15 +103,11 @@ void LEVEL(fr_sum_normed)(const backward_state *b, ptrdiff_t begin, ptrdiff_t en
         }
         before += next - begin;
         if (before % BLOCK == 0)
-            move_all(b, b->run->overwrites && before == BLOCK ? WRITTEN : ADDED, &b->run->gradients);
+            move_panels(b, (open_ends){.writes = b->run->overwrites && before == BLOCK});
     }
 }
 
 void LEVEL(fr_end_sums)(const backward_state *b, ptrdiff_t terms, int stays) {
-    if (terms % BLOCK == 0)
-        return;
-    if (stays)
-        move_all(b, WRITTEN, &b->run->span.open);
-    else
-        move_all(b, b->run->overwrites && terms < BLOCK ? WRITTEN : ADDED, &b->run->gradients);
+    if (terms % BLOCK)
+        move_panels(b, (open_ends){.stay = stays, .writes = b->run->overwrites && terms < BLOCK});
 }
