@@ -3,30 +3,15 @@
 import contextvars
 import os
 import re
-import subprocess
-import sys
 import threading
 import warnings
 
 import pytest
+from interpreters import output, python
 
 import fastrnn
 from fastrnn import backends
 from fastrnn.core import config, cpus
-
-
-def python(code, **environment):
-    """Run code in a fresh interpreter."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTRNN_", "OMP_"))}
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, timeout=300
-    )
-
-
-def output(code, **environment):
-    done = python(code, **environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.fixture

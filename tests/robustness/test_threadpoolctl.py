@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from test_config import output, python
+from interpreters import output, python
 
 import fastrnn
 from fastrnn.core import config, cpus
