@@ -9,6 +9,7 @@
 #ifndef FR_BACKWARD_H
 #define FR_BACKWARD_H
 
+#include "ahead.h"
 #include "panels.h"
 
 enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
@@ -181,9 +182,10 @@ enum { GROUP_ROWS = 16 * TILE_ROWS };
 /* Copies panels begin .. end-1 of the columns of a source's weights, the rows in the order in which d is read; a
  * narrow last panel is packed tightly. Returns whether the call ends. */
 int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdiff_t end);
-/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d, or dh, times panel `panel` of a source's weights. */
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d, or dh, times panel `panel` of a source's weights. `saved`: what may
+ * be asked for meanwhile, or NULL. */
 void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
-                         vec *sum);
+                         vec *sum, const saved_part *saved);
 /* The same of at most PAIR_ROWS terms and a weight's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,
  * COLUMNS). */
 void LEVEL(fr_d_times_w_pair)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,

@@ -174,7 +174,7 @@ static ahead part_after(const real *w, ptrdiff_t size, int C, int i, int tile, i
 }
 
 void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
-                         vec *sum) {
+                         vec *sum, const saved_part *saved) {
     static product_function *const *const by_columns[] = {d_times_weights_1, d_times_weights_2, d_times_weights_3,
                                                           d_times_weights_4};
     const int C = wide_columns(row_length(b, source), panel);
@@ -192,9 +192,10 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
         int tile;
         for (int i = 0; i < rows; i += tile) {
             tile = tile_rows(rows - i, tile_limit(C));
-            by_columns[C - 1][tile - 1](b, source, terms + i, w + p * full, p, end, sum + i * COLUMNS,
-                                        far ? part_after(w + end * full, (end - p) * full, C, i, tile, rows)
-                                            : (ahead){(const char *)sum, 0});
+            const ahead next = far            ? part_after(w + end * full, (end - p) * full, C, i, tile, rows)
+                               : saved && !p ? saved_ahead(saved, i, tile, end * full / (C * LANES))
+                                              : nothing_ahead(sum);
+            by_columns[C - 1][tile - 1](b, source, terms + i, w + p * full, p, end, sum + i * COLUMNS, next);
         }
     }
 }
@@ -222,7 +223,7 @@ void LEVEL(fr_dx_rows)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end, 
                 for (int c = 0; c < C; c++)
                     dx[r * COLUMNS + c] = (vec){0};
             }
-            LEVEL(fr_d_times_w)(b, FROM_X, terms, rows, panel, dx);
+            LEVEL(fr_d_times_w)(b, FROM_X, terms, rows, panel, dx, NULL);
             for (int r = 0; r < rows; r++)
                 for (int c = 0; c < C; c++) {
                     const int n = min_lanes(b->I - j - c * LANES);

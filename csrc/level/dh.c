@@ -26,6 +26,16 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
+/* The part of what the next step will read of what is saved that the product of some owned ranks, from the i-th on, asks
+ * for at a panel. */
+static saved_part next_saved(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t rows, ptrdiff_t panel) {
+    const ptrdiff_t values = fr_cells[b->cell].saved * b->H, panels = b->unit_panel_end - b->unit_panel;
+    if (!values || s->t_next < 0)
+        return (saved_part){.saved = NULL};
+    return part_of_saved(b->batch, b->hand, fr_owned(s->live, b->hand), saved_at(b, s->t_next, 0),
+                         values * (ptrdiff_t)sizeof(real), i, rows, panel - b->unit_panel, panels);
+}
+
 /* From the gradient by what recurrent dropout left of a row's h to that by h itself, with the carry, which waits in
  * dh0. */
 INLINE vec join_dropped(const backward_state *b, ptrdiff_t t, ptrdiff_t row, ptrdiff_t j, int n, vec gradient) {
@@ -109,11 +119,11 @@ static int panels_together(const backward_state *b, int source, ptrdiff_t panel,
 
 /* sum (rows, panels, COLUMNS) += terms of d, or dh, times one panel of a source's weights, or PAIR of them. */
 static void multiply(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel, int panels,
-                     vec *sum) {
+                     vec *sum, const saved_part *saved) {
     if (panels == PAIR)
         LEVEL(fr_d_times_w_pair)(b, source, terms, rows, panel, sum);
     else
-        LEVEL(fr_d_times_w)(b, source, terms, rows, panel, sum);
+        LEVEL(fr_d_times_w)(b, source, terms, rows, panel, sum, saved);
 }
 
 /* dh of up to GROUP_ROWS owned ranks from the i-th on, at the units of one panel or, of PAIR_ROWS at most, of PAIR
@@ -143,8 +153,10 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
             dh[k * COLUMNS + c] = dy && !later ? start + vload_n(dy + c * LANES, n) : start;
         }
     }
-    if (continues)
-        multiply(b, FROM_H, terms, rows, panel, panels, dh);
+    if (continues) {
+        const saved_part saved = next_saved(b, s, i, rows, panel);
+        multiply(b, FROM_H, terms, rows, panel, panels, dh, saved.saved ? &saved : NULL);
+    }
     if (drops)
         join_rows(b, s, i, rows, panel, panels, dh);
     if (continues && b->enters)
@@ -191,7 +203,7 @@ static void dh0_rows(const backward_state *b, const step *s, ptrdiff_t i, ptrdif
                 }
             }
             if (!pass)
-                LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh);
+                LEVEL(fr_d_times_w)(b, FROM_H, terms, rows, panel, dh, NULL);
         }
     }
 }
@@ -250,7 +262,7 @@ static void derive_rows(const backward_state *b, const step *s, ptrdiff_t owned,
                 if (b->projects)
                     prefetch_saved(b, s, fr_row(b->batch, rank), panel * COLUMNS * LANES, panels * COLUMNS * LANES);
             }
-            multiply(b, source, terms, (int)rows, panel, (int)panels, by_source);
+            multiply(b, source, terms, (int)rows, panel, (int)panels, by_source, NULL);
             for (ptrdiff_t k = 0; k < rows * panels; k++)
                 derive(b, s, fr_rank(b->hand, i + k / panels), (panel + k % panels) * COLUMNS * LANES,
                        by_source + k * COLUMNS, wide_columns(b->H, panel + k % panels));

@@ -1,5 +1,6 @@
 /* The forward pass: the order of steps, panels and rows. */
 #include "forward.h"
+#include "ahead.h"
 #include "entry.h"
 #include "masks.h"
 
@@ -54,17 +55,19 @@ static void finish(const forward_state *f, const panel_functions *functions, vec
 /* Rows whose sums wait to be finished together. */
 enum { FINISH_ROWS = 12 };
 
-/* What the rows from `first` on of a panel's step ask for of the next panel's weights: bytes of a row, and of a row and
- * term. Nothing, where the weights of a step stay in the second-level cache. */
+/* What the rows from `first` on of a panel's step, with so many terms, ask for of the next panel's weights: bytes of a row,
+ * and of a row and term. Where the weights of a step stay in the second-level cache, of the places of what the next step
+ * saves. */
 typedef struct {
     const char *weights;
-    ptrdiff_t first, row, term;
-} next_panel;
+    ptrdiff_t first, row, term, terms;
+    saved_part saved;
+} asked;
 
 /* Of `rows` rows from `first` on, each with `terms` terms that panel p's part, so many numbers from `begin` on, feeds. */
-static next_panel ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
-                          ptrdiff_t rows, ptrdiff_t terms) {
-    next_panel n = {(const char *)(panel_at(f, p) + begin), first, 0, 0};
+static asked ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
+                     ptrdiff_t rows, ptrdiff_t terms) {
+    asked n = {.weights = (const char *)(panel_at(f, p) + begin), .first = first, .terms = terms};
     if (rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > AHEAD_BYTES) {
         n.row = numbers * (ptrdiff_t)sizeof(real) / rows;
         n.term = n.row / terms;
@@ -72,14 +75,26 @@ static next_panel ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, 
     return n;
 }
 
+/* Of step t's next, the part of the k-th of so many groups of panels. */
+static saved_part ask_for_saved(const forward_state *f, ptrdiff_t t, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t k,
+                                ptrdiff_t groups) {
+    const ptrdiff_t next = t + (f->run->reverse ? -1 : 1), values = fr_cells[f->weights->cell].saved * f->weights->H;
+    if (!f->run->saved || !values || next < 0 || next >= f->batch->T)
+        return (saved_part){.saved = NULL};
+    return part_of_saved(f->batch, f->hand, f->rows, (const real *)f->run->saved + next * f->batch->B * values,
+                         values * (ptrdiff_t)sizeof(real), first, rows, k, groups);
+}
+
 /* The part of `rows` rows from the i-th on; `near` is in the first-level cache. */
-static ahead part_of(const next_panel *n, ptrdiff_t i, int rows, const void *near) {
-    return n->term ? (ahead){n->weights + (i - n->first) * n->row, rows * n->term} : (ahead){near, 0};
+static ahead ahead_of(const asked *n, ptrdiff_t i, int rows, const void *near) {
+    if (n->term)
+        return (ahead){n->weights + (i - n->first) * n->row, rows * n->term};
+    return n->saved.saved ? saved_ahead(&n->saved, i - n->first, rows, n->terms) : nothing_ahead(near);
 }
 
 /* Step t of the owned rows i .. end-1 through panel p. */
 static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end,
-                      const next_panel *next) {
+                      const asked *next) {
     const panel_functions *functions = functions_of(f, p);
     vec sums[FINISH_ROWS * COLUMNS];
     for (int rows, done; i < end; i += done) {
@@ -87,7 +102,7 @@ static void step_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
         for (done = 0; done < most; done += rows) {
             rows = tile_rows(most - done, functions->limit);
             functions->tiles->step[rows - 1](f, p, t, i + done, sums + done * COLUMNS,
-                                             part_of(next, i + done, rows, sums));
+                                             ahead_of(next, i + done, rows, sums));
         }
         finish(f, functions, sums, COLUMNS, done, p, t, i);
     }
@@ -104,7 +119,7 @@ static void step_pair(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_
 
 /* Step t of the owned rows i .. end-1 through one panel, some rows after others. Returns whether the call is to end. */
 static int panel_step(const forward_state *f, const fr_share *share, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i,
-                      ptrdiff_t end, const next_panel *next) {
+                      ptrdiff_t end, const asked *next) {
     const double row_flop = share->row_flop / (double)(f->panel_end - f->panel);
     for (; i < end; i += FR_ASK_ROWS) {
         const ptrdiff_t rows = end - i < FR_ASK_ROWS ? end - i : FR_ASK_ROWS;
@@ -152,7 +167,9 @@ static int panels_step(const forward_state *f, const fr_share *share, ptrdiff_t 
                 return 1;
         } else {
             const ptrdiff_t after = f->panel + nth(t, k + 1 < groups ? k + 1 : k, groups) * width;
-            const next_panel next = ask_for(f, after, begin, numbers, i, end - i, x_terms + f->weights->P);
+            asked next = ask_for(f, after, begin, numbers, i, end - i, x_terms + f->weights->P);
+            if (!next.term)
+                next.saved = ask_for_saved(f, t, i, end - i, k, groups);
             for (; p < p_end && p < f->panel_end; p++)
                 if (panel_step(f, share, p, t, i, end, &next))
                     return 1;
@@ -231,12 +248,12 @@ static void hoist(forward_state *f, const fr_share *share, ptrdiff_t terms) {
     for (ptrdiff_t p = f->panel; p < f->panel_end && !fr_share_worked(share, panel_flop); p++) {
         const panel_functions *functions = functions_of(f, p);
         const ptrdiff_t after = p + 1 < f->panel_end ? p + 1 : p, numbers = f->weights->I * f->full.tiles->x * LANES;
-        const next_panel next = ask_for(f, after, 0, numbers, 0, terms, f->weights->I);
+        const asked next = ask_for(f, after, 0, numbers, 0, terms, f->weights->I);
         const int limit = tile_limit(functions->tiles->x);
         int rows;
         for (ptrdiff_t term = 0; term < terms; term += rows) {
             rows = tile_rows(terms - term, limit);
-            functions->hoist[rows - 1](f, p, functions->tiles->columns, term, part_of(&next, term, rows, f));
+            functions->hoist[rows - 1](f, p, functions->tiles->columns, term, ahead_of(&next, term, rows, f));
         }
     }
     f->step_term = 0;
