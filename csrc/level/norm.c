@@ -12,50 +12,61 @@ size_t LEVEL(fr_norm_bytes)(const fr_packed *packed) {
     return is_normed(packed->cell) ? (size_t)(packed->panels * GAINS) * VEC_BYTES : 0;
 }
 
-INLINE void find_normal(const normal_row *row, const int gates, ptrdiff_t H, int each, double eps, normal *found) {
-    const ptrdiff_t whole = H / LANES, rest = H % LANES, panel = row->panel;
-    const real *v[COLUMNS];
-    vec mean[COLUMNS], sums[COLUMNS] = {0};
-    UNROLL(4)
-    for (int g = 0; g < gates; g++)
-        v[g] = row->base + row->gate[g];
-    for (ptrdiff_t p = 0; p < whole; p++)
+/* Of n rows at once, since one's sums of lanes, root and quotient would wait for themselves. */
+INLINE void find_normals(const normal_row *row, const int n, const int gates, ptrdiff_t H, int each, double eps,
+                         normal *found) {
+    const ptrdiff_t whole = H / LANES, rest = H % LANES;
+    const real *v[2][COLUMNS];
+    vec mean[2][COLUMNS], sums[2][COLUMNS] = {{{0}}};
+    EACH(r, n)
         UNROLL(4)
         for (int g = 0; g < gates; g++)
-            sums[g] += vload(v[g] + p * panel);
+            v[r][g] = row[r].base + row[r].gate[g];
+    for (ptrdiff_t p = 0; p < whole; p++)
+        EACH(r, n)
+            UNROLL(4)
+            for (int g = 0; g < gates; g++)
+                sums[r][g] += vload(v[r][g] + p * row[r].panel);
     if (rest)
+        EACH(r, n)
+            UNROLL(4)
+            for (int g = 0; g < gates; g++)
+                sums[r][g] += load_part(v[r][g] + whole * row[r].panel, (int)rest);
+    EACH(r, n) share_means(sums[r], gates, H, each, found[r].mean);
+    EACH(r, n)
         UNROLL(4)
         for (int g = 0; g < gates; g++)
-            sums[g] += load_part(v[g] + whole * panel, (int)rest);
-    share_means(sums, gates, H, each, found->mean);
-    UNROLL(4)
-    for (int g = 0; g < gates; g++)
-        mean[g] = vset1(found->mean[g]), sums[g] = (vec){0};
+            mean[r][g] = vset1(found[r].mean[g]), sums[r][g] = (vec){0};
     for (ptrdiff_t p = 0; p < whole; p++)
-        UNROLL(4)
-        for (int g = 0; g < gates; g++) {
-            const vec away = vload(v[g] + p * panel) - mean[g];
-            sums[g] = vfma(away, away, sums[g]);
-        }
+        EACH(r, n)
+            UNROLL(4)
+            for (int g = 0; g < gates; g++) {
+                const vec away = vload(v[r][g] + p * row[r].panel) - mean[r][g];
+                sums[r][g] = vfma(away, away, sums[r][g]);
+            }
     if (rest)
+        EACH(r, n)
+            UNROLL(4)
+            for (int g = 0; g < gates; g++) {
+                const vec away = load_part(v[r][g] + whole * row[r].panel, (int)rest) - mean[r][g];
+                sums[r][g] = vfma(away, select_where(vfirst((int)rest), away, (vec){0}), sums[r][g]);
+            }
+    EACH(r, n) share_means(sums[r], gates, H, each, found[r].scale);
+    EACH(r, n)
         UNROLL(4)
-        for (int g = 0; g < gates; g++) {
-            const vec away = load_part(v[g] + whole * panel, (int)rest) - mean[g];
-            sums[g] = vfma(away, select_where(vfirst((int)rest), away, (vec){0}), sums[g]);
-        }
-    share_means(sums, gates, H, each, found->scale);
-    UNROLL(4)
-    for (int g = 0; g < gates; g++)
-        found->scale[g] = 1 / PICK(__builtin_sqrtf, __builtin_sqrt)(found->scale[g] + (real)eps);
+        for (int g = 0; g < gates; g++)
+            found[r].scale[g] = 1 / PICK(__builtin_sqrtf, __builtin_sqrt)(found[r].scale[g] + (real)eps);
 }
 
-void LEVEL(fr_find_normal)(const normal_row *row, int gates, ptrdiff_t H, int each, double eps, normal *found) {
-    if (gates == 1) /* c */
-        find_normal(row, 1, H, each, eps, found);
-    else if (gates == 3)
-        find_normal(row, 3, H, each, eps, found);
+void LEVEL(fr_find_normals)(const normal_row *row, int gates, ptrdiff_t H, int each, double eps, normal *found) {
+    if (gates == 3)
+        find_normals(row, FROM_LEFT, 3, H, each, eps, found);
     else
-        find_normal(row, 4, H, each, eps, found);
+        find_normals(row, FROM_LEFT, 4, H, each, eps, found);
+}
+
+void LEVEL(fr_find_normal_c)(const normal_row *row, ptrdiff_t H, double eps, normal *found) {
+    find_normals(row, 1, 1, H, 0, eps, found);
 }
 
 static real *gains_at(const fr_packed *packed, ptrdiff_t p) {
@@ -95,8 +106,8 @@ INLINE normal_row products_of(const int cell, int source, const vec *columns, pt
 typedef struct {
     finish_state s;
     ptrdiff_t i;
-    normal_row x[SIDE_BY_SIDE], h[SIDE_BY_SIDE];
-    normal of_x[SIDE_BY_SIDE], of_h[SIDE_BY_SIDE], of_c[SIDE_BY_SIDE];
+    normal_row products[SIDE_BY_SIDE][FROM_LEFT]; /* by source */
+    normal of[SIDE_BY_SIDE][FROM_LEFT], of_c[SIDE_BY_SIDE];
 } normed_rows;
 
 /* The r-th block's row among those in the struct, its row among those owned, and its panel. */
@@ -129,8 +140,9 @@ INLINE void normalise(const int cell, const beside kind, const forward_state *f,
     UNROLL(4)
     for (int c = 0; c < COLUMNS; c++)
         a[c] = gains[c];
-    add_normal(cell, FROM_X, gains + COLUMNS, &rows->x[row], &rows->of_x[row], p, a, &rows->s.units, r);
-    add_normal(cell, FROM_H, gains + 2 * COLUMNS, &rows->h[row], &rows->of_h[row], p, a, &rows->s.units, r);
+    add_normal(cell, FROM_X, gains + COLUMNS, &rows->products[row][FROM_X], &rows->of[row][FROM_X], p, a, &rows->s.units, r);
+    add_normal(cell, FROM_H, gains + 2 * COLUMNS, &rows->products[row][FROM_H], &rows->of[row][FROM_H], p, a,
+               &rows->s.units, r);
 }
 
 /* Where the last gate and c wait until all of c is there: in the place of the products by h. */
@@ -192,10 +204,10 @@ INLINE void begin_rows(const int cell, const fr_options *o, const int n, const f
     const ptrdiff_t H = f->weights->H, x_panel = f->terms * f->x_columns;
     EACH(r, n) {
         const ptrdiff_t i = rows->i + r;
-        rows->x[r] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i, f->x_columns), x_panel);
-        rows->h[r] = products_of(cell, FROM_H, between_at(f, 0, i), phase_rows(f) * COLUMNS);
-        LEVEL(fr_find_normal)(&rows->x[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows->of_x[r]);
-        LEVEL(fr_find_normal)(&rows->h[r], fr_cells[cell].gates, H, o->each_gate, o->eps, &rows->of_h[r]);
+        normal_row *by = rows->products[r];
+        by[FROM_X] = products_of(cell, FROM_X, hoisted_at(f, 0, f->step_term + i, f->x_columns), x_panel);
+        by[FROM_H] = products_of(cell, FROM_H, between_at(f, 0, i), phase_rows(f) * COLUMNS);
+        LEVEL(fr_find_normals)(by, fr_cells[cell].gates, H, o->each_gate, o->eps, rows->of[r]);
     }
 }
 
@@ -204,7 +216,7 @@ INLINE void end_gates(const fr_options *o, const int n, const forward_state *f, 
     EACH(r, n) {
         const normal_row c = {.base = (const real *)(between_at(f, 0, rows->i + r) + WAITING_C),
                               .panel = phase_rows(f) * COLUMNS * LANES};
-        LEVEL(fr_find_normal)(&c, 1, f->weights->H, 0, o->eps, &rows->of_c[r]);
+        LEVEL(fr_find_normal_c)(&c, f->weights->H, o->eps, &rows->of_c[r]);
     }
 }
 

@@ -58,8 +58,9 @@ INLINE void share_means(const vec *sums, const int gates, ptrdiff_t H, int each,
         mean[g] = each ? mean[g] * one : shared;
 }
 
-/* The statistics of a row. The same values give the same, wherever they lie. */
-void LEVEL(fr_find_normal)(const normal_row *row, int gates, ptrdiff_t H, int each, double eps, normal *found);
+/* The statistics of a row's products by h and by x, or of its c. The same values give the same, wherever they lie. */
+void LEVEL(fr_find_normals)(const normal_row *row, int gates, ptrdiff_t H, int each, double eps, normal *found);
+void LEVEL(fr_find_normal_c)(const normal_row *row, ptrdiff_t H, double eps, normal *found);
 
 /* n of a gate's values v. */
 INLINE vec standard(const normal *found, int gate, vec v) {

@@ -15,7 +15,7 @@ typedef struct {
     const fr_options *o;
     const step *s;
     ptrdiff_t rank, row;
-    normal of_x, of_h, of_c;
+    normal of[FROM_LEFT], of_c; /* of the products by source, and of c */
     normal by_x, by_h, by_c; /* means of dn, and, in the place of scales, of dn n */
     const real *next;        /* what was saved of the row that comes next; of the last one, its own */
     const real *next_c;      /* and its c before the step */
@@ -84,7 +84,7 @@ INLINE void output_row(const int cell, const backward_state *b, normed_row *r) {
         r->c = made;
     }
     const normal_row c = {.base = r->c, .panel = LANES};
-    LEVEL(fr_find_normal)(&c, 1, H, 0, o->eps, &r->of_c);
+    LEVEL(fr_find_normal_c)(&c, H, o->eps, &r->of_c);
     normal_sums sums = {0};
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         ask_for_next(cell, OUTPUT, r, H, j);
@@ -137,8 +137,8 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
         if (has_c)
             u.d[LSTM_O] = d_at(b, b->d, r, p)[LSTM_O];
         leave_block(cell, r->o, b, r->s, r->rank, j, &u, &state);
-        add_columns(cell, FROM_X, b, &r->of_x, j, &u, &by_x);
-        add_columns(cell, FROM_H, b, &r->of_h, j, &u, &by_h);
+        add_columns(cell, FROM_X, b, &r->of[FROM_X], j, &u, &by_x);
+        add_columns(cell, FROM_H, b, &r->of[FROM_H], j, &u, &by_h);
     }
     r->by_x = mean_of_sums(&by_x, gates, H, r->o->each_gate);
     r->by_h = mean_of_sums(&by_h, gates, H, r->o->each_gate);
@@ -158,7 +158,7 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
         for (int k = 0; k < fed_part(cell, FROM_H)->count; k++) {
             const int g = fed_part(cell, FROM_H)->gate[k], c = fed_part(cell, FROM_H)->first + k;
             const vec dn = vload_n(gains + g * H + j, n) * d[c];
-            out[c] = d_standard(&r->of_h, &r->by_h, g, dn, standard(&r->of_h, g, normal_value(&products, g, p, n)));
+            out[c] = d_standard(&r->of[FROM_H], &r->by_h, g, dn, standard(&r->of[FROM_H], g, normal_value(&products, g, p, n)));
         }
     }
 }
@@ -170,9 +170,8 @@ INLINE void begin_row(const int cell, const backward_state *b, normed_row *r, pt
     r->next = saved_at(b, r->s->t, next);
     if (fr_cells[cell].states == 2)
         r->next_c = c_before(cell, b, r->s->t, next);
-    const normal_row x = saved_products(cell, b, r, FROM_X), h = saved_products(cell, b, r, FROM_H);
-    LEVEL(fr_find_normal)(&x, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r->of_x);
-    LEVEL(fr_find_normal)(&h, fr_cells[cell].gates, b->H, o->each_gate, o->eps, &r->of_h);
+    const normal_row products[] = {saved_products(cell, b, r, FROM_H), saved_products(cell, b, r, FROM_X)};
+    LEVEL(fr_find_normals)(products, fr_cells[cell].gates, b->H, o->each_gate, o->eps, r->of);
 }
 
 /* Takes n rows, the owned ones from the i-th on, through each part before the next, so that one row's sums of lanes do
@@ -193,7 +192,7 @@ INLINE void norm_rows(const int cell, const backward_state *b, const step *s, pt
         const normed_row *r = &rows[k];
         products_row(cell, b, r);
         b->normed[s->term + r->rank] =
-            (normed_term){saved_at(b, s->t, r->row), {r->of_h, r->of_x}, r->by_x};
+            (normed_term){saved_at(b, s->t, r->row), {r->of[FROM_H], r->of[FROM_X]}, r->by_x};
     }
 }
 
