@@ -162,6 +162,7 @@ class Follower:
         self.values, self.memory, self.chains = {}, {}, []
         self.operands = set()
         self.others = self.multiply_adds = 0
+        self.squares = False
 
     # Values
 
@@ -241,6 +242,7 @@ class Follower:
     def multiply_add(self, a, b, addend):
         """The value of addend + a * b."""
         self.multiply_adds += 1
+        self.squares |= a == b
         self.operands |= {a, b}
         if addend[0] != "sum":
             self.chains.append(Sum(addend))
@@ -262,7 +264,7 @@ class Follower:
         loop.column_operands = sum(v[:2] == ("load", "vector") for v in self.operands)
         product = 2 * loop.fmas > self.multiply_adds and loop.loads > 0
         reads = all(v[0] != "product" for v in self.operands)  # a product of matrices multiplies what it reads
-        return loop if product and reads else None
+        return loop if product and reads and not self.squares else None
 
 
 def is_row(value):

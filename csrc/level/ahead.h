@@ -24,8 +24,8 @@ INLINE saved_part part_of_saved(const fr_batch *batch, fr_hand hand, ptrdiff_t o
     return (saved_part){batch, hand, owned, saved, row_bytes, i * row_bytes + k * rows * part_bytes, part_bytes};
 }
 
-/* What a tile of so many rows and terms asks for, whose first row is the r-th of them. A row whose successor in memory is
- * another hand's is not left. */
+/* What a tile of so many rows and terms asks for, whose first row is the r-th of them: nothing past a row whose successor
+ * in memory is another hand's. */
 INLINE ahead saved_ahead(const saved_part *part, ptrdiff_t r, int rows, ptrdiff_t terms) {
     const ptrdiff_t begin = part->begin + r * part->part_bytes, in_row = begin % part->row_bytes;
     const ptrdiff_t i = begin / part->row_bytes, row = fr_row(part->batch, fr_rank(part->hand, i));

@@ -41,7 +41,8 @@ static size_t lay_out(backward_state *b, char *scratch) {
         b->d_by[source] = normed && source == FROM_H ? take(scratch, &taken, (size_t)(b->capacity * d_bytes)) : b->d;
     b->sums = take(scratch, &taken, normed ? (size_t)b->panels * sizeof *b->sums : 0);
     b->normed = take(scratch, &taken, normed ? fr_aligned((size_t)b->capacity * sizeof *b->normed) : 0);
-    b->d_normal = take(scratch, &taken, normed ? fr_aligned((size_t)(b->share->size * NORM_SCRATCH * b->H) * sizeof(real)) : 0);
+    const size_t d_normal = fr_aligned((size_t)(b->share->size * NORM_SCRATCH * b->H) * sizeof(real));
+    b->d_normal = take(scratch, &taken, normed ? d_normal : 0);
     if (scratch)
         b->d_normal += NORM_SCRATCH * b->share->index * b->H;
     b->dh = take(scratch, &taken, b->keeps_dh ? (size_t)(wide_panels(b->P) * b->capacity) * COLUMNS * VEC_BYTES : 0);

@@ -30,8 +30,8 @@ typedef struct {
     normal of[FROM_LEFT], by_x;
 } normed_term;
 
-/* Sums over terms at a panel, of a cell that normalises: gradients of the gains by source, of the biases, and of c's gain
- * and bias. */
+/* Sums over terms at a panel, of a cell that normalises: the gradients of the gains by source, of the biases, and of
+ * c's gain and bias. */
 typedef struct {
     vec gains[FROM_LEFT][COLUMNS], d[COLUMNS], of_c[2];
 } panel_sums;
@@ -62,7 +62,7 @@ typedef struct {
                                 resets, P zeros */
     vec *d;                  /* (panels, capacity, COLUMNS) */
     vec *d_by[SOURCES];      /* by what each source's products gave: d; where these are normalised, of h others */
-    real *d_normal;          /* (share, ROWS_TOGETHER, 2, H): of a row's c that is normalised, the gradient, and c itself */
+    real *d_normal;          /* (share, ROWS_TOGETHER, 2, H): of a row's c that is normalised, the gradient, and c */
     int vectors;             /* of the cell whose gradients are wanted, and are sums of parts that are kept by term */
     normed_term *normed;     /* (capacity): of a cell that normalises */
     panel_sums *sums;        /* (panels): likewise, of the last block of terms, which is not full */
@@ -182,8 +182,8 @@ enum { GROUP_ROWS = 16 * TILE_ROWS };
 /* Copies panels begin .. end-1 of the columns of a source's weights, the rows in the order in which d is read; a
  * narrow last panel is packed tightly. Returns whether the call ends. */
 int LEVEL(fr_pack_w)(const backward_state *b, int source, ptrdiff_t begin, ptrdiff_t end);
-/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d, or dh, times panel `panel` of a source's weights. `saved`: what may
- * be asked for meanwhile, or NULL. */
+/* sum (rows, COLUMNS) += at most GROUP_ROWS terms of d, or dh, times panel `panel` of a source's weights. `saved`: what
+ * may be asked for meanwhile, or NULL. */
 void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
                          vec *sum, const saved_part *saved);
 /* The same of at most PAIR_ROWS terms and a weight's panels `panel` and panel + 1, packed and whole: sum (rows, PAIR,

@@ -182,7 +182,8 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[source].count * b->full_runs[source].length * C * LANES;
     const ptrdiff_t part = rows <= tile_limit(C) ? panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = weights_at(b, source, panel);
-    const int far = (size_t)(weight_rows(b, source) * row_length(b, source)) * sizeof(real) > AHEAD_BYTES;
+    const size_t bytes = (size_t)(weight_rows(b, source) * row_length(b, source)) * sizeof(real);
+    const int far = ASKS_FOR_WEIGHTS && bytes > AHEAD_BYTES;
     if (b->unpacked[source]) {
         d_times_unpacked(b, source, terms, rows, panel, sum);
         return;

@@ -26,8 +26,8 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
     prefetch(h_before(b, s->t_next, row) + j, n);
 }
 
-/* The part of what the next step will read of what is saved that the product of some owned ranks, from the i-th on, asks
- * for at a panel. */
+/* What the product of some owned ranks, from the i-th on, asks for at a panel: a part of what the next step will read of
+ * what is saved. */
 static saved_part next_saved(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t rows, ptrdiff_t panel) {
     const ptrdiff_t values = fr_cells[b->cell].saved * b->H, panels = b->unit_panel_end - b->unit_panel;
     if (!values || s->t_next < 0)

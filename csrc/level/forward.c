@@ -55,9 +55,9 @@ static void finish(const forward_state *f, const panel_functions *functions, vec
 /* Rows whose sums wait to be finished together. */
 enum { FINISH_ROWS = 12 };
 
-/* What the rows from `first` on of a panel's step, with so many terms, ask for of the next panel's weights: bytes of a row,
- * and of a row and term. Where the weights of a step stay in the second-level cache, of the places of what the next step
- * saves. */
+/* What the rows from `first` on of a panel's step, with so many terms, ask for: of the next panel's weights, bytes of a row,
+ * and of a row and term; or, where the weights of a step stay in the second-level cache, of the places of what the next
+ * step saves. */
 typedef struct {
     const char *weights;
     ptrdiff_t first, row, term, terms;
@@ -68,7 +68,7 @@ typedef struct {
 static asked ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
                      ptrdiff_t rows, ptrdiff_t terms) {
     asked n = {.weights = (const char *)(panel_at(f, p) + begin), .first = first, .terms = terms};
-    if (rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > AHEAD_BYTES) {
+    if (ASKS_FOR_WEIGHTS && rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > AHEAD_BYTES) {
         n.row = numbers * (ptrdiff_t)sizeof(real) / rows;
         n.term = n.row / terms;
     }

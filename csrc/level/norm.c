@@ -140,9 +140,12 @@ INLINE void normalise(const int cell, const beside kind, const forward_state *f,
     UNROLL(4)
     for (int c = 0; c < COLUMNS; c++)
         a[c] = gains[c];
-    add_normal(cell, FROM_X, gains + COLUMNS, &rows->products[row][FROM_X], &rows->of[row][FROM_X], p, a, &rows->s.units, r);
-    add_normal(cell, FROM_H, gains + 2 * COLUMNS, &rows->products[row][FROM_H], &rows->of[row][FROM_H], p, a,
-               &rows->s.units, r);
+    UNROLL(2)
+    for (int k = 0; k < FROM_LEFT; k++) {
+        const int source = k ? FROM_H : FROM_X;
+        add_normal(cell, source, gains + (1 + k) * COLUMNS, &rows->products[row][source], &rows->of[row][source], p, a,
+                   &rows->s.units, r);
+    }
 }
 
 /* Where the last gate and c wait until all of c is there: in the place of the products by h. */

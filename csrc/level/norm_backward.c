@@ -57,8 +57,8 @@ INLINE vec *d_at(const backward_state *b, vec *d, const normed_row *r, ptrdiff_t
 /* The parts of a row's way. */
 enum { OUTPUT, GATES, PRODUCTS, PARTS };
 
-/* Asks for a share of what the derivative of the next row reads, at the units from j on: all at once would wait for each
- * other. */
+/* Asks for a share of what the derivative of the next row reads, at the units from j on: all at once would wait for
+ * itself. */
 INLINE void ask_for_next(const int cell, const int part, const normed_row *r, ptrdiff_t H, ptrdiff_t j) {
     const int kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
     const int parts = has_c ? PARTS : PARTS - 1, index = part - (PARTS - parts);
@@ -148,6 +148,7 @@ INLINE void gates_row(const int cell, const backward_state *b, normed_row *r) {
 INLINE void products_row(const int cell, const backward_state *b, const normed_row *r) {
     const ptrdiff_t H = b->H;
     const normal_row products = saved_products(cell, b, r, FROM_H);
+    const normal *of = &r->of[FROM_H];
     const real *gains = gains_by(cell, FROM_H, b->run->weights.vectors, H);
     for (ptrdiff_t j = 0, p = 0; j < H; j += LANES, p++) {
         const int n = min_lanes(H - j);
@@ -158,7 +159,8 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
         for (int k = 0; k < fed_part(cell, FROM_H)->count; k++) {
             const int g = fed_part(cell, FROM_H)->gate[k], c = fed_part(cell, FROM_H)->first + k;
             const vec dn = vload_n(gains + g * H + j, n) * d[c];
-            out[c] = d_standard(&r->of[FROM_H], &r->by_h, g, dn, standard(&r->of[FROM_H], g, normal_value(&products, g, p, n)));
+            const vec normed = standard(of, g, normal_value(&products, g, p, n));
+            out[c] = d_standard(of, &r->by_h, g, dn, normed);
         }
     }
 }
@@ -176,7 +178,7 @@ INLINE void begin_row(const int cell, const backward_state *b, normed_row *r, pt
 
 /* Takes n rows, the owned ones from the i-th on, through each part before the next, so that one row's sums of lanes do
  * not hold up the others. */
-INLINE void norm_rows(const int cell, const backward_state *b, const step *s, ptrdiff_t i, const int n, ptrdiff_t owned) {
+INLINE void norm_rows(const int cell, const backward_state *b, const step *s, ptrdiff_t i, int n, ptrdiff_t owned) {
     normed_row rows[ROWS_TOGETHER];
     for (int k = 0; k < n; k++) {
         const ptrdiff_t rank = fr_rank(b->hand, i + k), next = i + k + ROWS_TOGETHER;

@@ -75,23 +75,34 @@ INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t 
     }
 }
 
-/* Weights that a later product reads from beyond the second-level cache, and this one asks for: so many bytes further at
- * every k. Where nothing is to be asked for, `step` is 0 and `at` is in the first-level cache. */
+/* What a later product or step needs from beyond the second-level cache, and this one asks for: so many bytes further
+ * at every k. Where nothing is to be asked for, `step` is 0 and `at` is in the first-level cache. */
 typedef struct {
     const char *at;
     ptrdiff_t step;
 } ahead;
 
-/* The products of K terms. Two at a time where it asks ahead, because the counting for it takes a port of the FMAs on
- * Intel's cores. */
+/* The terms of a product that asks for one line. */
+enum { ASK_TERMS = VEC_BYTES == 64 ? 2 : 8 };
+INLINE void ask(ahead *next) {
+    __builtin_prefetch(next->at, 0, 2);
+    next->at += ASK_TERMS * next->step;
+}
+
+/* The products of K terms. With AVX-512 two at a time even if it asks for nothing, because the counting takes a port of
+ * the FMAs on Intel's cores; with sixteen registers two at a time spill sums. */
 INLINE void walk_terms(vec *total, const int R, const int n, const real *const *row, const ptrdiff_t a_step,
                        const real *const *panel, const int C, ptrdiff_t K, ahead *next) {
     ptrdiff_t k = 0;
-    for (; next && k < K - 1; k += 2) {
+    for (; ASK_TERMS == 2 && next && k < K - 1; k += 2) {
         multiply_terms(total, R, n, row, k * a_step, panel, k * (C * LANES), C);
         multiply_terms(total, R, n, row, (k + 1) * a_step, panel, (k + 1) * (C * LANES), C);
-        __builtin_prefetch(next->at, 0, 2);
-        next->at += 2 * next->step;
+        ask(next);
+    }
+    while (ASK_TERMS > 2 && next && next->step && k <= K - ASK_TERMS) {
+        for (const ptrdiff_t end = k + ASK_TERMS; k < end; k++)
+            multiply_terms(total, R, n, row, k * a_step, panel, k * (C * LANES), C);
+        ask(next);
     }
     for (; k < K; k++)
         multiply_terms(total, R, n, row, k * a_step, panel, k * (C * LANES), C);
@@ -162,9 +173,14 @@ INLINE void product(vec *sum, const int R, const int P, const int C, const int f
 /* More bytes of weights than these may come from beyond the second-level cache, and are asked for ahead. */
 enum { AHEAD_BYTES = 1 << 19 };
 
-/* Whether a tile of R rows and C columns asks ahead: those of whole batches with AVX-512, whose FMAs take weights twice as
- * fast. With sixteen registers two terms at a time spill sums, and asking gained nothing. */
-INLINE int asks_ahead(int R, int C) { return VEC_BYTES == 64 && R * C >= TILE_SUMS / 2; }
+/* Whether weights are asked for: AVX-512's FMAs take them twice as fast as others. There it gained nothing. */
+enum { ASKS_FOR_WEIGHTS = VEC_BYTES == 64 };
+
+/* Whether a tile of R rows and C columns asks ahead: those of whole batches. Beside the pointers of more than four rows
+ * there is no register for the count where a line takes several terms. */
+INLINE int asks_ahead(int R, int C) {
+    return !VEC_OVERWRITES && R * C >= TILE_SUMS / 2 && (ASK_TERMS == 2 || R <= 4);
+}
 
 /* A table of the instances of TILE(name, R, ...) for 1..TILE_ROWS rows, by rows - 1. Each is a function of its own: GCC
  * shares registers out over a whole function, and has too few for several loops' sums. */

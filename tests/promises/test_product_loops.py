@@ -61,6 +61,12 @@ def test_a_sum_of_what_the_loop_has_multiplied_is_no_product_of_matrices():
     assert list(product_loops(listing(read + "\n" + "\n".join(ADVANCE))))
 
 
+def test_a_sum_of_squares_is_no_product_of_matrices():
+    away = "vmovups (%rdx),%ymm0\nvsubps %ymm1,%ymm0,%ymm0\nvfmadd231ps"
+    assert not list(product_loops(listing(f"{away} %ymm0,%ymm0,%ymm2\n" + "\n".join(ADVANCE))))
+    assert list(product_loops(listing(f"{away} %ymm3,%ymm0,%ymm2\n" + "\n".join(ADVANCE))))
+
+
 def test_operands_are_known_by_their_addresses_wherever_the_pointer_is():
     """The pointer advances in the middle: (%rdx) before and -0x80(%rdx) after it are the same weight."""
     later = [re.sub(r" 0x(\w+)\(", lambda m: f" {int(m[1], 16) - 128:#x}(", line) for line in FOLDED[4:]]
