@@ -44,7 +44,7 @@ INLINE void lstm_output_backward(const fr_options *opt, backward_units *u) {
     u->out = o * out_c;
     u->d[3] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     u->dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
-    if (opt && u->vectors) {
+    if (has_peepholes(opt, u->vectors)) {
         u->dc = vfma(u->d[3], take_vector(u->vectors, u->step, 2, u->lanes), u->dc);
         u->d_vectors[2] = u->d[3] * c;
     }
@@ -59,7 +59,7 @@ INLINE void lstm_backward(const fr_options *opt, backward_units *u) {
     u->d[1] = dc * take_c_prev(u) * d_activate(opt, FR_GATES, f);
     u->d[2] = dc * i * d_activate(opt, FR_CANDIDATE, g);
     u->dc = dc * f;
-    if (opt && u->vectors) {
+    if (has_peepholes(opt, u->vectors)) {
         u->dc = vfma(u->d[0], take_vector(u->vectors, u->step, 0, u->lanes), u->dc);
         u->dc = vfma(u->d[1], take_vector(u->vectors, u->step, 1, u->lanes), u->dc);
         u->d_vectors[0] = u->d[0] * take_c_prev(u);

@@ -37,7 +37,7 @@ INLINE void lstm_coupled_backward(const fr_options *opt, backward_units *u) {
     u->out = o * out_c;
     u->d[2] = u->dh * out_c * d_activate(opt, FR_GATES, o);
     vec dc = vfma(u->dh * o, d_activate(opt, FR_OUTPUT, out_c), u->dc);
-    const int peephole = opt && u->vectors;
+    const int peephole = has_peepholes(opt, u->vectors);
     if (peephole)
         dc = vfma(u->d[2], take_vector(u->vectors, u->step, 1, u->lanes), dc);
     u->d[0] = dc * (g - c_prev) * d_activate(opt, FR_GATES, i);

@@ -213,18 +213,58 @@ static ptrdiff_t terms_before(const backward_state *b) {
     return terms;
 }
 
+/* How far a call has come, in terms. */
+typedef struct {
+    ptrdiff_t fresh;          /* those whose dx is due begin here, ... */
+    ptrdiff_t summed;         /* ... and here those that are not in the weights' gradients yet */
+    ptrdiff_t end;            /* how many there are */
+    ptrdiff_t stored;         /* of the steps whose dx is stored, not added */
+    ptrdiff_t opened;         /* of the block that the call before has left open */
+    ptrdiff_t before, passed; /* of the pass, when the call began and now */
+    int writes;               /* whether the gradients hold nothing yet */
+} progress;
+
+/* Takes the products of a chunk of terms, the last of which are step s's, and moves on. `ends`: the call does with it;
+ * `hands_on`: there is another. Returns whether the call ends. */
+static int take_chunk(const backward_state *b, progress *now, step *s, int ends, int hands_on, int *met) {
+    fr_barrier *team = b->share->barrier;
+    const int normed = is_normed(b->cell);
+    if (fr_barrier_wait(team))
+        return 1;
+    if (normed && b->share->size > 1) {
+        LEVEL(fr_sum_normed)(b, now->fresh, now->end, now->passed - (now->end - now->fresh));
+        if (fr_barrier_wait(team))
+            return 1;
+    }
+    if (normed && ends && now->passed > now->before)
+        LEVEL(fr_end_sums)(b, now->passed, hands_on);
+    if (b->run->dx.data)
+        dx_part(b, now->fresh, now->stored, now->end, met);
+    ptrdiff_t whole = (now->opened + now->end - now->summed) / BLOCK * BLOCK - now->opened + now->summed;
+    whole = ends ? now->end : whole > now->summed ? whole : now->summed;
+    LEVEL(fr_add_terms)(b, now->summed, whole, now->opened, hands_on, now->writes);
+    if (ends)
+        return 1;
+    now->opened = whole > now->summed ? 0 : now->opened;
+    now->writes &= whole == now->summed;
+    now->summed = whole;
+    const ptrdiff_t keep = whole < s->term ? whole : s->term;
+    if (fr_barrier_wait(team) || keep_terms(b, keep, whole, now->end))
+        return 1;
+    now->summed -= keep;
+    now->stored -= keep;
+    s->term -= keep;
+    now->fresh = now->end -= keep;
+    return 0;
+}
+
 /* The steps from the last visited back, and the products whenever a chunk of terms is full. Whoever learns that the
  * call ends goes to the team's next meeting, which tells all alike. */
 static void run_steps(const backward_state *b, int *met) {
     const fr_batch *batch = b->batch;
-    fr_barrier *team = b->share->barrier;
-    ptrdiff_t fresh = 0, summed = 0, end = 0; /* terms: whose dx is due, whose weights' gradients are, how many */
-    ptrdiff_t stored = 0;                     /* terms of the steps whose dx is stored, not added */
     const ptrdiff_t before = terms_before(b);
-    ptrdiff_t passed = before;                /* terms of the pass */
-    ptrdiff_t opened = before % BLOCK;
-    const int normed = is_normed(b->cell), alone = b->share->size == 1;
-    int writes = b->run->overwrites;
+    const int normed = is_normed(b->cell);
+    progress now = {.opened = before % BLOCK, .before = before, .passed = before, .writes = b->run->overwrites};
     step s = {.resumes = b->last < batch->T};
     ptrdiff_t live = s.resumes ? fr_live(batch, b->run->reverse ? batch->T - 1 - b->last : b->last, 0) : 0;
     s.live = live;
@@ -237,46 +277,21 @@ static void run_steps(const backward_state *b, int *met) {
         s.term_after = s.term;
         s.t_after = s.t + (b->run->reverse ? -1 : 1);
         s.live = live = fr_live(batch, s.t, live);
-        s.term = end;
+        s.term = now.end;
         s.t_next = left == 1 ? -1 : b->run->reverse ? s.t + 1 : s.t - 1;
         ptrdiff_t live_before = left > 1 ? fr_live(batch, s.t_next, live) : 0;
         if (LEVEL(fr_backward_step)(b, &s, live_before, ends && left > 1))
             return;
-        end += s.live;
-        if (normed && alone) /* what it reads is in cache now */
-            LEVEL(fr_sum_normed)(b, s.term, end, passed);
-        passed += s.live;
+        now.end += s.live;
+        if (normed && b->share->size == 1) /* what it reads is in cache now */
+            LEVEL(fr_sum_normed)(b, s.term, now.end, now.passed);
+        now.passed += s.live;
         if (batch->T - left < b->share->dx_stored)
-            stored = end;
-        if (!fr_share_stopped(b->share, fr_owned(s.live, b->hand)) && !ends && end + live_before <= b->capacity)
+            now.stored = now.end;
+        if (!fr_share_stopped(b->share, fr_owned(s.live, b->hand)) && !ends && now.end + live_before <= b->capacity)
             continue;
-
-        if (fr_barrier_wait(team))
+        if (take_chunk(b, &now, &s, ends, ends && live_before > 0, met))
             return;
-        if (normed && !alone) {
-            LEVEL(fr_sum_normed)(b, fresh, end, passed - (end - fresh));
-            if (fr_barrier_wait(team))
-                return;
-        }
-        if (normed && ends && passed > before)
-            LEVEL(fr_end_sums)(b, passed, live_before > 0);
-        if (b->run->dx.data)
-            dx_part(b, fresh, stored, end, met);
-        ptrdiff_t whole = (opened + end - summed) / BLOCK * BLOCK - opened + summed;
-        whole = ends ? end : whole > summed ? whole : summed;
-        LEVEL(fr_add_terms)(b, summed, whole, opened, ends && live_before > 0, writes);
-        if (ends)
-            return;
-        opened = whole > summed ? 0 : opened;
-        writes &= whole == summed;
-        summed = whole;
-        ptrdiff_t keep = summed < s.term ? summed : s.term;
-        if (fr_barrier_wait(team) || keep_terms(b, keep, summed, end))
-            return;
-        summed -= keep;
-        stored -= keep;
-        s.term -= keep;
-        fresh = end -= keep;
     }
 }
 

@@ -55,9 +55,12 @@ INLINE vec take_vector(const real *vectors, ptrdiff_t step, int k, int lanes) {
     return vload_n(vectors + k * step, lanes);
 }
 
+/* Whether a cell with options has peepholes: a plain one has none. */
+INLINE int has_peepholes(const fr_options *o, const real *vectors) { return o && vectors; }
+
 /* v += p c, by the k-th of the peepholes, if there are any. */
 INLINE void look_at_c(const fr_options *o, const int k, const int n, const forward_units *u, vec *v) {
-    if (!o || !u->vectors)
+    if (!has_peepholes(o, u->vectors))
         return;
     const vec p = take_vector(u->vectors, u->step, k, u->lanes);
     EACH(r, n) v[r] = vfma(p, u->c[r], v[r]);
