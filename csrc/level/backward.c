@@ -75,6 +75,15 @@ static const fr_options fr_plain_options = {
     .functions = {{.kind = FR_F_SIGMOID}, {.kind = FR_F_TANH}, {.kind = FR_F_TANH}},
 };
 
+/* The bytes of weights that are read from one time that those of a source are to the next: in a step all but W_ih. */
+static size_t bytes_read(const backward_state *b, int source) {
+    ptrdiff_t numbers = 0;
+    for (int other = 0; other < SOURCES; other++)
+        if (other == source || (source != FROM_X && other != FROM_X && has_source(b, other)))
+            numbers += weight_rows(b, other) * row_length(b, other);
+    return (size_t)numbers * sizeof(real);
+}
+
 static backward_state begin(const fr_backward_run *run, const fr_batch *batch, const fr_share *share) {
     backward_state b = {.run = run, .batch = batch, .share = share, .I = run->input_size, .H = run->hidden_size};
     b.P = run->weights.proj_size ? run->weights.proj_size : b.H;
@@ -103,6 +112,7 @@ static backward_state begin(const fr_backward_run *run, const fr_batch *batch, c
         const int wide = fr_cells[b.cell].columns == 1 || source == FROM_OUT;
         b.unpacked[source] =
             source != FROM_OUT && row_length(&b, source) >= LANES && reads_as_is(&b, weight_rows(&b, source));
+        b.far[source] = ASKS_FOR_WEIGHTS && bytes_read(&b, source) > AHEAD_BYTES;
         b.last_runs[source] = LEVEL(fr_runs_of)(&b, gradient_panels(&b, source) - 1, source);
         b.full_runs[source] = b.last_runs[source];
         b.full_runs[source].length = wide ? COLUMNS * LANES : LANES;
@@ -162,7 +172,7 @@ static int keep_terms(const backward_state *b, ptrdiff_t keep, ptrdiff_t summed,
     for (ptrdiff_t p = b->share->index; p < b->panels; p += b->share->size) {
         const ptrdiff_t panel = p * b->capacity * COLUMNS;
         move_terms(b->d_by[FROM_H] + panel, COLUMNS, keep, keep, end);
-        if (is_normed(b->cell))
+        if (is_normed(b->cell)) /* d by x; its vectors' parts are summed */
             move_terms(b->d + panel, COLUMNS, keep, summed, end);
         else if (b->vectors)
             move_terms(vector_terms(b, p, 0, 0, 0), b->vectors * panel_blocks(b->cell), keep, summed, end);

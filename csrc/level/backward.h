@@ -13,7 +13,7 @@
 #include "panels.h"
 
 enum { BLOCK = 256, OUTER_BLOCKS = 2, OUTER_PANELS = 4, FEW_TERMS = 8 };
-enum { ROWS_TOGETHER = 2, NORM_SCRATCH = 2 * ROWS_TOGETHER }; /* of a cell that normalises */
+enum { ROWS_TOGETHER = 2, NORM_SCRATCH = 2 * ROWS_TOGETHER }; /* of a cell that normalises; rows of H */
 
 /* The runs of neighbouring elements in a panel of d that belong to the columns a source feeds: `count` of them, each
  * `length` long, the first at element `start` of a term, the others LANES apart; run g stands for the rows from row[g]
@@ -60,8 +60,9 @@ typedef struct {
     int carries;             /* whether dh reaches the previous h beside the recurrent product */
     real *entered;           /* (capacity, P): h as each term's product took it, if it is multiplied; if there are only
                                 resets, P zeros */
-    vec *d;                  /* (panels, capacity, COLUMNS) */
-    vec *d_by[SOURCES];      /* by what each source's products gave: d; where these are normalised, of h others */
+    vec *d;                  /* (panels, capacity, COLUMNS): the columns' gradients */
+    vec *d_by[SOURCES];      /* those by each source's products: d; of a cell that normalises h has its own, and
+                                fr_sum_normed turns d into those by x */
     real *d_normal;          /* (share, ROWS_TOGETHER, 2, H): of a row's c that is normalised, the gradient, and c */
     int vectors;             /* of the cell whose gradients are wanted, and are sums of parts that are kept by term */
     normed_term *normed;     /* (capacity): of a cell that normalises */
@@ -71,6 +72,7 @@ typedef struct {
     real *w[SOURCES];        /* (unit panels, rows of W, COLUMNS * LANES): W's rows, in d's order, cut into panels */
     int few;                 /* at most FEW_TERMS: gradients are added to as they are */
     int unpacked[SOURCES];   /* whether the weights are read as they are */
+    int far[SOURCES];        /* whether they are asked for ahead: others are read before they are read again */
     vec *dh;                 /* (wide panels of P, capacity, COLUMNS), where it is kept */
     vec *block;              /* (OUTER_PANELS, OUTER_BLOCKS, BLOCK, COLUMNS): terms of x or h; this share's own */
 } backward_state;

@@ -170,7 +170,7 @@ static const real *weights_at(const backward_state *b, int source, ptrdiff_t pan
 /* What the tile of `tile` of some rows from the i-th on asks for of the part after its own, which is as large and C
  * vectors wide: the parts lie in the order in which they are taken. */
 static ahead part_after(const real *w, ptrdiff_t size, int C, int i, int tile, int rows) {
-    return (ahead){(const char *)(w + size * i / rows), (ptrdiff_t)(C * VEC_BYTES) * tile / rows};
+    return (ahead){(const char *)(w + size * i / rows), (ptrdiff_t)(ASK_TERMS * C * VEC_BYTES) * tile / rows};
 }
 
 void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *terms, int rows, ptrdiff_t panel,
@@ -182,8 +182,6 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
     const ptrdiff_t full = (ptrdiff_t)b->full_runs[source].count * b->full_runs[source].length * C * LANES;
     const ptrdiff_t part = rows <= tile_limit(C) ? panels : 1 + PART_BYTES / (full * (ptrdiff_t)sizeof(real));
     const real *w = weights_at(b, source, panel);
-    const size_t bytes = (size_t)(weight_rows(b, source) * row_length(b, source)) * sizeof(real);
-    const int far = ASKS_FOR_WEIGHTS && bytes > AHEAD_BYTES;
     if (b->unpacked[source]) {
         d_times_unpacked(b, source, terms, rows, panel, sum);
         return;
@@ -193,8 +191,8 @@ void LEVEL(fr_d_times_w)(const backward_state *b, int source, const ptrdiff_t *t
         int tile;
         for (int i = 0; i < rows; i += tile) {
             tile = tile_rows(rows - i, tile_limit(C));
-            const ahead next = far            ? part_after(w + end * full, (end - p) * full, C, i, tile, rows)
-                               : saved && !p ? saved_ahead(saved, i, tile, end * full / (C * LANES))
+            const ahead next = b->far[source] ? part_after(w + end * full, (end - p) * full, C, i, tile, rows)
+                               : saved && !p ? part_ahead(saved, i, tile, end * full / (C * LANES), sum)
                                               : nothing_ahead(sum);
             by_columns[C - 1][tile - 1](b, source, terms + i, w + p * full, p, end, sum + i * COLUMNS, next);
         }

@@ -48,7 +48,7 @@ INLINE void split_zoned(const int cell, const fr_options *o, const fr_masks *mas
 typedef struct {
     zoned_gradients past;
     real h_entered[LANES], c_entered[LANES];
-    const real *c_before;
+    const real *c_left; /* c before the step as the step before left it */
 } block_state;
 
 /* c before step t of a row, as the forward pass left it. */
@@ -79,9 +79,9 @@ INLINE void load_units(const int cell, const fr_options *o, int projects, const 
             u->saved[k] = vload_n(saved + k * H, n);
     }
     if (has_c) {
-        u->c_prev = state->c_before = c_before(cell, b, s->t, row) + j;
+        u->c_prev = state->c_left = c_before(cell, b, s->t, row) + j;
         if (b->enters)
-            u->c_prev = enter_block(b, s->t, row, j, n, state->c_before, state->c_entered);
+            u->c_prev = enter_block(b, s->t, row, j, n, state->c_left, state->c_entered);
         u->dc = vload_n((real *)run->dc0 + row * H + j, n);
     }
     if (fr_cells[cell].vectors && !is_normed(cell))
@@ -111,7 +111,7 @@ INLINE void leave_block(const int cell, const fr_options *o, const backward_stat
         vstore_n((real *)run->dc_steps + (s->t * b->batch->B + row) * H + j, vload_n((real *)run->dc0 + row * H + j, n),
                  n);
     if (has_c && b->enters)
-        u->dc = leave_units(&run->entry, b->batch, s->t, row, j, n, state->c_before - j, u->dc, run->dscale, H);
+        u->dc = leave_units(&run->entry, b->batch, s->t, row, j, n, state->c_left - j, u->dc, run->dscale, H);
     if (has_c)
         vstore_n((real *)run->dc0 + row * H + j, u->dc, n);
     if (fr_cells[cell].carries || zones(o))

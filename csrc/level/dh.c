@@ -30,10 +30,10 @@ static void prefetch_next(const backward_state *b, const step *s, ptrdiff_t row,
  * what is saved. */
 static saved_part next_saved(const backward_state *b, const step *s, ptrdiff_t i, ptrdiff_t rows, ptrdiff_t panel) {
     const ptrdiff_t values = fr_cells[b->cell].saved * b->H, panels = b->unit_panel_end - b->unit_panel;
-    if (!values || s->t_next < 0)
+    if (VEC_OVERWRITES || b->share->by_units || !values || s->t_next < 0)
         return (saved_part){.saved = NULL};
-    return part_of_saved(b->batch, b->hand, fr_owned(s->live, b->hand), saved_at(b, s->t_next, 0),
-                         values * (ptrdiff_t)sizeof(real), i, rows, panel - b->unit_panel, panels);
+    return part_of_saved(b->batch, b->hand, saved_at(b, s->t_next, 0), values * (ptrdiff_t)sizeof(real), i, rows,
+                         panel - b->unit_panel, panels);
 }
 
 /* From the gradient by what recurrent dropout left of a row's h to that by h itself, with the carry, which waits in

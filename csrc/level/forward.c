@@ -55,12 +55,11 @@ static void finish(const forward_state *f, const panel_functions *functions, vec
 /* Rows whose sums wait to be finished together. */
 enum { FINISH_ROWS = 12 };
 
-/* What the rows from `first` on of a panel's step, with so many terms, ask for: of the next panel's weights, bytes of a row,
- * and of a row and term; or, where the weights of a step stay in the second-level cache, of the places of what the next
- * step saves. */
+/* What the rows from `first` on of a panel's step, with so many terms, ask for: by each row, bytes of the next panel's
+ * weights; 0 if these stay in the second-level cache, or are not asked for: then places of what the next step saves. */
 typedef struct {
     const char *weights;
-    ptrdiff_t first, row, term, terms;
+    ptrdiff_t first, row, terms;
     saved_part saved;
 } asked;
 
@@ -68,10 +67,8 @@ typedef struct {
 static asked ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdiff_t numbers, ptrdiff_t first,
                      ptrdiff_t rows, ptrdiff_t terms) {
     asked n = {.weights = (const char *)(panel_at(f, p) + begin), .first = first, .terms = terms};
-    if (ASKS_FOR_WEIGHTS && rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > AHEAD_BYTES) {
+    if (ASKS_FOR_WEIGHTS && rows && (size_t)((f->panel_end - f->panel) * numbers) * sizeof(real) > AHEAD_BYTES)
         n.row = numbers * (ptrdiff_t)sizeof(real) / rows;
-        n.term = n.row / terms;
-    }
     return n;
 }
 
@@ -79,17 +76,17 @@ static asked ask_for(const forward_state *f, ptrdiff_t p, ptrdiff_t begin, ptrdi
 static saved_part ask_for_saved(const forward_state *f, ptrdiff_t t, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t k,
                                 ptrdiff_t groups) {
     const ptrdiff_t next = t + (f->run->reverse ? -1 : 1), values = fr_cells[f->weights->cell].saved * f->weights->H;
-    if (!f->run->saved || !values || next < 0 || next >= f->batch->T)
+    if (VEC_OVERWRITES || !f->run->saved || !values || next < 0 || next >= f->batch->T)
         return (saved_part){.saved = NULL};
-    return part_of_saved(f->batch, f->hand, f->rows, (const real *)f->run->saved + next * f->batch->B * values,
+    return part_of_saved(f->batch, f->hand, (const real *)f->run->saved + next * f->batch->B * values,
                          values * (ptrdiff_t)sizeof(real), first, rows, k, groups);
 }
 
 /* The part of `rows` rows from the i-th on; `near` is in the first-level cache. */
 static ahead ahead_of(const asked *n, ptrdiff_t i, int rows, const void *near) {
-    if (n->term)
-        return (ahead){n->weights + (i - n->first) * n->row, rows * n->term};
-    return n->saved.saved ? saved_ahead(&n->saved, i - n->first, rows, n->terms) : nothing_ahead(near);
+    if (n->row)
+        return (ahead){n->weights + (i - n->first) * n->row, rows * n->row * ASK_TERMS / n->terms};
+    return n->saved.saved ? part_ahead(&n->saved, i - n->first, rows, n->terms, near) : nothing_ahead(near);
 }
 
 /* Step t of the owned rows i .. end-1 through panel p. */
@@ -168,7 +165,7 @@ static int panels_step(const forward_state *f, const fr_share *share, ptrdiff_t 
         } else {
             const ptrdiff_t after = f->panel + nth(t, k + 1 < groups ? k + 1 : k, groups) * width;
             asked next = ask_for(f, after, begin, numbers, i, end - i, x_terms + f->weights->P);
-            if (!next.term)
+            if (!next.row && !share->by_units)
                 next.saved = ask_for_saved(f, t, i, end - i, k, groups);
             for (; p < p_end && p < f->panel_end; p++)
                 if (panel_step(f, share, p, t, i, end, &next))

@@ -332,7 +332,9 @@ void LEVEL(fr_add_terms)(const backward_state *b, ptrdiff_t begin, ptrdiff_t end
             return;
         if (b->projects && !b->few && add_outer_blocks(b, ends, 1, begin, next))
             return;
-        for (ptrdiff_t term = begin; term < next && !is_normed(b->cell); term += BLOCK, ends.writes = 0) {
+        if (is_normed(b->cell)) /* whose others are in norm_gradients.c */
+            continue;
+        for (ptrdiff_t term = begin; term < next; term += BLOCK, ends.writes = 0) {
             const ptrdiff_t terms = block_terms(term, next);
             add_biases(b, ends, term, terms);
             add_vectors(b, ends, term, terms);

@@ -16,8 +16,8 @@ size_t LEVEL(fr_norm_bytes)(const fr_packed *packed) {
 INLINE void find_normals(const normal_row *row, const int n, const int gates, ptrdiff_t H, int each, double eps,
                          normal *found) {
     const ptrdiff_t whole = H / LANES, rest = H % LANES;
-    const real *v[2][COLUMNS];
-    vec mean[2][COLUMNS], sums[2][COLUMNS] = {{{0}}};
+    const real *v[FROM_LEFT][COLUMNS];
+    vec mean[FROM_LEFT][COLUMNS], sums[FROM_LEFT][COLUMNS] = {{{0}}};
     EACH(r, n)
         UNROLL(4)
         for (int g = 0; g < gates; g++)

@@ -1,5 +1,6 @@
-/* The derivative of cells that normalise, a row at a time: first that of h by its normalised c, then that of the gates,
- * then that of their normalised products. Each begins when sums over the whole row are known.
+/* The derivative of cells that normalise, whole rows at a time: first that of h by its normalised c, then that of the
+ * gates, then that of their normalised products by h; that of those by x is in norm_gradients.c. Each begins when sums
+ * over the whole row are known.
  *
  * Of n = (v - mean) scale, dv = scale (dn - mean of dn - n mean of (dn n)). */
 #include "derive.h"
@@ -17,7 +18,7 @@ typedef struct {
     ptrdiff_t rank, row;
     normal of[FROM_LEFT], of_c; /* of the products by source, and of c */
     normal by_x, by_h, by_c; /* means of dn, and, in the place of scales, of dn n */
-    const real *next;        /* what was saved of the row that comes next; of the last one, its own */
+    const real *next;        /* what was saved of the row ROWS_TOGETHER further; where there is none, its own */
     const real *next_c;      /* and its c before the step */
     const real *c;           /* (H): as it was made */
     real *d_normal;          /* (H): dn of c */
@@ -57,13 +58,14 @@ INLINE vec *d_at(const backward_state *b, vec *d, const normed_row *r, ptrdiff_t
 /* The parts of a row's way. */
 enum { OUTPUT, GATES, PRODUCTS, PARTS };
 
-/* Asks for a share of what the derivative of the next row reads, at the units from j on: all at once would wait for
- * itself. */
+/* Asks for a share of what the derivative reads of the row ROWS_TOGETHER further, at the units from j on: all at once
+ * would wait for itself. */
 INLINE void ask_for_next(const int cell, const int part, const normed_row *r, ptrdiff_t H, ptrdiff_t j) {
     const int kept = fr_cells[cell].saved, has_c = fr_cells[cell].states == 2;
     const int parts = has_c ? PARTS : PARTS - 1, index = part - (PARTS - parts);
+    const int first = kept * index / parts, end = kept * (index + 1) / parts;
     UNROLL(16)
-    for (int k = kept * index / parts; k < kept * (index + 1) / parts; k++)
+    for (int k = first; k < end; k++)
         prefetch(r->next + k * H + j, 1);
     if (part == OUTPUT)
         prefetch(r->next_c + j, 1);
@@ -165,7 +167,7 @@ INLINE void products_row(const int cell, const backward_state *b, const normed_r
     }
 }
 
-/* Finds the statistics of a row's products; the row that comes next is asked for. */
+/* Finds the statistics of a row's products, and where the row is that will be asked for. */
 INLINE void begin_row(const int cell, const backward_state *b, normed_row *r, ptrdiff_t next_rank) {
     const fr_options *o = r->o;
     const ptrdiff_t next = fr_row(b->batch, next_rank);

@@ -30,7 +30,7 @@ INLINE void sum_gains(const int cell, const int source, const backward_state *b,
     }
 }
 
-/* Goes over the terms begin .. end-1, of one block. */
+/* Goes over the terms begin .. end-1, of one block: h first, since x's part overwrites the columns that both feed. */
 INLINE void sum_terms(const int cell, const backward_state *b, ptrdiff_t begin, ptrdiff_t end) {
     for (ptrdiff_t p = first_panel(b); p < end_panel(b); p++) {
         panel_sums sums = b->sums[p];
@@ -82,6 +82,7 @@ static void move_panels(const backward_state *b, open_ends ends) {
 }
 
 void LEVEL(fr_begin_sums)(const backward_state *b, ptrdiff_t before) {
+    memset(b->sums + first_panel(b), 0, (size_t)(end_panel(b) - first_panel(b)) * sizeof *b->sums);
     if (before % BLOCK)
         move_panels(b, (open_ends){.begin = 1});
 }

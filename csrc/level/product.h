@@ -75,22 +75,22 @@ INLINE void walk_row(vec *total, const int n, const real **row, const ptrdiff_t 
     }
 }
 
-/* What a later product or step needs from beyond the second-level cache, and this one asks for: so many bytes further
- * at every k. Where nothing is to be asked for, `step` is 0 and `at` is in the first-level cache. */
+/* What a later product or step needs from beyond the second-level cache, and this one asks for: a line every ASK_TERMS
+ * terms, each time so many bytes further. Where nothing is to be asked for, `step` is 0 and `at` is in the first-level
+ * cache. */
 typedef struct {
     const char *at;
     ptrdiff_t step;
 } ahead;
 
-/* The terms of a product that asks for one line. */
 enum { ASK_TERMS = VEC_BYTES == 64 ? 2 : 8 };
 INLINE void ask(ahead *next) {
     __builtin_prefetch(next->at, 0, 2);
-    next->at += ASK_TERMS * next->step;
+    next->at += next->step;
 }
 
 /* The products of K terms. With AVX-512 two at a time even if it asks for nothing, because the counting takes a port of
- * the FMAs on Intel's cores; with sixteen registers two at a time spill sums. */
+ * the FMAs on Intel's cores; with sixteen registers two at a time would spill sums. */
 INLINE void walk_terms(vec *total, const int R, const int n, const real *const *row, const ptrdiff_t a_step,
                        const real *const *panel, const int C, ptrdiff_t K, ahead *next) {
     ptrdiff_t k = 0;
@@ -173,11 +173,11 @@ INLINE void product(vec *sum, const int R, const int P, const int C, const int f
 /* More bytes of weights than these may come from beyond the second-level cache, and are asked for ahead. */
 enum { AHEAD_BYTES = 1 << 19 };
 
-/* Whether weights are asked for: AVX-512's FMAs take them twice as fast as others. There it gained nothing. */
+/* Whether weights are asked for: AVX-512's FMAs take them twice as fast as others, for which it gained nothing. */
 enum { ASKS_FOR_WEIGHTS = VEC_BYTES == 64 };
 
 /* Whether a tile of R rows and C columns asks ahead: those of whole batches. Beside the pointers of more than four rows
- * there is no register for the count where a line takes several terms. */
+ * AVX2's loop has no register for a second count. */
 INLINE int asks_ahead(int R, int C) {
     return !VEC_OVERWRITES && R * C >= TILE_SUMS / 2 && (ASK_TERMS == 2 || R <= 4);
 }

@@ -46,7 +46,7 @@ void LEVEL(fr_pack_projection)(const fr_packed *packed, const fr_weights *weight
 
 /* sums (R, P, COLUMNS) = h of step t of the owned rows i .. i+R-1 at P panels of C columns, from p on. */
 INLINE void project_tile(const int R, const int P, const int C, const forward_state *f, ptrdiff_t p, ptrdiff_t t,
-                         ptrdiff_t i, vec *sums) {
+                         ptrdiff_t i, vec *sums, ahead next) {
     const ptrdiff_t H = f->weights->H;
     vec sum[TILE_ROWS * COLUMNS];
     const real *out[TILE_ROWS];
@@ -58,18 +58,19 @@ INLINE void project_tile(const int R, const int P, const int C, const forward_st
     UNROLL(24)
     for (int k = 0; k < R * P * COLUMNS; k++)
         sum[k] = (vec){0};
-    product(sum, R, P, C, 0, out, 1, H, projection_at(f->weights, p), H * FEATURES, NULL);
+    product(sum, R, P, C, 0, out, 1, H, projection_at(f->weights, p), H * FEATURES,
+            P == 1 && asks_ahead(R, C) ? &next : NULL);
     UNROLL(8)
     for (int k = 0; k < R * P; k++)
         move_sums(sums + k * COLUMNS, sum + k * COLUMNS, C);
 }
 
-typedef void project_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums);
+typedef void project_function(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, vec *sums, ahead next);
 
 #define PROJECT(name, R, P, C) \
     static __attribute__((noinline)) void name(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, \
-                                               vec *sums) { \
-        project_tile(R, P, C, f, p, t, i, sums); \
+                                               vec *sums, ahead next) { \
+        project_tile(R, P, C, f, p, t, i, sums, next); \
     }
 DEFINE_TILES(project_function, project_1, PROJECT, 1, 1)
 DEFINE_TILES(project_function, project_2, PROJECT, 1, 2)
@@ -91,14 +92,26 @@ static void store_features(const forward_state *f, ptrdiff_t p, int panels, ptrd
     }
 }
 
+/* What a tile of so many of the step's rows from the i-th on asks for of the panel after p, or of the first one. */
+static ahead part_after(const forward_state *f, ptrdiff_t p, ptrdiff_t i, int rows, ptrdiff_t live, const void *near) {
+    const fr_packed *packed = f->weights;
+    const size_t step_bytes = (size_t)(packed->panels * packed->panel_size) * sizeof(real);
+    if (!ASKS_FOR_WEIGHTS || step_bytes <= AHEAD_BYTES)
+        return (ahead){near, 0};
+    const ptrdiff_t after = p + 1 < projection_panels(packed) ? p + 1 : 0;
+    const ptrdiff_t row = packed->H * projection_columns(packed, after) * VEC_BYTES / live;
+    return (ahead){(const char *)projection_at(packed, after) + i * row, rows * row * ASK_TERMS / packed->H};
+}
+
 /* h of step t of the owned rows i .. end-1 at panel p. */
-static void project_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end) {
+static void project_rows(const forward_state *f, ptrdiff_t p, ptrdiff_t t, ptrdiff_t i, ptrdiff_t end,
+                         ptrdiff_t live) {
     static project_function *const *const by_columns[] = {project_1, project_2, project_3, project_4};
     const int columns = projection_columns(f->weights, p);
     vec sums[TILE_ROWS * COLUMNS];
     for (int rows; i < end; i += rows) {
         rows = tile_rows(end - i, tile_limit(columns));
-        by_columns[columns - 1][rows - 1](f, p, t, i, sums);
+        by_columns[columns - 1][rows - 1](f, p, t, i, sums, part_after(f, p, i, rows, live, sums));
         store_features(f, p, 1, t, i, rows, sums);
     }
 }
@@ -113,10 +126,10 @@ int LEVEL(fr_project)(const forward_state *f, const fr_share *share, ptrdiff_t t
             end = live - i < FR_ASK_ROWS ? live : i + FR_ASK_ROWS;
             if (done == PAIR) {
                 vec sums[TILE_ROWS * COLUMNS];
-                project_pair[live - 1](f, p, t, i, sums);
+                project_pair[live - 1](f, p, t, i, sums, (ahead){NULL, 0});
                 store_features(f, p, PAIR, t, i, (int)live, sums);
             } else {
-                project_rows(f, p, t, i, end);
+                project_rows(f, p, t, i, end, live);
             }
             if (fr_share_worked(share, (double)((end - i) * done) * row_flop))
                 return 1;

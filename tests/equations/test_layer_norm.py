@@ -2,6 +2,7 @@
 against it, and what the package promises of every layer."""
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
@@ -197,6 +198,27 @@ def test_same_bits_in_chunks_steps_and_with_checkpoints(kernels, kind, B):
         _, _, kept = layer.forward(case.x, bare, checkpoint=every)
         for name, array in layer.backward(kept, case.dy).params.items():
             assert_same_bits(array, grads.params[name], f"{name}, checkpoint={every}")
+
+
+@pytest.mark.parametrize("lengths", [None, (64, 3, 0, 64, 17, 33, 1, 40)], ids=["whole", "lengths"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_where_blocks_of_terms_span_calls(kernels, kind, lengths):
+    """Sums of 256 terms, full at a call's end (checkpoint=32) or open there; where rows end, calls without terms."""
+    case = case_of(kind, 64, 8, 3, 18, np.float32, bidirectional=True)
+    before, given = fastrnn.get_num_threads(), {"lengths": lengths and np.array(lengths)}
+    results = []
+    try:
+        for threads, every in itertools.product((1, 2, 3), (None, 32, 9)):
+            fastrnn.set_num_threads(threads)
+            _, _, tape = case.layer.forward(case.x, checkpoint=every, **given)
+            grads = case.layer.backward(tape, case.dy)
+            results.append(({"x": grads.x, **grads.params}, f"threads={threads}, checkpoint={every}"))
+    finally:
+        fastrnn.set_num_threads(before)
+    expected = results[0][0]
+    for found, what in results[1:]:
+        for name, array in found.items():
+            assert_same_bits(array, expected[name], f"{name}, {what}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
