@@ -27,8 +27,10 @@ INLINE saved_part part_of_saved(const fr_batch *batch, fr_hand hand, const void 
 INLINE ahead nothing_ahead(const void *near) { return (ahead){near, 0}; }
 
 /* What a tile of so many rows and terms asks for, whose first row is the r-th of them. If the hand's rows are not
- * neighbours in memory, no more than is left of the first one. */
+ * neighbours in memory, no more than is left of the first one. `near` as above. */
 INLINE ahead part_ahead(const saved_part *part, ptrdiff_t r, int rows, ptrdiff_t terms, const void *near) {
+    if (!part->saved)
+        return nothing_ahead(near);
     const ptrdiff_t begin = part->begin + r * part->part_bytes, in_row = begin % part->row_bytes;
     const ptrdiff_t row = fr_row(part->batch, fr_rank(part->hand, begin / part->row_bytes));
     const ptrdiff_t wanted = rows * part->part_bytes, left = part->row_bytes - in_row;

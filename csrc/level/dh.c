@@ -155,7 +155,7 @@ static void dh_rows(const backward_state *b, const step *s, ptrdiff_t i, int row
     }
     if (continues) {
         const saved_part saved = next_saved(b, s, i, rows, panel);
-        multiply(b, FROM_H, terms, rows, panel, panels, dh, saved.saved ? &saved : NULL);
+        multiply(b, FROM_H, terms, rows, panel, panels, dh, &saved);
     }
     if (drops)
         join_rows(b, s, i, rows, panel, panels, dh);

@@ -86,7 +86,7 @@ static saved_part ask_for_saved(const forward_state *f, ptrdiff_t t, ptrdiff_t f
 static ahead ahead_of(const asked *n, ptrdiff_t i, int rows, const void *near) {
     if (n->row)
         return (ahead){n->weights + (i - n->first) * n->row, rows * n->row * ASK_TERMS / n->terms};
-    return n->saved.saved ? part_ahead(&n->saved, i - n->first, rows, n->terms, near) : nothing_ahead(near);
+    return part_ahead(&n->saved, i - n->first, rows, n->terms, near);
 }
 
 /* Step t of the owned rows i .. end-1 through panel p. */

@@ -5,6 +5,7 @@
  * zero through the units in order. The way back multiplies as that of the other weights does (d_times_w.c).
  */
 #include "forward.h"
+#include "ahead.h"
 
 enum { FEATURES = COLUMNS * LANES };
 
@@ -97,7 +98,7 @@ static ahead part_after(const forward_state *f, ptrdiff_t p, ptrdiff_t i, int ro
     const fr_packed *packed = f->weights;
     const size_t step_bytes = (size_t)(packed->panels * packed->panel_size) * sizeof(real);
     if (!ASKS_FOR_WEIGHTS || step_bytes <= AHEAD_BYTES)
-        return (ahead){near, 0};
+        return nothing_ahead(near);
     const ptrdiff_t after = p + 1 < projection_panels(packed) ? p + 1 : 0;
     const ptrdiff_t row = packed->H * projection_columns(packed, after) * VEC_BYTES / live;
     return (ahead){(const char *)projection_at(packed, after) + i * row, rows * row * ASK_TERMS / packed->H};
