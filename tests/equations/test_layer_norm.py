@@ -202,19 +202,15 @@ def test_same_bits_in_chunks_steps_and_with_checkpoints(kernels, kind, B):
 
 @pytest.mark.parametrize("lengths", [None, (64, 3, 0, 64, 17, 33, 1, 40)], ids=["whole", "lengths"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_same_bits_where_blocks_of_terms_span_calls(kernels, kind, lengths):
+def test_same_bits_where_blocks_of_terms_span_calls(kernels, threads, kind, lengths):
     """Sums of 256 terms, full at a call's end (checkpoint=32) or open there; where rows end, calls without terms."""
     case = case_of(kind, 64, 8, 3, 18, np.float32, bidirectional=True)
-    before, given = fastrnn.get_num_threads(), {"lengths": lengths and np.array(lengths)}
-    results = []
-    try:
-        for threads, every in itertools.product((1, 2, 3), (None, 32, 9)):
-            fastrnn.set_num_threads(threads)
-            _, _, tape = case.layer.forward(case.x, checkpoint=every, **given)
-            grads = case.layer.backward(tape, case.dy)
-            results.append(({"x": grads.x, **grads.params}, f"threads={threads}, checkpoint={every}"))
-    finally:
-        fastrnn.set_num_threads(before)
+    given, results = {"lengths": lengths and np.array(lengths)}, []
+    for count, every in itertools.product((1, 2, 3), (None, 32, 9)):
+        threads(count)
+        _, _, tape = case.layer.forward(case.x, checkpoint=every, **given)
+        grads = case.layer.backward(tape, case.dy)
+        results.append(({"x": grads.x, **grads.params}, f"threads={count}, checkpoint={every}"))
     expected = results[0][0]
     for found, what in results[1:]:
         for name, array in found.items():
